@@ -1,0 +1,5 @@
+import sys
+
+from decision_seq.cli import main
+
+sys.exit(main())

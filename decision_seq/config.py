@@ -1,0 +1,128 @@
+"""Configurations: YAML files and dotted overrides into frozen dataclasses.
+
+A component's config stands beside the component. Where one of several may be chosen (a policy, a
+backbone, a conditioning) the base class is a `draccus.ChoiceRegistry` and the key `name` chooses:
+
+    policy: {name: dt, context_length: 20, backbone: {name: gpt, layers: 3}}
+
+An unknown key, a value of the wrong type or an unreadable file raises `UserError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import draccus
+import yaml
+
+from decision_seq.types import UserError
+
+Config = TypeVar("Config")
+
+# draccus selects a class by this key; ours is `name`, the word the field uses.
+_NAME, _DRACCUS_KEY = "name", "type"
+
+
+def _rename(tree: Any, old: str, new: str) -> Any:
+    if isinstance(tree, dict):
+        return {
+            (new if key == old else key): _rename(value, old, new) for key, value in tree.items()
+        }
+    return tree
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """`other` over `into`, key by key; another `name` starts that component afresh."""
+    merged = dict(into)
+    for key, value in other.items():
+        mine = merged.get(key)
+        if isinstance(mine, dict) and isinstance(value, dict):
+            replaced = _NAME in value and value[_NAME] != mine.get(_NAME, value[_NAME])
+            merged[key] = value if replaced else _merge(mine, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError when it is missing, unreadable or no mapping."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"config {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"config {path} is not valid YAML: {first}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"config {path} holds no mapping of keys to values")
+    return tree
+
+
+def override(dotted: str, text: str) -> dict[str, Any]:
+    """`train.steps`, `"500"` -> `{"train": {"steps": 500}}`; the text is read as YAML."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--{dotted}: cannot read the value {text!r}; quote it as YAML") from error
+    for key in reversed(dotted.split(".")):
+        value = {key: value}
+    return value
+
+
+def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
+    """Merge the trees, later over earlier, and build `cls`; raise UserError naming a bad key."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        merged = _merge(merged, tree)
+    check_keys(cls, merged)
+    try:
+        return draccus.decode(cls, _rename(merged, _NAME, _DRACCUS_KEY))
+    except (draccus.ParsingError, draccus.utils.DecodingError) as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        message = " ".join(str(cause if isinstance(cause, ValueError) else error).split())
+        raise UserError(f"config: {message}") from error
+
+
+def check_keys(cls: type, tree: dict[str, Any], path: str = "") -> None:
+    """Raise UserError for a key that `cls` does not have, with the nearest one it has."""
+    choice = issubclass(cls, draccus.ChoiceRegistry)
+    if choice:
+        known = cls.get_known_choices()
+        name = tree.get(_NAME, cls.default_choice_name())
+        if name not in known:
+            raise UserError(f"config: {path}name {name!r} is unknown; one of {', '.join(known)}")
+        cls = known[name]
+    hints = get_type_hints(cls)
+    valid = [f.name for f in dataclasses.fields(cls)] + ([_NAME] if choice else [])  # type: ignore[arg-type]
+    for key, value in tree.items():
+        if key not in valid:
+            nearest = difflib.get_close_matches(str(key), valid, 1) or valid
+            raise UserError(f"config: unknown key {path}{key}; did you mean {path}{nearest[0]}?")
+        hint = hints.get(key)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise UserError(f"config: {path}{key} must hold keys, not {value!r}")
+            check_keys(hint, value, f"{path}{key}.")
+        elif value is None and isinstance(hint, type):
+            raise UserError(f"config: {path}{key} is empty; it needs a value ({hint.__name__})")
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The config as plain YAML values, `name` keys included."""
+    return _rename(draccus.encode(config), _DRACCUS_KEY, _NAME)
+
+
+def dump(config: Any) -> str:
+    """The config as YAML text that `load` reads back to an equal object."""
+    return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError unless `condition`: for the `__post_init__` of config dataclasses."""
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,227 @@
+"""Behaviour policies and the data they collect, at any size, the same bytes for the same seed.
+
+D4RL's v2 gym files carry the SAC policy that collected them (`metadata/policy`): two ReLU layers
+and a tanh-squashed diagonal Gaussian. The bundled policies have the same form, so one class reads
+both and one collector grows either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from decision_seq.data.store import EpisodeStore, StoreWriter, sha256
+from decision_seq.envs import Environments, facts_by_name
+from decision_seq.types import Episode, Reporter, UserError
+
+# A wave is the episodes stepped together. Its size is fixed, because the last bits of a matrix
+# product depend on the number of rows: an episode's data are a function of (seed, index) alone.
+WAVE = 32
+
+
+class Actor(Protocol):
+    """Chooses actions for the rows of a wave; the noise is drawn by `collect`."""
+
+    description: str
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """observations [N, S], standard normal noise [N, A] -> actions [N, A] in [-1, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TanhGaussianPolicy:
+    """tanh(mean(s) + std(s) * noise), both from two hidden ReLU layers (Haarnoja et al., 2018)."""
+
+    weights: dict[str, tuple[np.ndarray, np.ndarray]]  # name -> ([in, out], [out])
+    description: str
+
+    LAYERS = ("fc0", "fc1", "last_fc", "last_fc_log_std")
+
+    @classmethod
+    def load(cls, path: Path) -> TanhGaussianPolicy:
+        """From a D4RL v2 HDF5 file or a .safetensors actor; UserError when it holds none."""
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"policy file {path} does not exist")
+        read = _safetensors_arrays if path.suffix == ".safetensors" else _hdf5_arrays
+        weights = {}
+        for layer, (weight, bias) in read(path, cls.LAYERS).items():
+            if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+                raise UserError(
+                    f"policy file {path}: {layer} has shapes {weight.shape} {bias.shape}"
+                )
+            weights[layer] = (np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32))
+        return cls(weights, f"policy {path.name} (sha256 {sha256(path)[:12]})")
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Observation and action size."""
+        return self.weights["fc0"][0].shape[0], self.weights["last_fc"][0].shape[1]
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        hidden = observations.astype(np.float32)
+        for layer in ("fc0", "fc1"):
+            weight, bias = self.weights[layer]
+            hidden = np.maximum(hidden @ weight + bias, 0)
+        mean, log_std = (
+            hidden @ weight + bias
+            for weight, bias in (self.weights["last_fc"], self.weights["last_fc_log_std"])
+        )
+        # The clipping of the log standard deviation is that of the code that trained D4RL's (rlkit).
+        std = np.exp(np.clip(log_std, -20, 2))
+        return np.tanh(mean + std * noise.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class UniformPolicy:
+    """Actions uniform in [-1, 1], whatever the observation."""
+
+    description: str = "uniformly random actions"
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        from scipy.special import ndtr
+
+        return (2 * ndtr(noise) - 1).astype(np.float32)
+
+
+def load_actor(name: str) -> Actor:
+    """`uniform`, or the path of a policy file."""
+    return UniformPolicy() if name == "uniform" else TanhGaussianPolicy.load(Path(name))
+
+
+def collect(
+    actor: Actor,
+    env_id: str,
+    steps: int,
+    seed: int,
+    output: Path,
+    name: str,
+    source: dict[str, Any],
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> EpisodeStore:
+    """Roll the actor out for at least `steps` transitions of whole episodes, into a store.
+
+    Episode i starts from, and draws its noise from, a seed of its own made of (seed, i), so the
+    data do not depend on the number of worker processes (by default one a core).
+    """
+    if steps < 1:
+        raise UserError(f"{steps} steps asked for; at least 1 is needed")
+    workers = workers or os.cpu_count() or 1
+    found = facts_by_name(env_id)
+    reporter = reporter or Reporter()
+    with StoreWriter(output) as writer, reporter.bar(f"collect {name}", "step", steps) as bar:
+        total = 0
+        for episode in _waves(actor, env_id, seed, workers):
+            writer.append(episode)
+            total += len(episode)
+            bar.update(min(len(episode), steps - total + len(episode)))
+            if total >= steps:
+                break
+        return writer.finish(
+            name,
+            source,
+            env_id=env_id,
+            family=found[0] if found else None,
+            max_episode_steps=max(writer.lengths) if found is None else found[1].max_episode_steps,
+            transitions_in=total,
+            has_timeouts=True,
+        )
+
+
+def _waves(actor: Actor, env_id: str, seed: int, workers: int) -> Iterator[Episode]:
+    """Episodes 0, 1, 2, ... without end, computed `workers` waves ahead."""
+    if workers == 1:
+        wave = 0
+        while True:
+            yield from run_wave(actor, env_id, seed, wave)
+            wave += 1
+    # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
+    import multiprocessing
+
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pending = [pool.submit(run_wave, actor, env_id, seed, wave) for wave in range(workers)]
+        following = workers
+        try:
+            while True:
+                yield from pending.pop(0).result()
+                pending.append(pool.submit(run_wave, actor, env_id, seed, following))
+                following += 1
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def run_wave(actor: Actor, env_id: str, seed: int, wave: int) -> list[Episode]:
+    """Episodes wave * WAVE to (wave + 1) * WAVE - 1, whole."""
+    envs = Environments(env_id, WAVE)
+    shape, action_size = envs.sizes
+    expected = getattr(actor, "sizes", (shape[0], action_size))
+    if expected != (shape[0], action_size):
+        raise UserError(
+            f"{actor.description} takes {expected[0]} observations and {expected[1]} actions;"
+            f" {env_id} has {shape[0]} and {action_size}"
+        )
+    generators = [np.random.default_rng([seed, wave * WAVE + slot]) for slot in range(WAVE)]
+    observations = envs.reset([int(generator.integers(2**31)) for generator in generators])
+    noise = np.zeros((WAVE, action_size))
+    steps: list[list[tuple]] = [[] for _ in range(WAVE)]
+    ends = [(False, False)] * WAVE
+    while envs.running.any():
+        rows = np.flatnonzero(envs.running)
+        for row in rows:
+            noise[row] = generators[row].standard_normal(action_size)
+        actions = actor.act(observations, noise)
+        following, rewards, terminated, truncated = envs.step(rows, actions[rows])
+        for i, row in enumerate(rows):
+            steps[row].append((observations[row].copy(), actions[row], rewards[i]))
+            ends[row] = (bool(terminated[i]), bool(truncated[i] and not terminated[i]))
+        observations[rows] = following
+    envs.close()
+    return [
+        _episode(recorded, final, end)
+        for recorded, final, end in zip(steps, observations, ends, strict=True)
+    ]
+
+
+def _episode(steps: list[tuple], final: np.ndarray, ends: tuple[bool, bool]) -> Episode:
+    observations, actions, rewards = zip(*steps, strict=True)
+    return Episode(
+        np.stack([*observations, final]).astype(np.float32),
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        *ends,
+    )
+
+
+def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            group = file["metadata/policy"]
+            return {name: (group[f"{name}/weight"][:], group[f"{name}/bias"][:]) for name in layers}
+    except KeyError as error:
+        raise UserError(f"{path} carries no behaviour policy (metadata/policy)") from error
+    except OSError as error:
+        raise UserError(f"policy file {path} is no HDF5 file, or is cut short") from error
+
+
+def _safetensors_arrays(
+    path: Path, layers: tuple[str, ...]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+        return {name: (tensors[f"{name}/weight"], tensors[f"{name}/bias"]) for name in layers}
+    except (SafetensorError, KeyError, OSError) as error:
+        raise UserError(f"policy file {path} holds no tanh-Gaussian actor ({error})") from error

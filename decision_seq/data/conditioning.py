@@ -1,0 +1,163 @@
+"""What a policy is conditioned on: the hindsight label, the prompt, and how it advances.
+
+One class says all three, so training and evaluation cannot disagree, and the scale lives here and
+nowhere else. A new conditioning is a class here and its `register_subclass` line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import draccus
+import numpy as np
+
+from decision_seq.config import require, to_tree
+from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.envs import FACTS
+from decision_seq.types import Episode, Transition, UserError
+
+
+@dataclass(frozen=True)
+class Conditioning(draccus.ChoiceRegistry):
+    """The contract. `size` is C, the width of a condition."""
+
+    @classmethod
+    def default_choice_name(cls) -> str:
+        return "return"
+
+    @property
+    def size(self) -> int:
+        raise NotImplementedError
+
+    def relabel(self, episode: Episode) -> np.ndarray:
+        """What was still to come at every step, [T, C] float32."""
+        raise NotImplementedError
+
+    def prompt(self, targets: np.ndarray) -> np.ndarray:
+        """Targets [N] in the environment's units -> first conditions [N, C]."""
+        raise NotImplementedError
+
+    def advance(
+        self,
+        conditions: np.ndarray,
+        targets: np.ndarray,
+        transition: Transition,
+        timesteps: np.ndarray,
+    ) -> np.ndarray:
+        """The conditions [N, C] after a transition at `timesteps` [N]."""
+        raise NotImplementedError
+
+    def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
+        """Write the labels of every transition into `out` [N, C]."""
+        for index, episode in enumerate(store.episodes()):
+            out[store.offsets[index] : store.offsets[index + 1]] = self.relabel(episode)
+
+    def resolved(self, store: EpisodeStore) -> Conditioning:
+        """The same conditioning with every value that depends on the data written out."""
+        return self
+
+
+def returns_to_go(rewards: np.ndarray) -> np.ndarray:
+    """Undiscounted sum of rewards t..T-1 at every t, [T] float64 (Chen et al., 2021, section 3)."""
+    return np.cumsum(rewards[::-1], dtype=np.float64)[::-1]
+
+
+@Conditioning.register_subclass("return")
+@dataclass(frozen=True)
+class ReturnToGo(Conditioning):
+    """The return-to-go divided by `scale` (Chen et al., 2021).
+
+    scale: null takes the published one of the task (1000 for D4RL's locomotion), or else the
+    power of ten at or below the largest absolute return of the data.
+    """
+
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        positive = self.scale is None or (np.isfinite(self.scale) and self.scale > 0)
+        require(positive, f"config: conditioning.scale {self.scale} must be above 0")
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def relabel(self, episode: Episode) -> np.ndarray:
+        return (returns_to_go(episode.rewards) / self._scale)[:, None].astype(np.float32)
+
+    def prompt(self, targets: np.ndarray) -> np.ndarray:
+        return (np.asarray(targets, np.float64) / self._scale)[:, None].astype(np.float32)
+
+    def advance(
+        self,
+        conditions: np.ndarray,
+        targets: np.ndarray,
+        transition: Transition,
+        timesteps: np.ndarray,
+    ) -> np.ndarray:
+        return (conditions - transition.rewards[:, None] / self._scale).astype(np.float32)
+
+    def resolved(self, store: EpisodeStore) -> ReturnToGo:
+        if self.scale is not None:
+            return self
+        facts = FACTS.get(store.header["family"] or "")
+        if facts is not None and facts.return_scale is not None:
+            return ReturnToGo(facts.return_scale)
+        largest = float(np.abs(store.returns).max())
+        return ReturnToGo(10.0 ** np.floor(np.log10(largest)) if largest > 0 else 1.0)
+
+    @property
+    def _scale(self) -> float:
+        if self.scale is None:
+            raise ValueError("the scale is not resolved: call resolved(store) first")
+        return self.scale
+
+
+@Conditioning.register_subclass("shuffled_return")
+@dataclass(frozen=True)
+class ShuffledReturnToGo(ReturnToGo):
+    """A control: every episode is labelled with the returns-to-go of another, drawn at random.
+
+    A policy trained on it can learn nothing from its condition, so its returns must not depend on
+    the target: the experiment that shows that a difference between targets is earned.
+    """
+
+    shuffle_seed: int = 0
+
+    def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
+        """The label of step t of an episode is that of step t of its partner's."""
+        partners = np.random.default_rng(self.shuffle_seed).permutation(store.num_episodes)
+        for index, partner in enumerate(partners):
+            labels = self.relabel(store.episode(int(partner)))
+            # A shorter partner lends its last label to the steps that it does not have.
+            steps = np.minimum(np.arange(store.lengths[index]), len(labels) - 1)
+            out[store.offsets[index] : store.offsets[index + 1]] = labels[steps]
+
+    def resolved(self, store: EpisodeStore) -> ShuffledReturnToGo:
+        return ShuffledReturnToGo(super().resolved(store).scale, self.shuffle_seed)
+
+
+def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
+    """The conditions of every transition, [N, C], computed once and kept beside the store.
+
+    UserError where the store's folder cannot be written.
+    """
+    key = hashlib.sha256(json.dumps(to_tree(conditioning), sort_keys=True).encode()).hexdigest()
+    path = store.path / f"conditions-{key[:12]}.npy"
+    shape = (store.num_transitions, conditioning.size)
+    if path.is_file():
+        cached = np.load(path, mmap_mode="r", allow_pickle=False)
+        if cached.shape == shape:
+            return Column(cached)
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+        conditioning.relabel_store(store, array)
+        array.flush()
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write beside the store {store.path}: {error.strerror}") from error
+    return Column(np.load(path, mmap_mode="r", allow_pickle=False))

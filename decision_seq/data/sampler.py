@@ -1,0 +1,82 @@
+"""Which windows make up a batch: a pure function of (seed, step), sliced by every rank.
+
+No state is carried from step to step, so a resumed run, and a run on another number of
+processes, see the same data in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.types import Batch
+
+_STREAM = 0x5A3B1E  # keeps this stream of numbers apart from others made of the same seed
+
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """The transitions at which a window may start.
+
+    offsets: [E + 1] of the store. starts: [M] admissible rows, None for every transition, which
+    draws episodes in proportion to their length, as the original does. weights: [M], unnormalised;
+    None for equal ones.
+    """
+
+    offsets: np.ndarray
+    starts: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        return int(self.offsets[-1]) if self.starts is None else len(self.starts)
+
+
+def window_ids(seed: int, step: int, batch: int, index: WindowIndex) -> np.ndarray:
+    """Rows of the first transitions of the global batch of `step`, [batch] int64."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, 0, 0, step]))
+    if index.weights is None:
+        chosen = rng.integers(0, index.count, batch)
+    else:
+        cumulative = np.cumsum(index.weights, dtype=np.float64)
+        chosen = np.searchsorted(cumulative, rng.random(batch) * cumulative[-1], side="right")
+    return chosen if index.starts is None else index.starts[chosen]
+
+
+def rank_slice(ids: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """The rank's part: in rank order the parts make up the global batch."""
+    share, rest = divmod(len(ids), world_size)
+    if rest:
+        raise ValueError(f"a batch of {len(ids)} does not divide among {world_size} processes")
+    return ids[rank * share : (rank + 1) * share]
+
+
+class WindowGatherer:
+    """Windows of `context_length` steps, one fancy index a column."""
+
+    def __init__(
+        self, store: EpisodeStore, conditions: Column, context_length: int, max_timestep: int
+    ) -> None:
+        self.store, self.conditions = store, conditions
+        self.steps = np.arange(context_length)
+        self.max_timestep = max_timestep
+
+    def gather(self, ids: np.ndarray) -> Batch:
+        """ids [B] -> numpy Batch. Padding repeats the window's last step; the mask says so."""
+        offsets = self.store.offsets
+        episodes = np.searchsorted(offsets, ids, side="right") - 1
+        rows = ids[:, None] + self.steps  # [B, T]
+        mask = rows < offsets[episodes + 1][:, None]
+        rows = np.minimum(rows, offsets[episodes + 1][:, None] - 1)
+        timesteps = rows - offsets[episodes][:, None]
+        columns = self.store.columns
+        return Batch(
+            observations=columns["observations"].take(rows),
+            actions=columns["actions"].take(rows),
+            rewards=columns["rewards"].take(rows),
+            conditions=self.conditions.take(rows),
+            timesteps=np.minimum(timesteps, self.max_timestep - 1),
+            mask=mask,
+        )

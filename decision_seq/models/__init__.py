@@ -1,0 +1,1 @@
+"""Backbones, encoders and heads: the parts that policies are made of."""

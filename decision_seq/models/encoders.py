@@ -1,0 +1,33 @@
+"""Encoders of one observation into one token."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class VectorEncoder(nn.Module):
+    """Standardises a vector by the data's statistics, then embeds it linearly.
+
+    The statistics are buffers: they are fitted once from the store and travel with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.embed = nn.Linear(size, width)
+
+    def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
+        """Mean and population standard deviation of the observations, [S] each."""
+        self.mean.copy_(torch.as_tensor(mean))
+        # The 1e-6 keeps a constant dimension finite (kzl/decision-transformer gym/experiment.py).
+        self.std.copy_(torch.as_tensor(std) + 1e-6)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, T, S] -> [B, T, D]."""
+        return self.embed((observations - self.mean) / self.std)

@@ -1,0 +1,130 @@
+"""Transformer layers, written so that nothing is computed that nobody reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Which positions of a sequence are wanted: a slice or [R] for all rows alike, [B, R] row by row.
+Read = slice | Tensor
+
+
+def select(tokens: Tensor, read: Read) -> Tensor:
+    """tokens [B, L, D] -> [B, R, D]."""
+    if isinstance(read, Tensor) and read.ndim == 2:
+        return tokens.gather(1, read[:, :, None].expand(-1, -1, tokens.shape[2]))
+    return tokens[:, read]
+
+
+def causal_mask(length: int, read: Read, device: torch.device) -> Tensor:
+    """True where the query at a read position may look: [R, L], or [B, 1, R, L] row by row."""
+    positions = torch.arange(length, device=device)
+    if isinstance(read, Tensor) and read.ndim == 2:
+        return (positions <= read[:, :, None])[:, None]
+    return positions <= positions[read][:, None]
+
+
+class Dropout(nn.Module):
+    """Dropout whose masks cost little on a CPU.
+
+    torch's CPU masks come from one serial Mersenne twister and take a fifth of an update of the
+    paper's model. Here torch's generator supplies a seed (so `torch.manual_seed` still decides
+    everything) and numpy's SFC64 draws 16 bits an element, hence a probability to 1 in 65536.
+    Elsewhere, torch's own dropout.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training or self.probability == 0:
+            return inputs
+        if inputs.device.type != "cpu":
+            return F.dropout(inputs, self.probability)
+        seed = int(torch.randint(2**62, ()))
+        return _CpuDropout.apply(inputs, self.probability, seed)
+
+    def extra_repr(self) -> str:
+        return f"{self.probability}"
+
+
+class _CpuDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, probability: float, seed: int) -> Tensor:
+        count = inputs.numel()
+        words = np.random.SFC64(seed).random_raw((count + 3) // 4)
+        bits = torch.from_numpy(words.view(np.int16)[:count])
+        threshold = round(probability * 65536)
+        keep = (bits >= threshold - 32768).view(inputs.shape)
+        ctx.save_for_backward(keep)
+        ctx.scale = 65536 / (65536 - threshold)
+        return torch.ops.aten.native_dropout_backward(
+            inputs, keep, ctx.scale
+        )  # inputs * keep * scale
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return torch.ops.aten.native_dropout_backward(gradient, keep, ctx.scale), None, None
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention with fused query, key and value projections."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.width, self.heads, self.dropout = width, heads, dropout
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
+        """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read."""
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        if read is None:
+            query, key, value = F.linear(tokens, weight, bias).chunk(3, -1)
+            mask = None
+        else:
+            query = F.linear(select(tokens, read), weight[: self.width], bias[: self.width])
+            key, value = F.linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
+            mask = causal_mask(tokens.shape[1], read, tokens.device)
+        mixed = F.scaled_dot_product_attention(
+            self._split(query),
+            self._split(key),
+            self._split(value),
+            attn_mask=mask,
+            is_causal=mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        """[B, L, D] -> [B, heads, L, D / heads]."""
+        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. With `read`, everything after keys and values is for it alone."""
+
+    def __init__(self, width: int, heads: int, dropout: float, activation: str) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = CausalSelfAttention(width, heads, dropout)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), ACTIVATIONS[activation](), nn.Linear(4 * width, width)
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
+        """tokens [B, L, D] -> [B, L, D] or [B, R, D]."""
+        mixed = self.attention(self.attention_norm(tokens), read)
+        if read is not None:
+            tokens = select(tokens, read)
+        tokens = tokens + self.dropout(mixed)
+        return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))

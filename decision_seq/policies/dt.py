@@ -1,0 +1,83 @@
+"""Decision Transformer (Chen et al., 2021): actions predicted from (return-to-go, state, action).
+
+Facts of the layout: kzl/decision-transformer gym/decision_transformer/models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decision_seq.config import require
+from decision_seq.data.store import EpisodeStore
+from decision_seq.models.actions import ContinuousActions
+from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.encoders import VectorEncoder
+from decision_seq.models.layers import Read
+from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.types import Batch, Spec
+
+
+@PolicyConfig.register_subclass("dt")
+@dataclass(frozen=True)
+class DecisionTransformerConfig(PolicyConfig):
+    backbone: BackboneConfig = field(default_factory=GPTConfig)
+
+    def build(self, spec: Spec) -> DecisionTransformer:
+        return DecisionTransformer(self, spec)
+
+
+class DecisionTransformer(Policy):
+    """Tokens R_1, s_1, a_1, R_2, s_2, a_2, ...; the action is read at the state token.
+
+    The last action of a window is nobody's input, so it is not laid out: L = 3T - 1.
+    """
+
+    def __init__(self, config: DecisionTransformerConfig, spec: Spec) -> None:
+        super().__init__()
+        require(
+            config.context_length <= spec.max_timestep,
+            f"config: policy.context_length {config.context_length} exceeds the"
+            f" {spec.max_timestep} timesteps of an episode",
+        )
+        require(
+            spec.action_kind == "continuous" and len(spec.observation_shape) == 1,
+            f"policy dt needs vector observations and continuous actions, not {spec}",
+        )
+        self.config, self.spec = config, spec
+        self.backbone = config.backbone.build()
+        width = self.backbone.width
+        self.embed_condition = nn.Linear(spec.condition_size, width)
+        self.encoder = VectorEncoder(spec.observation_shape[0], width)
+        self.actions = ContinuousActions(spec.action_size, width)
+        self.embed_timestep = nn.Embedding(spec.max_timestep, width)
+        self.embed_norm = nn.LayerNorm(width)
+        # With one step in the window no past action is ever an input.
+        self.actions.embed.requires_grad_(config.context_length > 1)
+
+    def fit(self, store: EpisodeStore) -> None:
+        self.encoder.fit(*store.observation_statistics)
+
+    def forward(self, batch: Batch, rng: torch.Generator | None = None) -> Losses:
+        hidden = self.backbone(self._tokens(batch), slice(1, None, 3))  # [B, T, D], states
+        return {"action": (self.actions.loss(hidden, batch.actions), batch.mask)}
+
+    def act(
+        self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, None]:
+        newest: Read = (3 * batch.lengths - 2)[:, None]  # [B, 1], the newest state's token
+        hidden = self.backbone(self._tokens(batch), newest)  # [B, 1, D]
+        return self.actions.predict(hidden[:, 0]).float(), None
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        """[B, 3T - 1, D]: the steps' tokens interleaved, then normalised."""
+        streams = [
+            self.embed_condition(batch.conditions),
+            self.encoder(batch.observations),
+            self.actions.embed(batch.actions),
+        ]
+        tokens = torch.stack(streams, 2) + self.embed_timestep(batch.timesteps)[:, :, None]
+        return self.embed_norm(tokens.flatten(1, 2)[:, :-1])

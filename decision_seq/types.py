@@ -1,0 +1,159 @@
+"""The values that pass between the parts: episodes, batches, specifications, scores.
+
+Shape legend, used everywhere: B windows in a batch, T steps in a window, L tokens in a sequence,
+D width of a token, S size of an observation, A size of an action, C size of a condition,
+N environments stepped together, E episodes in a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one line that names the thing and the mend.
+
+    The command line prints it and exits with code 2. Everything else is a bug of ours.
+    """
+
+
+class Bar(Protocol):
+    """A progress bar, as tqdm's."""
+
+    def update(self, n: int = 1) -> Any: ...
+    def set_postfix_str(self, s: str = "") -> Any: ...
+
+
+class _SilentBar:
+    def update(self, n: int = 1) -> None: ...
+    def set_postfix_str(self, s: str = "") -> None: ...
+
+
+class Reporter:
+    """Where news and progress go; this one keeps silent, the command line's does not."""
+
+    def say(self, line: str) -> None:
+        """One line of news."""
+
+    @contextmanager
+    def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
+        """A progress bar over `total` units."""
+        yield _SilentBar()
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One trajectory, in the environment's own units.
+
+    observations: [T + 1, ...] where the source has the last one (`has_final_observation`), else
+        [T, ...]; actions: [T, A] float or [T] int; rewards: [T].
+    terminated: the environment ended it; truncated: a time limit did. Neither: the data stop in
+        the middle, so the return is a lower bound of what was still to come.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: bool
+    truncated: bool
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def has_final_observation(self) -> bool:
+        return len(self.observations) == len(self.rewards) + 1
+
+
+class Transition(NamedTuple):
+    """What one step of N environments returned."""
+
+    observations: np.ndarray  # [N, ...] the observations acted upon
+    actions: np.ndarray  # [N, A]
+    rewards: np.ndarray  # [N]
+    next_observations: np.ndarray  # [N, ...]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a policy must know of its data: fixed by a store and a conditioning.
+
+    observation_shape: shape of one observation; action_size: dimensions of a continuous action,
+    number of choices of a discrete one; condition_size: C; max_timestep: timesteps run from 0 to
+    max_timestep - 1.
+    """
+
+    observation_shape: tuple[int, ...]
+    action_size: int
+    action_kind: Literal["continuous", "discrete"]
+    condition_size: int
+    max_timestep: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of T consecutive steps, padded on the right.
+
+    Arrays are numpy as gathered and torch after `tensors`. Where mask is False, contents are
+    arbitrary finite numbers: no loss reads them and no causal model can see them.
+    """
+
+    observations: Any  # [B, T, ...]
+    actions: Any  # [B, T, A], or [B, T] when discrete
+    rewards: Any  # [B, T]
+    conditions: Any  # [B, T, C]
+    timesteps: Any  # [B, T] int64
+    mask: Any  # [B, T] bool, True = real
+
+    def tensors(self, device: torch.device | str = "cpu") -> Batch:
+        """The same batch as torch tensors on `device`; floating point becomes float32."""
+        import torch
+
+        def convert(array: Any) -> torch.Tensor:
+            tensor = torch.as_tensor(array)
+            if tensor.dtype == torch.float64:
+                tensor = tensor.float()
+            return tensor.to(device, non_blocking=True)
+
+        return replace(self, **{f.name: convert(getattr(self, f.name)) for f in fields(self)})
+
+    @property
+    def lengths(self) -> Any:
+        """[B]: real steps in each window; the newest one of row i is at `lengths[i] - 1`."""
+        return self.mask.sum(1)
+
+
+@dataclass(frozen=True)
+class TargetScore:
+    """Every episode rolled out for one target."""
+
+    target: float
+    returns: list[float]  # undiscounted, raw, one per episode
+    lengths: list[int]
+    seed: int  # episode i was reset with seed + i
+    return_mean: float
+    return_std: float
+    normalized_score: float | None  # x100; None where no reference scores are known
+    interval_95: tuple[float, float] | None  # of normalized_score, or of return_mean without one
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The outcome of an evaluation, complete enough to be reproduced."""
+
+    dataset: str
+    source: str
+    env_id: str
+    checkpoint: str
+    targets: list[TargetScore]
+    notes: list[str] = field(default_factory=list)
+    env_steps_per_second: float | None = None
