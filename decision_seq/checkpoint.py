@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import draccus
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from decision_seq.config import load as load_config
-from decision_seq.config import read_yaml, to_tree
+from decision_seq.config import read_yaml
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.policies.base import Policy, PolicyConfig
 from decision_seq.types import Spec, UserError
@@ -64,12 +63,14 @@ def save(
     step: int,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    config: Any,
-    facts: DataFacts,
+    described: dict[str, Any],
     trainer: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/step-NNNNNNNN`; keep the newest `keep`. UserError when the disk refuses."""
+    """Write `folder/step-NNNNNNNN`; keep the newest `keep`. UserError when the disk refuses.
+
+    described: the run's config, and the `spec` and `data` facts that `load` needs.
+    """
     final = folder / f"{PREFIX}{step:08d}"
     partial = folder / f".partial-{final.name}"
     try:
@@ -77,8 +78,7 @@ def save(
         (partial / "trainer").mkdir(parents=True)
         weights = {name: tensor.contiguous().cpu() for name, tensor in policy.state_dict().items()}
         save_file(weights, partial / "model.safetensors")
-        tree = {**to_tree(config), "spec": _plain(policy.spec), "data": _plain(facts)}
-        (partial / "config.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        (partial / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
         torch.save(optimizer.state_dict(), partial / "trainer" / "optimizer.pt")
         (partial / "trainer" / "state.json").write_text(json.dumps({"step": step, **trainer}))
         if final.exists():
@@ -164,9 +164,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
         raise UserError(
             f"checkpoint {path}: trainer/optimizer.pt cannot be read ({error})"
         ) from error
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    return draccus.encode(
-        {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(value).items()}
-    )

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. Heavy packages are imported by the verb that needs them."""
+"""The command line: parses, calls, prints. A verb imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ def _add_train(verbs: Any) -> None:
         "  decision-seq train --output runs/mine --resume\n"
         "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
         "      -m decision_seq train --processes 2\n\n"
-        "Any key of the configuration can be given as --key.key VALUE; a run's config.yaml shows all.",
+        "Any key of the configuration can be given as --key.key VALUE; a run's config.yaml lists\n"
+        "them all.",
     )
     parser.set_defaults(takes_overrides=True)
     parser.add_argument(
@@ -149,7 +150,8 @@ def _add_evaluate(verbs: Any) -> None:
         run_evaluate,
         "Roll out a checkpoint and print its scores; the dataset is not needed.",
         "  decision-seq evaluate runs/mine\n"
-        "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 --episodes 100",
+        "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
+        "      --episodes 100",
     )
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
@@ -189,9 +191,9 @@ def _add_data(verbs: Any) -> None:
         run_collect,
         "Roll out a behaviour policy into a store that `train --dataset` takes.",
         "  decision-seq data collect hopper-medium --steps 1000000 --seed 1 --output big\n"
-        "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 --steps 200000 \\\n"
-        "      --output regrown\n"
-        "  decision-seq data collect --policy uniform --env Hopper-v4 --steps 10000 --output random",
+        "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 \\\n"
+        "      --steps 200000 --output regrown\n"
+        "  decision-seq data collect --policy uniform --env Hopper-v4 --output random",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="a bundled dataset")
     parser.add_argument(
@@ -226,13 +228,14 @@ def _add_bench(verbs: Any) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from decision_seq import train as training
+    from decision_seq import experiment
+    from decision_seq.train import Interrupted
 
     reporter = _reporter()
     config, output = _configure(options)
     try:
-        checkpoint = training.train(config, output, options.resume, options.processes, reporter)
-    except training.Interrupted as stop:
+        checkpoint = experiment.train(config, output, options.resume, options.processes, reporter)
+    except Interrupted as stop:
         print(
             f"decision-seq: stopped by signal {stop.number}; {stop};"
             f" go on with: decision-seq train --output {output} --resume",
@@ -241,7 +244,7 @@ def run_train(options: argparse.Namespace) -> int:
         return 128 + stop.number
     if checkpoint is None:  # not the main process
         return 0
-    scores = training.finish(checkpoint, output, sys.argv[1:], reporter)
+    scores = experiment.finish(checkpoint, output, sys.argv[1:], reporter)
     if scores is None:
         reporter.say(f"trained {checkpoint}; no evaluation was asked for")
     else:
@@ -255,7 +258,7 @@ def run_train(options: argparse.Namespace) -> int:
 def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The config and the run's folder that the options ask for."""
     from decision_seq import config as configs
-    from decision_seq.train import Config
+    from decision_seq.experiment import Config
 
     if options.resume and options.output is None:
         raise UserError("--resume needs --output, the folder of the run to go on with")
@@ -351,7 +354,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_inspect(options: argparse.Namespace) -> int:
     from decision_seq.data import Request, open_dataset
-    from decision_seq.data.inspection import inspect, inspection_text
+    from decision_seq.data.inspection import inspect
+    from decision_seq.report import inspection_text
 
     facts = inspect(open_dataset(options.name, Request(reporter=_reporter())))
     print(json.dumps(facts, indent=1) if options.json else inspection_text(facts))

@@ -88,7 +88,7 @@ def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
         raise UserError(f"config: {message}") from error
 
 
-def check_keys(cls: type, tree: dict[str, Any], path: str = "") -> None:
+def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
     """Raise UserError for a key that `cls` does not have, with the nearest one it has."""
     choice = issubclass(cls, draccus.ChoiceRegistry)
     if choice:
@@ -98,7 +98,7 @@ def check_keys(cls: type, tree: dict[str, Any], path: str = "") -> None:
             raise UserError(f"config: {path}name {name!r} is unknown; one of {', '.join(known)}")
         cls = known[name]
     hints = get_type_hints(cls)
-    valid = [f.name for f in dataclasses.fields(cls)] + ([_NAME] if choice else [])  # type: ignore[arg-type]
+    valid = [f.name for f in dataclasses.fields(cls)] + ([_NAME] if choice else [])
     for key, value in tree.items():
         if key not in valid:
             nearest = difflib.get_close_matches(str(key), valid, 1) or valid
@@ -120,6 +120,25 @@ def to_tree(config: Any) -> dict[str, Any]:
 def dump(config: Any) -> str:
     """The config as YAML text that `load` reads back to an equal object."""
     return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass of plain values as YAML and JSON know them."""
+    return draccus.encode(dataclasses.asdict(value))
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write beside the name, then rename: a reader finds the old text or the new, never half.
+
+    UserError when the disk refuses.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def require(condition: bool, message: str) -> None:

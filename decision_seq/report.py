@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from decision_seq.types import Scores, UserError
+from decision_seq.config import save_text
+from decision_seq.types import Scores
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -57,16 +58,48 @@ def score_table(scores: Scores) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside the name, then rename; UserError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(value, indent=1) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    """Write whole or not at all; UserError when the disk refuses."""
+    save_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
     """The content of scores.json."""
     return asdict(scores)
+
+
+def inspection_text(facts: dict[str, Any]) -> str:
+    """The facts of `inspect` as aligned text."""
+    length, returns = facts["length"], facts["return"]
+    normalized = facts["normalized"]
+    rows = [
+        ["source", facts["source"]["description"]],
+        ["environment", facts["environment"] or "unknown: name one with --evaluation.env_id"],
+        ["transitions", f"{facts['transitions_in']:,} in, {facts['transitions_out']:,} out"],
+        [
+            "episodes",
+            f"{facts['episodes']:,}: {facts['terminated']:,} terminated,"
+            f" {facts['truncated']:,} truncated, {facts['without_end']:,} without an end",
+        ],
+        ["length", f"{length['min']} to {length['max']}, mean {length['mean']:.1f}"],
+        ["return", f"{returns['mean']:.1f} ± {returns['std']:.1f}"],
+        ["first returns", ", ".join(f"{value:.1f}" for value in facts["first_returns"])],
+    ]
+    if normalized:
+        rows.append(["normalized", f"mean {normalized['mean']:.1f}, best {normalized['best']:.1f}"])
+    rows.append(["store", f"{facts['store']} ({facts['bytes'] / 1e6:.1f} MB)"])
+    width = max(len(label) for label, _ in rows)
+    text = "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)
+    if facts["without_end"]:
+        text += "\n(the return of an episode without an end is a lower bound)"
+    quantiles = facts["return_quantiles"]
+    columns = [[name, str(c["shape"]), c["dtype"]] for name, c in facts["columns"].items()]
+    return "\n\n".join(
+        [
+            f"{facts['name']}\n{text}",
+            table(
+                ["return quantile", *quantiles],
+                [["", *(f"{value:.1f}" for value in quantiles.values())]],
+            ),
+            table(["column", "shape", "dtype"], columns),
+        ]
+    )

@@ -2,7 +2,7 @@
 
 | name | what is opened |
 |---|---|
-| `hopper-medium`, `hopper-medium-v2` | D4RL's file where it is at hand, else the bundled collection |
+| `hopper-medium`, `-v2` | D4RL's file where it is at hand, else the bundled collection |
 | `d4rl/hopper-medium-v2` | D4RL's file, or an error that says where to put it |
 | `bundled/hopper-medium` | the bundled collection, made on first use |
 | `path/to/file.hdf5` | that file, in D4RL's layout |
@@ -133,7 +133,8 @@ def _open_d4rl(name: str, request: Request) -> EpisodeStore:
     path = d4rl.find_file(name)
     if path is None:
         raise UserError(
-            f"d4rl/{name} is not at hand; put its HDF5 file in ~/.d4rl/datasets or $D4RL_DATASET_DIR"
+            f"d4rl/{name} is not at hand; put its HDF5 file in ~/.d4rl/datasets or"
+            " $D4RL_DATASET_DIR"
         )
     return _open_hdf5(path, request)
 

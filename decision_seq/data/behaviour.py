@@ -1,7 +1,7 @@
 """Behaviour policies and the data they collect, at any size, the same bytes for the same seed.
 
 D4RL's v2 gym files carry the SAC policy that collected them (`metadata/policy`): two ReLU layers
-and a tanh-squashed diagonal Gaussian. The bundled policies have the same form, so one class reads
+and a tanh-squashed diagonal Gaussian. The bundled policies have the same layers, so one class reads
 both and one collector grows either.
 """
 
@@ -28,37 +28,61 @@ WAVE = 32
 class Actor(Protocol):
     """Chooses actions for the rows of a wave; the noise is drawn by `collect`."""
 
-    description: str
+    @property
+    def description(self) -> str: ...
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """Observation and action size it was made for; None for any."""
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """observations [N, S], standard normal noise [N, A] -> actions [N, A] in [-1, 1]."""
         ...
 
 
-@dataclass(frozen=True)
-class TanhGaussianPolicy:
-    """tanh(mean(s) + std(s) * noise), both from two hidden ReLU layers (Haarnoja et al., 2018)."""
+def _tanh(actions: np.ndarray) -> np.ndarray:
+    return np.tanh(actions)
 
-    weights: dict[str, tuple[np.ndarray, np.ndarray]]  # name -> ([in, out], [out])
+
+def _clip(actions: np.ndarray) -> np.ndarray:
+    return np.clip(actions, -1, 1)
+
+
+# How a Gaussian becomes an action in [-1, 1]: as SAC does, and as PPO's environments do.
+SQUASHES = {"tanh": _tanh, "clip": _clip}
+
+
+@dataclass(frozen=True)
+class GaussianPolicy:
+    """squash(mean(s) + std(s) * noise), mean and std from two hidden ReLU layers.
+
+    weights: layer -> ([in, out], [out]); squash: a key of SQUASHES.
+    """
+
+    weights: dict[str, tuple[np.ndarray, np.ndarray]]
+    squash: str
     description: str
 
     LAYERS = ("fc0", "fc1", "last_fc", "last_fc_log_std")
 
     @classmethod
-    def load(cls, path: Path) -> TanhGaussianPolicy:
+    def load(cls, path: Path) -> GaussianPolicy:
         """From a D4RL v2 HDF5 file or a .safetensors actor; UserError when it holds none."""
         path = Path(path)
         if not path.is_file():
             raise UserError(f"policy file {path} does not exist")
         read = _safetensors_arrays if path.suffix == ".safetensors" else _hdf5_arrays
+        arrays, squash = read(path, cls.LAYERS)
+        if squash not in SQUASHES:
+            raise UserError(f"policy file {path}: unknown squash {squash!r}")
         weights = {}
-        for layer, (weight, bias) in read(path, cls.LAYERS).items():
+        for layer, (weight, bias) in arrays.items():
             if weight.ndim != 2 or bias.shape != weight.shape[:1]:
                 raise UserError(
-                    f"policy file {path}: {layer} has shapes {weight.shape} {bias.shape}"
+                    f"policy file {path}: {layer} has shapes {weight.shape} and {bias.shape}"
                 )
             weights[layer] = (np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32))
-        return cls(weights, f"policy {path.name} (sha256 {sha256(path)[:12]})")
+        return cls(weights, squash, f"policy {path.name}, sha256 {sha256(path)[:12]}")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -74,9 +98,9 @@ class TanhGaussianPolicy:
             hidden @ weight + bias
             for weight, bias in (self.weights["last_fc"], self.weights["last_fc_log_std"])
         )
-        # The clipping of the log standard deviation is that of the code that trained D4RL's (rlkit).
+        # The bounds are those of the code that trained D4RL's policies (rlkit).
         std = np.exp(np.clip(log_std, -20, 2))
-        return np.tanh(mean + std * noise.astype(np.float32))
+        return SQUASHES[self.squash](mean + std * noise.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,7 @@ class UniformPolicy:
     """Actions uniform in [-1, 1], whatever the observation."""
 
     description: str = "uniformly random actions"
+    sizes: None = None
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         from scipy.special import ndtr
@@ -93,7 +118,7 @@ class UniformPolicy:
 
 def load_actor(name: str) -> Actor:
     """`uniform`, or the path of a policy file."""
-    return UniformPolicy() if name == "uniform" else TanhGaussianPolicy.load(Path(name))
+    return UniformPolicy() if name == "uniform" else GaussianPolicy.load(Path(name))
 
 
 def collect(
@@ -163,10 +188,9 @@ def run_wave(actor: Actor, env_id: str, seed: int, wave: int) -> list[Episode]:
     """Episodes wave * WAVE to (wave + 1) * WAVE - 1, whole."""
     envs = Environments(env_id, WAVE)
     shape, action_size = envs.sizes
-    expected = getattr(actor, "sizes", (shape[0], action_size))
-    if expected != (shape[0], action_size):
+    if actor.sizes not in (None, (shape[0], action_size)):
         raise UserError(
-            f"{actor.description} takes {expected[0]} observations and {expected[1]} actions;"
+            f"{actor.description} has {actor.sizes} observation and action dimensions;"
             f" {env_id} has {shape[0]} and {action_size}"
         )
     generators = [np.random.default_rng([seed, wave * WAVE + slot]) for slot in range(WAVE)]
@@ -201,27 +225,30 @@ def _episode(steps: list[tuple], final: np.ndarray, ends: tuple[bool, bool]) -> 
     )
 
 
-def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
     import h5py
 
     try:
         with h5py.File(path) as file:
             group = file["metadata/policy"]
-            return {name: (group[f"{name}/weight"][:], group[f"{name}/bias"][:]) for name in layers}
+            arrays = {n: (group[f"{n}/weight"][:], group[f"{n}/bias"][:]) for n in layers}
+            return arrays, "tanh"
     except KeyError as error:
         raise UserError(f"{path} carries no behaviour policy (metadata/policy)") from error
     except OSError as error:
         raise UserError(f"policy file {path} is no HDF5 file, or is cut short") from error
 
 
-def _safetensors_arrays(
-    path: Path, layers: tuple[str, ...]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _safetensors_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(path)
-        return {name: (tensors[f"{name}/weight"], tensors[f"{name}/bias"]) for name in layers}
-    except (SafetensorError, KeyError, OSError) as error:
-        raise UserError(f"policy file {path} holds no tanh-Gaussian actor ({error})") from error
+        with safe_open(path, "np") as file:
+            get = file.get_tensor
+            arrays = {name: (get(f"{name}/weight"), get(f"{name}/bias")) for name in layers}
+            return arrays, (file.metadata() or {}).get("squash", "tanh")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"policy file {path} holds no Gaussian actor ({error})") from error

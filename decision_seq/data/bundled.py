@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from decision_seq.data.behaviour import TanhGaussianPolicy, collect, load_actor
+from decision_seq.data.behaviour import GaussianPolicy, collect, load_actor
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
@@ -20,7 +20,7 @@ POLICIES = Path(__file__).parent / "behaviours"
 
 @dataclass(frozen=True)
 class Bundled:
-    """A dataset's recipe: which policy, in which environment, and what it was measured to return."""
+    """A dataset's recipe: which policy, in which environment, what it returns."""
 
     policy: str
     env_id: str
@@ -44,7 +44,7 @@ def open_bundled(
     if name not in BUNDLED:
         raise UserError(f"bundled/{name} does not exist; there are {', '.join(sorted(BUNDLED))}")
     recipe = BUNDLED[name]
-    actor = TanhGaussianPolicy.load(POLICIES / recipe.policy)
+    actor = GaussianPolicy.load(POLICIES / recipe.policy)
     source = {
         "kind": "bundled",
         "description": (
@@ -76,7 +76,8 @@ def collect_named(
         raise UserError(f"{output} exists; name another --output")
     if name is not None:
         return open_bundled(name, output, steps, seed, workers, reporter)
-    assert policy is not None and env_id is not None
+    assert policy is not None
+    assert env_id is not None
     actor = load_actor(policy)
     source = {
         "kind": "collected",

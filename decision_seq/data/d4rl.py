@@ -121,7 +121,8 @@ def _columns(file: Any, path: Path) -> dict[str, Any]:
     following = columns.get("next_observations")
     if following is not None and following.shape != shapes["observations"]:
         raise UserError(
-            f"{path}: next_observations has shape {following.shape}, observations {shapes['observations']}"
+            f"{path}: next_observations has shape {following.shape}, observations"
+            f" {shapes['observations']}"
         )
     return columns
 

@@ -156,7 +156,7 @@ class _Appender:
     """Streams rows into a .npy file whose length is known only at the end."""
 
     def __init__(self, path: Path) -> None:
-        self.file: BinaryIO = open(path, "wb")
+        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by `close`)
         self.rows = 0
         self.row: tuple[tuple[int, ...], np.dtype] | None = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -53,7 +55,7 @@ class Dropout(nn.Module):
 
 class _CpuDropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs: Tensor, probability: float, seed: int) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, probability: float, seed: int) -> Tensor:
         count = inputs.numel()
         words = np.random.SFC64(seed).random_raw((count + 3) // 4)
         bits = torch.from_numpy(words.view(np.int16)[:count])
@@ -66,7 +68,7 @@ class _CpuDropout(torch.autograd.Function):
         )  # inputs * keep * scale
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return torch.ops.aten.native_dropout_backward(gradient, keep, ctx.scale), None, None
 

@@ -1,60 +1,74 @@
-"""Train a behaviour policy for the bundled datasets with Stable-Baselines3, and keep its actors.
+"""Train a behaviour policy for the bundled datasets with Stable-Baselines3's PPO; keep its actors.
 
-Off-policy actor-critic (SAC or TQC) with a 2 x 256 tanh-Gaussian actor: the form D4RL's own v2 files
-carry. Every `--snapshot-every` steps the actor is written as safetensors beside a line in `log.jsonl`
-with the returns of its sampled and its deterministic actions, so that the tiers (random, medium,
-expert, ...) are chosen afterwards from measured returns.
+Every `--snapshot-every` steps the actor is written as safetensors (two ReLU layers, a Gaussian,
+actions clipped to [-1, 1]; the running normalisation of observations is folded into the first
+layer), beside a line in `log.jsonl` with the returns of 32 episodes of its sampled and of its
+deterministic actions, measured with the written file. The tiers (random, medium, expert, ...) are
+chosen afterwards from those lines.
 
-The script is resumable: started again with the same `--output` it goes on from the last snapshot,
-replay buffer included.
+Hyper-parameters are the library's defaults, with observations and rewards normalised. Resumable:
+started again with the same `--output` it goes on from the last snapshot.
 
     pip install -e '.[collect]'
-    python experiments/behaviour/train_behaviour.py --env Hopper-v4 --algorithm tqc --output runs/hopper-tqc
+    python experiments/behaviour/train_behaviour.py --env Hopper-v4 --output runs/hopper-ppo
 """
 
 import argparse
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from sb3_contrib import TQC
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
-ALGORITHMS = {"sac": SAC, "tqc": TQC}
+from decision_seq.data.behaviour import GaussianPolicy, run_wave
+
+NUM_ENVS = 4
 
 
-def actor_tensors(actor: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The actor's weights under D4RL's names for its embedded policies (`metadata/policy`)."""
-    first, _, second, _ = actor.latent_pi
-    layers = {"fc0": first, "fc1": second, "last_fc": actor.mu, "last_fc_log_std": actor.log_std}
-    return {
-        f"{name}/{part}": getattr(layer, part).detach().clone().contiguous()
-        for name, layer in layers.items()
-        for part in ("weight", "bias")
+@dataclass(frozen=True)
+class Deterministic:
+    """A policy without its noise."""
+
+    policy: GaussianPolicy
+
+    @property
+    def description(self) -> str:
+        return self.policy.description
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        return self.policy.sizes
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self.policy.act(observations, np.zeros_like(noise))
+
+
+def actor_tensors(model: PPO, envs: VecNormalize) -> dict[str, torch.Tensor]:
+    """The actor under the names D4RL gives its embedded policies (`metadata/policy`)."""
+    first, _, second, _ = model.policy.mlp_extractor.policy_net
+    mean = torch.as_tensor(envs.obs_rms.mean, dtype=torch.float32)
+    std = torch.as_tensor(np.sqrt(envs.obs_rms.var + envs.epsilon), dtype=torch.float32)
+    weight = first.weight.detach() / std
+    log_std = model.policy.log_std.detach()
+    head = model.policy.action_net
+    tensors = {
+        "fc0/weight": weight,
+        "fc0/bias": first.bias.detach() - weight @ mean,
+        "fc1/weight": second.weight.detach(),
+        "fc1/bias": second.bias.detach(),
+        "last_fc/weight": head.weight.detach(),
+        "last_fc/bias": head.bias.detach(),
+        "last_fc_log_std/weight": torch.zeros_like(head.weight),
+        "last_fc_log_std/bias": log_std,
     }
-
-
-def episode_returns(
-    model, env_id: str, episodes: int, deterministic: bool, seed: int
-) -> list[float]:
-    """Undiscounted returns of `episodes` whole episodes, all environments stepped together."""
-    envs = [gymnasium.make(env_id) for _ in range(episodes)]
-    observations = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
-    returns = np.zeros(episodes)
-    running = np.ones(episodes, bool)
-    while running.any():
-        rows = np.flatnonzero(running)
-        actions, _ = model.predict(observations[rows], deterministic=deterministic)
-        for row, action in zip(rows, actions, strict=True):
-            observations[row], reward, terminated, truncated, _ = envs[row].step(action)
-            returns[row] += reward
-            running[row] = not (terminated or truncated)
-    return returns.tolist()
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
 def write_whole(path: Path, write) -> None:
@@ -64,32 +78,53 @@ def write_whole(path: Path, write) -> None:
     os.replace(temporary, path)
 
 
-def snapshot(model, args: argparse.Namespace, output: Path, elapsed: float) -> None:
+def snapshot(model: PPO, envs: VecNormalize, args: argparse.Namespace, seconds: float) -> None:
     """Actor, its measured returns and everything needed to resume."""
     steps = model.num_timesteps
-    record = {
+    facts = {
         "environment": args.env,
-        "algorithm": args.algorithm,
-        "seed": args.seed,
-        "steps": steps,
-        "seconds": round(elapsed, 1),
-        "sampled": episode_returns(model, args.env, args.episodes, False, 10_000),
-        "deterministic": episode_returns(model, args.env, args.episodes, True, 20_000),
+        "algorithm": "PPO (Stable-Baselines3)",
+        "seed": str(args.seed),
+        "steps": str(steps),
+        "squash": "clip",
     }
-    facts = {key: str(record[key]) for key in ("environment", "algorithm", "seed", "steps")}
-    write_whole(
-        output / f"actor-{steps:08d}.safetensors",
-        lambda path: save_file(actor_tensors(model.actor), path, metadata=facts),
+    path = args.output / f"actor-{steps:08d}.safetensors"
+    write_whole(path, lambda file: save_file(actor_tensors(model, envs), file, metadata=facts))
+    policy = GaussianPolicy.load(path)
+    returns = {
+        name: [float(e.rewards.sum()) for e in run_wave(actor, args.env, 1_000_000, 0)]
+        for name, actor in (("sampled", policy), ("deterministic", Deterministic(policy)))
+    }
+    write_whole(args.output / "normalization.pkl", envs.save)
+    write_whole(args.output / "model.zip", model.save)
+    with open(args.output / "log.jsonl", "a") as log:
+        log.write(json.dumps({**facts, "steps": steps, "seconds": seconds, **returns}) + "\n")
+    means = "  ".join(f"{k} {np.mean(v):7.1f} ± {np.std(v):6.1f}" for k, v in returns.items())
+    print(f"{steps:>9,} steps  {seconds / 60:6.1f} min  {means}", flush=True)
+
+
+def build(args: argparse.Namespace) -> tuple[PPO, VecNormalize, float]:
+    """The model and its environments, new or as the last snapshot left them; seconds spent."""
+    envs = make_vec_env(args.env, NUM_ENVS, seed=args.seed)
+    if (args.output / "model.zip").is_file():
+        normalized = VecNormalize.load(str(args.output / "normalization.pkl"), envs)
+        model = PPO.load(args.output / "model.zip", env=normalized, device="cpu")
+        last = json.loads((args.output / "log.jsonl").read_text().splitlines()[-1])
+        return model, normalized, last["seconds"]
+    normalized = VecNormalize(envs)
+    model = PPO(
+        "MlpPolicy",
+        normalized,
+        n_steps=2048 // NUM_ENVS,
+        learning_rate=args.learning_rate,
+        policy_kwargs={
+            "activation_fn": torch.nn.ReLU,
+            "net_arch": [args.width, args.width],
+        },
+        seed=args.seed,
+        device="cpu",
     )
-    write_whole(output / "model.zip", model.save)
-    write_whole(output / "replay.pkl", model.save_replay_buffer)
-    with open(output / "log.jsonl", "a") as log:
-        log.write(json.dumps(record) + "\n")
-    print(
-        f"{steps:>9,} steps  {elapsed / 60:6.1f} min  sampled {np.mean(record['sampled']):7.1f}"
-        f"  deterministic {np.mean(record['deterministic']):7.1f}",
-        flush=True,
-    )
+    return model, normalized, 0.0
 
 
 def main() -> None:
@@ -97,13 +132,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--env", default="Hopper-v4")
-    parser.add_argument("--algorithm", choices=sorted(ALGORITHMS), default="sac")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--snapshot-every", type=int, default=25_000)
-    parser.add_argument(
-        "--episodes", type=int, default=10, help="episodes in each snapshot's measurement"
-    )
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=2_000_000)
+    parser.add_argument("--snapshot-every", type=int, default=50_000)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
@@ -111,27 +143,11 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    algorithm = ALGORITHMS[args.algorithm]
-    environment = gymnasium.make(args.env)
-    elapsed = 0.0
-    if (args.output / "model.zip").is_file():
-        model = algorithm.load(args.output / "model.zip", env=environment, device="cpu")
-        model.load_replay_buffer(args.output / "replay.pkl")
-        elapsed = json.loads((args.output / "log.jsonl").read_text().splitlines()[-1])["seconds"]
-    else:
-        model = algorithm(
-            "MlpPolicy",
-            environment,
-            learning_starts=10_000,
-            batch_size=args.batch_size,
-            policy_kwargs={"net_arch": [256, 256]},
-            seed=args.seed,
-            device="cpu",
-        )
-    started = time.monotonic() - elapsed
+    model, envs, spent = build(args)
+    started = time.monotonic() - spent
     while model.num_timesteps < args.steps:
         model.learn(args.snapshot_every, reset_num_timesteps=False)
-        snapshot(model, args, args.output, time.monotonic() - started)
+        snapshot(model, envs, args, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+# Two commands: `make train DATASET=hopper-medium` and `make test`. Both set up .venv when needed.
+
+DATASET ?= hopper-medium
+CONFIG  ?= dt/gym
+ARGS    ?=
+PYTHON  ?= python3
+VENV    ?= .venv
+PIP_ARGS ?=
+
+READY := $(VENV)/.ready
+
+.PHONY: help train test test-slow lint bench clean
+
+help:
+	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/gym] [ARGS='--seed 1']   train, roll out, print the scores"
+	@echo "make test        the test suite (minutes)"
+	@echo "make test-slow   the learning tests too (much longer)"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       one update, side by side with transformers"
+	@echo "make clean       remove .venv and caches (runs and data stay)"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+train: $(READY)
+	$(VENV)/bin/decision-seq train --config '$(CONFIG)' --dataset '$(DATASET)' $(ARGS)
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-slow: $(READY)
+	$(VENV)/bin/python -m pytest -m 'slow or not slow' $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY)
+	$(VENV)/bin/decision-seq bench train
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,328 @@
+"""One run, from its configuration to its scores: what `decision-seq train` does.
+
+`run` opens the data, resolves the configuration by them, trains, evaluates the last checkpoint and
+writes what a reader needs to believe it:
+
+    config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   on the way
+    provenance.json   data, code, packages, machine  checkpoints/step-NNNNNNNN/    see checkpoint.py
+    scores.json       every episode of every target
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from decision_seq import checkpoint
+from decision_seq.checkpoint import DataFacts
+from decision_seq.config import dump, load, plain, read_yaml, require, save_text, to_tree
+from decision_seq.data import Request, open_dataset
+from decision_seq.data.bundled import DEFAULT_STEPS
+from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
+from decision_seq.data.sampler import WindowGatherer, WindowIndex
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import FACTS
+from decision_seq.evaluate import EvaluationConfig, evaluate_checkpoint
+from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.report import scores_json, write_json
+from decision_seq.train import TrainConfig, Trainer, start_accelerator
+from decision_seq.types import Reporter, Scores, Spec, UserError
+
+# Keys in which a resumed run may differ from the one it goes on from.
+RESUMABLE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "evaluation.")
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """Size and seed of a bundled collection; other datasets have their own."""
+
+    steps: int = DEFAULT_STEPS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, f"config: collection.steps {self.steps} must be at least 1")
+        require(self.seed >= 0, f"config: collection.seed {self.seed} must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole: what `config.yaml` in its folder holds."""
+
+    dataset: str = "hopper-medium"
+    seed: int = 0
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
+    conditioning: Conditioning = field(default_factory=ReturnToGo)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"config: seed {self.seed} must not be negative")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A configuration with everything that depends on the data written out, and the data."""
+
+    config: Config
+    store: EpisodeStore
+    spec: Spec
+    facts: DataFacts
+
+
+def prepare(config: Config, reporter: Reporter) -> Problem:
+    """Open the data and resolve the config by it; UserError when they do not fit together."""
+    request = Request(
+        env_id=config.evaluation.env_id,
+        steps=config.collection.steps,
+        seed=config.collection.seed,
+        reporter=reporter,
+    )
+    store = open_dataset(config.dataset, request)
+    reporter.say(
+        f"data: {store.source}: {store.num_episodes:,} episodes,"
+        f" {store.num_transitions:,} transitions"
+    )
+    conditioning = config.conditioning.resolved(store)
+    env_id = config.evaluation.env_id or store.header["env_id"]
+    evaluated = config.evaluation.episodes > 0
+    require(
+        env_id is not None or not evaluated,
+        f"no environment is known for {config.dataset}; name one with --evaluation.env_id, or train"
+        " without evaluation by --evaluation.episodes 0",
+    )
+    family = store.header["family"]
+    facts = FACTS.get(family or "")
+    targets = config.evaluation.targets or (facts.targets if facts else None)
+    if targets is None:  # nobody published any: the best the data hold, and half of it
+        best = float(store.returns.max())
+        targets = (best, best / 2)
+    resolved = dataclasses.replace(
+        config,
+        conditioning=conditioning,
+        evaluation=dataclasses.replace(config.evaluation, env_id=env_id, targets=targets),
+    )
+    return Problem(
+        resolved,
+        store,
+        _spec(store, conditioning),
+        DataFacts(config.dataset, store.source, env_id, family, tuple(targets)),
+    )
+
+
+def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
+    actions = store.columns["actions"]
+    discrete = actions.dtype.kind == "i"
+    return Spec(
+        observation_shape=tuple(store.columns["observations"].shape[1:]),
+        action_size=int(actions.array.max()) + 1 if discrete else actions.shape[1],
+        action_kind="discrete" if discrete else "continuous",
+        condition_size=conditioning.size,
+        max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),
+    )
+
+
+def open_run(output: Path, resume: bool) -> Path | None:
+    """Make the run's folder -> the outermost folder that had to be made, None if it was there.
+
+    UserError when it cannot be made, already holds a run, or holds none to resume.
+    """
+    missing = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        taken = any(output.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
+    if resume and taken and not (output / "config.yaml").is_file():
+        raise UserError(f"nothing to resume in {output}: it holds no config.yaml")
+    if taken and not resume:
+        raise UserError(
+            f"{output} is not empty; add --resume to go on with it, or name another --output"
+        )
+    return missing[-1] if missing else None
+
+
+def check_same_run(output: Path, problem: Problem) -> None:
+    """UserError naming the keys in which a resumed run would differ in a way that matters."""
+    config = problem.config
+    for saved in checkpoint.checkpoints(output / "checkpoints")[-1:]:
+        source = read_yaml(saved / "config.yaml").get("data", {}).get("source")
+        require(
+            source == problem.facts.source,
+            f"cannot resume {output}: it was trained on {source}, now the data are"
+            f" {problem.facts.source}",
+        )
+    before = _flat(to_tree(load(Config, read_yaml(output / "config.yaml"))))
+    now = _flat(to_tree(config))
+    differing = [
+        f"{key} ({before.get(key)} -> {now.get(key)})"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(RESUMABLE)
+    ]
+    if config.train.schedule == "constant":  # then more steps leave the former ones as they were
+        differing = [line for line in differing if not line.startswith("train.steps ")]
+    require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def train(
+    config: Config,
+    output: Path,
+    resume: bool = False,
+    processes: int | None = None,
+    reporter: Reporter | None = None,
+) -> Path | None:
+    """Train a run in `output` -> its last checkpoint, None on all processes but the main one.
+
+    Every process of a launch calls it. UserError on anything the user can mend; then nothing is
+    left behind by a run that could not begin.
+    """
+    reporter = reporter or Reporter()
+    accelerator = start_accelerator(config.train, processes)
+    together = (
+        "1 process trains"
+        if accelerator.num_processes == 1
+        else (f"{accelerator.num_processes} processes train together")
+    )
+    reporter.say(
+        f"{together} on {accelerator.device.type}, {torch.get_num_threads()} thread(s) each,"
+        f" {config.train.precision}"
+    )
+    problem = _first_on_main(accelerator, lambda: _begin(config, output, resume, reporter))
+    trainer = _trainer(problem, output, accelerator, reporter)
+    if resume:
+        trainer.resume()
+    trainer.run()
+    accelerator.wait_for_everyone()  # else gloo may abort at exit
+    main = accelerator.is_main_process
+    accelerator.end_training()
+    return checkpoint.find(output) if main else None
+
+
+def _trainer(
+    problem: Problem, output: Path, accelerator: Accelerator, reporter: Reporter
+) -> Trainer:
+    config, store = problem.config, problem.store
+    torch.manual_seed(config.seed)  # the same first weights on every process
+    policy = config.policy.build(problem.spec)
+    policy.fit(store)
+    gatherer = WindowGatherer(
+        store,
+        label(store, config.conditioning),
+        config.policy.context_length,
+        problem.spec.max_timestep,
+    )
+    described = {**to_tree(config), "spec": plain(problem.spec), "data": plain(problem.facts)}
+    return Trainer(
+        config.train,
+        config.seed,
+        policy,
+        WindowIndex(store.offsets),
+        gatherer,
+        output,
+        described,
+        accelerator,
+        reporter,
+    )
+
+
+def _begin(config: Config, output: Path, resume: bool, reporter: Reporter) -> Problem:
+    """Everything that may fail by the user's doing, before a run's first file is written."""
+    made = open_run(output, resume)
+    try:
+        problem = prepare(config, reporter)
+        config.policy.build(problem.spec)
+        label(problem.store, problem.config.conditioning)
+        if resume and (output / "config.yaml").is_file():
+            check_same_run(output, problem)
+    except UserError:
+        if made is not None:
+            shutil.rmtree(made)
+        raise
+    save_text(output / "config.yaml", dump(problem.config))
+    return problem
+
+
+def _first_on_main(accelerator: Accelerator, begin: Callable[[], Problem]) -> Problem:
+    """`begin` on the main process; if it failed everywhere fails, else the others open the data."""
+    problem, failure = None, None
+    if accelerator.is_main_process:
+        try:
+            problem = begin()
+        except UserError as error:
+            failure = str(error)
+    outcome = broadcast_object_list([failure, problem.config if problem else None])
+    if outcome[0] is not None:
+        raise UserError(outcome[0])
+    return problem or prepare(outcome[1], Reporter())
+
+
+def finish(
+    path: Path, output: Path, command: Sequence[str], reporter: Reporter | None = None
+) -> Scores | None:
+    """Evaluate a run's last checkpoint and write scores.json and provenance.json beside it."""
+    config = load(Config, read_yaml(output / "config.yaml"))
+    scores = None
+    if config.evaluation.episodes:
+        scores = evaluate_checkpoint(
+            path, None, config.evaluation.episodes, config.evaluation.seed, reporter=reporter
+        )
+        write_json(output / "scores.json", scores_json(scores))
+    store = open_dataset(
+        config.dataset,
+        Request(config.evaluation.env_id, config.collection.steps, config.collection.seed),
+    )
+    write_json(output / "provenance.json", provenance(config, store, command))
+    return scores
+
+
+def provenance(config: Config, store: EpisodeStore, command: Sequence[str]) -> dict[str, Any]:
+    """What made a run: command, data, code, packages, machine."""
+    packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
+    return {
+        "command": ["decision-seq", *command],
+        "config": to_tree(config),
+        "data": {key: value for key, value in store.header.items() if key != "columns"},
+        "commit": _commit(),
+        "packages": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": {
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, None where the package does not run from one."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    if shutil.which("git") is None or not (folder.parent / ".git").exists():
+        return None
+    outcome = subprocess.run(git, capture_output=True, text=True, check=False)
+    return outcome.stdout.strip() or None

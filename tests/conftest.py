@@ -1,0 +1,119 @@
+"""Shared fixtures: every test writes its own small files, in D4RL's real layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.sampler import WindowGatherer
+from decision_seq.data.store import EpisodeStore, StoreWriter
+from decision_seq.types import Episode, Spec
+
+# Hopper's sizes, so that what is trained here can be rolled out in the real environment.
+OBSERVATION, ACTION = 11, 3
+
+
+@pytest.fixture(autouse=True)
+def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a store folder and a home of its own."""
+    root = tmp_path / "stores"
+    monkeypatch.setenv("DECISION_SEQ_DATA", str(root))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        assert name not in os.environ
+    return root
+
+
+def make_episode(
+    length: int, seed: int, terminated: bool = True, final: bool = True, sizes: Any = None
+) -> Episode:
+    observation, action = sizes or (OBSERVATION, ACTION)
+    rng = np.random.default_rng([7, seed])
+    return Episode(
+        rng.normal(2.0, 3.0, (length + final, observation)).astype(np.float32),
+        rng.uniform(-1, 1, (length, action)).astype(np.float32),
+        rng.normal(3.0, 1.0, length).astype(np.float32),
+        terminated,
+        not terminated,
+    )
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
+    def make(lengths: Sequence[int] = (30, 7, 51, 1, 24), name: str = "toy") -> EpisodeStore:
+        with StoreWriter(tmp_path / "made" / name) as writer:
+            for index, length in enumerate(lengths):
+                writer.append(make_episode(length, index, terminated=index % 2 == 0))
+            return writer.finish(
+                name,
+                {"kind": "test", "description": f"test store {name}"},
+                env_id="Hopper-v4",
+                family="hopper",
+                max_episode_steps=1000,
+                transitions_in=sum(lengths),
+                has_timeouts=True,
+            )
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[..., EpisodeStore]) -> EpisodeStore:
+    return make_store()
+
+
+@pytest.fixture
+def gatherer(store: EpisodeStore) -> WindowGatherer:
+    return WindowGatherer(store, label(store, ReturnToGo(10.0)), 8, 1000)
+
+
+@pytest.fixture
+def spec() -> Spec:
+    return Spec((OBSERVATION,), ACTION, "continuous", 1, 1000)
+
+
+@pytest.fixture
+def write_d4rl(tmp_path: Path) -> Callable[..., Path]:
+    """An HDF5 file in D4RL's layout; `drop` and `change` make the oddities of real files."""
+    import h5py
+
+    def write(
+        lengths: Sequence[int] = (40, 25, 60),
+        name: str = "hopper_medium-v2.hdf5",
+        drop: Sequence[str] = (),
+        change: dict[str, Callable[[np.ndarray], Any]] | None = None,
+        tail: int = 0,
+    ) -> Path:
+        """`tail` transitions without an end follow the episodes."""
+        episodes = [make_episode(n, i, terminated=i % 2 == 0) for i, n in enumerate(lengths)]
+        if tail:
+            episodes.append(make_episode(tail, 99))
+        ends = np.concatenate([np.arange(len(e)) == len(e) - 1 for e in episodes])
+        kinds = np.concatenate([np.full(len(e), e.terminated) for e in episodes])
+        if tail:
+            ends[-1] = False
+        columns = {
+            "observations": np.concatenate([e.observations[:-1] for e in episodes]),
+            "next_observations": np.concatenate([e.observations[1:] for e in episodes]),
+            "actions": np.concatenate([e.actions for e in episodes]),
+            "rewards": np.concatenate([e.rewards for e in episodes]),
+            "terminals": ends & kinds,
+            "timeouts": ends & ~kinds,
+        }
+        for key, function in (change or {}).items():
+            columns[key] = function(columns[key])
+        path = tmp_path / name
+        with h5py.File(path, "w") as file:
+            for key, column in columns.items():
+                if key not in drop:
+                    file[key] = column
+        return path
+
+    return write

@@ -1,0 +1,95 @@
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from decision_seq.data.conditioning import (
+    ReturnToGo,
+    ShuffledReturnToGo,
+    label,
+    returns_to_go,
+)
+from decision_seq.data.store import EpisodeStore
+from decision_seq.types import Transition, UserError
+
+REWARDS = arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, width=32))
+
+
+@given(REWARDS)
+def test_return_to_go_obeys_its_recursion(rewards: np.ndarray) -> None:
+    """Invariant 7: R_t = r_t + R_{t+1}, the last one being the last reward."""
+    to_go = returns_to_go(rewards)
+    assert to_go[-1] == rewards[-1]
+    np.testing.assert_allclose(to_go[:-1], rewards[:-1] + to_go[1:], rtol=1e-9, atol=1e-9)
+
+
+def test_advancing_the_prompt_retraces_the_labels(store: EpisodeStore) -> None:
+    """The evaluation's conditions, given an episode's return, are the training's."""
+    conditioning = ReturnToGo(1000.0)
+    for index, episode in enumerate(store.episodes()):
+        labels = conditioning.relabel(episode)
+        target = np.array([store.returns[index]])
+        condition = conditioning.prompt(target)
+        for t in range(len(episode)):
+            np.testing.assert_allclose(condition[0], labels[t], atol=1e-5)
+            step = Transition(
+                episode.observations[t : t + 1],
+                episode.actions[t : t + 1],
+                episode.rewards[t : t + 1],
+                episode.observations[t + 1 : t + 2],
+            )
+            condition = conditioning.advance(condition, target, step, np.array([t]))
+        assert abs(condition[0, 0]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("family", "returns", "scale"),
+    [("hopper", 3000.0, 1000.0), (None, 76.0, 10.0), (None, 1.0, 1.0), (None, 0.0, 1.0)],
+)
+def test_the_scale_is_the_published_one_or_follows_the_data(
+    make_store: Callable[..., EpisodeStore], family: str | None, returns: float, scale: float
+) -> None:
+    store = make_store([10])
+    store.header["family"] = family
+    store.__dict__["returns"] = np.array([-0.5 * returns, returns])
+    assert ReturnToGo().resolved(store) == ReturnToGo(scale)
+    assert ReturnToGo(7.0).resolved(store) == ReturnToGo(7.0)
+
+
+def test_labels_are_kept_beside_the_store(store: EpisodeStore) -> None:
+    first = label(store, ReturnToGo(10.0))
+    files = sorted(store.path.glob("conditions-*.npy"))
+    assert len(files) == 1
+    stamp = files[0].stat().st_mtime_ns
+    again = label(store, ReturnToGo(10.0))
+    assert files[0].stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(first.array, again.array)
+    other = label(store, ReturnToGo(20.0))
+    np.testing.assert_allclose(first.array, 2 * other.array, rtol=1e-6)
+
+
+def test_the_control_lends_every_episode_the_labels_of_another(
+    make_store: Callable[..., EpisodeStore],
+) -> None:
+    store = make_store([20] * 40)
+    own = label(store, ReturnToGo(10.0)).array.reshape(40, 20)
+    lent = label(store, ShuffledReturnToGo(10.0)).array.reshape(40, 20)
+    matches = [np.flatnonzero((own == row).all(1)).tolist() for row in lent]
+    assert sorted(match[0] for match in matches) == list(range(40))
+    assert sum(match == [index] for index, match in enumerate(matches)) < 5
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match="Read-only file system"):
+        label(store, ReturnToGo(10.0))
+    assert not list(store.path.glob("*conditions*"))

@@ -1,0 +1,212 @@
+"""Invariant 7: transitions in = transitions out, whatever a real file's layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from decision_seq.data import Request, open_dataset, store_root
+from decision_seq.types import UserError
+
+Write = Callable[..., Path]
+
+
+def raw_returns(path: Path) -> np.ndarray:
+    """Independent of the reader: a plain loop over the file."""
+    with h5py.File(path) as file:
+        rewards = file["rewards"][:].reshape(-1)
+        ends = file["terminals"][:].astype(bool).reshape(-1)
+        if "timeouts" in file:
+            ends |= file["timeouts"][:].astype(bool).reshape(-1)
+    returns, running = [], 0.0
+    for reward, end in zip(rewards, ends, strict=True):
+        running += float(reward)
+        if end:
+            returns.append(running)
+            running = 0.0
+    return np.array(returns + ([] if ends[-1] else [running]))
+
+
+LAYOUTS = {
+    "v2": {},
+    "without next_observations": {"drop": ["next_observations"]},
+    "without timeouts": {"drop": ["timeouts"]},
+    "float64 flags": {"change": {"terminals": lambda a: a.astype(float)}},
+    "rewards (N, 1)": {"change": {"rewards": lambda a: a[:, None].astype(np.float64)}},
+    "everything float64": {
+        "change": {
+            key: lambda a: a.astype(np.float64)
+            for key in ("observations", "actions", "rewards", "terminals", "timeouts")
+        }
+    },
+    "a tail without an end": {"tail": 13},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_nothing_is_lost_in_any_layout(write_d4rl: Write, layout: dict) -> None:
+    path = write_d4rl(**layout)
+    store = open_dataset(str(path))
+    with h5py.File(path) as file:
+        assert store.header["transitions_in"] == len(file["rewards"])
+        assert store.num_transitions == len(file["rewards"])
+        for name in ("observations", "actions"):
+            np.testing.assert_array_equal(
+                store.columns[name].array, file[name][:].astype(np.float32)
+            )
+        assert store.columns["rewards"].array.shape == (len(file["rewards"]),)
+    np.testing.assert_allclose(store.returns, raw_returns(path), rtol=1e-6)
+
+
+def test_ends_are_told_apart(write_d4rl: Write) -> None:
+    store = open_dataset(str(write_d4rl((40, 25, 60), tail=13)))
+    assert store.lengths.tolist() == [40, 25, 60, 13]
+    assert store.terminated.tolist() == [True, False, True, False]
+    assert store.truncated.tolist() == [False, True, False, False]
+
+
+def test_an_episode_without_timeouts_ends_at_the_step_limit(write_d4rl: Write) -> None:
+    """No flag at all: hopper's limit of 1000 steps cuts the stream, to the step."""
+    store = open_dataset(str(write_d4rl((2500, 40), drop=["timeouts"])))
+    # 2500 steps end in a terminal; 40 more run into the end of the file
+    assert store.lengths.tolist() == [1000, 1000, 500, 40]
+    assert store.truncated.tolist() == [True, True, False, False]
+    assert store.terminated.tolist() == [False, False, True, False]
+
+
+def test_final_observations_are_the_files(write_d4rl: Write) -> None:
+    path = write_d4rl((40, 25))
+    store = open_dataset(str(path))
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(
+            store.columns["final_observations"].array, file["next_observations"][:][[39, 64]]
+        )
+
+
+def test_blocks_do_not_show(write_d4rl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decision_seq.data.d4rl.BLOCK_ROWS", 7)
+    path = write_d4rl((40, 5, 3, 1, 25, 60, 2), tail=3)
+    store = open_dataset(str(path))
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(store.columns["observations"].array, file["observations"][:])
+    np.testing.assert_allclose(store.returns, raw_returns(path), rtol=1e-6)
+
+
+def test_the_environment_is_told_by_name_by_sizes_or_by_the_user(write_d4rl: Write) -> None:
+    by_name = open_dataset(str(write_d4rl(name="hopper_medium-v2.hdf5")))
+    assert by_name.header["env_id"] == "Hopper-v4"
+    by_sizes = open_dataset(str(write_d4rl(name="mine.hdf5")))
+    assert (by_sizes.header["env_id"], by_sizes.header["family"]) == ("Hopper-v4", "hopper")
+    asked = open_dataset(str(write_d4rl(name="mine.hdf5")), Request(env_id="Hopper-v5"))
+    assert asked.header["env_id"] == "Hopper-v5"
+
+
+def test_a_store_is_made_once_and_again_when_the_file_changes(write_d4rl: Write) -> None:
+    first = open_dataset(str(write_d4rl((40,))))
+    stamp = (first.path / "header.json").stat().st_mtime_ns
+    again = open_dataset(first.header["source"]["path"])
+    assert (again.path / "header.json").stat().st_mtime_ns == stamp
+    changed = open_dataset(str(write_d4rl((40, 9))))
+    assert changed.path == first.path
+    assert changed.num_episodes == 2
+
+
+def test_a_damaged_store_is_rebuilt_from_its_file(write_d4rl: Write) -> None:
+    path = write_d4rl((40,))
+    first = open_dataset(str(path))
+    (first.path / "actions.npy").unlink()
+    assert open_dataset(str(path)).num_transitions == 40
+
+
+def test_d4rls_own_cache_comes_before_the_bundled_collection(
+    write_d4rl: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_d4rl((40,))
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(path.parent))
+    store = open_dataset("hopper-medium")
+    assert store.header["source"]["kind"] == "d4rl-hdf5"
+    assert store.num_transitions == 40
+
+
+def test_several_datasets_join_into_one(write_d4rl: Write) -> None:
+    a = write_d4rl((40, 25), name="a.hdf5")
+    b = write_d4rl((9,), name="b.hdf5", drop=["next_observations"])
+    both = open_dataset(f"{a}+{b}")
+    assert both.lengths.tolist() == [40, 25, 9]
+    assert "a.hdf5" in both.source
+    assert "b.hdf5" in both.source
+    np.testing.assert_array_equal(
+        both.columns["rewards"].array,
+        np.concatenate([open_dataset(str(p)).columns["rewards"].array for p in (a, b)]),
+    )
+    assert open_dataset(f"{a}+{b}").path == both.path
+
+
+def _text(path: Path) -> None:
+    path.write_text("observations, actions\n1, 2\n")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _nan(array: np.ndarray) -> np.ndarray:
+    array[17] = np.nan
+    return array
+
+
+BAD_FILES = {
+    "missing": (dict(), Path.unlink, "does not exist"),
+    "empty": (dict(), _empty, "is empty"),
+    "text": (dict(), _text, "no HDF5 file"),
+    "truncated": (dict(), _cut, "cut short"),
+    "no actions": ({"drop": ["actions"]}, None, "has no 'actions'"),
+    "no terminals": ({"drop": ["terminals"]}, None, "has no 'terminals'"),
+    "short rewards": ({"change": {"rewards": lambda a: a[:-3]}}, None, "differ in length"),
+    "NaN": ({"change": {"observations": _nan}}, None, "observations hold NaN"),
+    "no rows": ({"change": dict.fromkeys(
+        ("observations", "next_observations", "actions", "rewards", "terminals", "timeouts"),
+        lambda a: a[:0],
+    )}, None, "holds no transition"),
+    "flags of 2": ({"change": {"terminals": lambda a: a * 2.0}}, None, "other values than 0 and 1"),
+    "text actions": ({"change": {"actions": lambda a: np.full(len(a), b"x")}}, None, "not numbers"),
+    "flat observations": ({"change": {"observations": lambda a: a[:, 0]}}, None, "shape"),
+    "a number": ({"change": {"rewards": lambda a: 3.0}}, None, "single number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_file_is_one_line_and_leaves_nothing(write_d4rl: Write, case: tuple) -> None:
+    layout, damage, named = case
+    path = write_d4rl(**layout)
+    if damage:
+        damage(path)
+    with pytest.raises(UserError) as caught:
+        open_dataset(str(path))
+    assert named in str(caught.value)
+    assert "hopper_medium-v2.hdf5" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    root = store_root()
+    assert not root.exists() or list(root.iterdir()) == []
+
+
+def test_unknown_names_say_what_is_known() -> None:
+    with pytest.raises(UserError, match="nearest known: hopper-medium"):
+        open_dataset("hoper-medium")
+    with pytest.raises(UserError, match=r"put D4RL's HDF5 file in ~/\.d4rl/datasets"):
+        open_dataset("walker2d-medium-v2")
+    with pytest.raises(UserError, match="is not at hand"):
+        open_dataset("d4rl/hopper-medium-v2")
+    with pytest.raises(UserError, match="no such file, folder or source"):
+        open_dataset("somewhere/else")
+
+
+def test_a_stores_folder_is_a_dataset(write_d4rl: Write) -> None:
+    store = open_dataset(str(write_d4rl((40,))))
+    assert open_dataset(str(store.path)).header == store.header

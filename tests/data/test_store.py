@@ -1,0 +1,95 @@
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from decision_seq.data.store import EpisodeStore, StoreDamaged, StoreWriter
+from decision_seq.types import Episode, UserError
+from tests.conftest import make_episode
+
+
+def test_episodes_come_back_as_they_went_in(store: EpisodeStore) -> None:
+    for index, length in enumerate((30, 7, 51, 1, 24)):
+        written, read = make_episode(length, index, terminated=index % 2 == 0), store.episode(index)
+        for field in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(written, field), getattr(read, field))
+        assert (read.terminated, read.truncated) == (written.terminated, written.truncated)
+        assert read.has_final_observation
+    assert store.num_transitions == 113
+
+
+def test_statistics_equal_those_of_all_rows_at_once(store: EpisodeStore) -> None:
+    rows = store.columns["observations"].array.astype(np.float64)
+    mean, std = store.observation_statistics
+    np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(std, rows.std(0), rtol=1e-12)
+    np.testing.assert_allclose(
+        store.returns, [e.rewards.sum(dtype=np.float64) for e in store.episodes()], rtol=1e-12
+    )
+
+
+def test_opening_reads_no_column(make_store: Callable[..., EpisodeStore]) -> None:
+    big = make_store([1000] * 200)
+    started = time.perf_counter()
+    EpisodeStore.open(big.path)
+    assert time.perf_counter() - started < 0.2
+
+
+def test_a_store_cut_short_is_recognised(store: EpisodeStore) -> None:
+    file = store.path / "observations.npy"
+    os.truncate(file, file.stat().st_size - 100)
+    with pytest.raises(StoreDamaged, match=r"observations\.npy"):
+        EpisodeStore.open(store.path)
+
+
+def test_a_header_that_lies_is_recognised(store: EpisodeStore) -> None:
+    path = store.path / "header.json"
+    header = json.loads(path.read_text())
+    header["columns"]["actions"]["shape"][0] += 1
+    path.write_text(json.dumps(header))
+    with pytest.raises(StoreDamaged, match="its header says"):
+        EpisodeStore.open(store.path)
+
+
+def test_an_unfinished_writer_leaves_nothing(tmp_path, store: EpisodeStore) -> None:
+    folder = tmp_path / "unfinished"
+    with StoreWriter(folder / "store") as writer:
+        writer.append(make_episode(10, 0))
+        assert list(folder.iterdir()) == [writer.partial]
+    assert list(folder.iterdir()) == []
+
+
+def _damaged(change: Callable[[Episode], Episode]) -> Episode:
+    return change(make_episode(10, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda e: replace(e, actions=e.actions[:-1]), "9 actions"),
+        (lambda e: replace(e, observations=e.observations[:-2]), "9 observations"),
+        (lambda e: replace(e, rewards=np.full(10, np.nan, np.float32)), "rewards hold NaN"),
+        (lambda e: replace(e, actions=e.actions * np.inf), "actions hold NaN or infinity"),
+        (lambda e: replace(e, rewards=e.rewards[:0]), "rewards of shape (0,)"),
+        (lambda e: replace(e, actions=np.full((10, 3), "a")), "not numbers"),
+        (lambda e: replace(e, actions=np.full((10, 3), None)), "not numbers"),
+    ],
+)
+def test_a_malformed_episode_is_refused_by_name(tmp_path, change, named: str) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.append(make_episode(10, 1))
+        with pytest.raises(UserError) as caught:
+            writer.append(_damaged(change))
+    assert named in str(caught.value)
+    assert "episode 1" in str(caught.value)
+
+
+def test_episodes_must_agree_in_shape(tmp_path) -> None:
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.append(make_episode(10, 1))
+        with pytest.raises(UserError, match="observations of shape"):
+            writer.append(make_episode(10, 1, sizes=(12, 3)))

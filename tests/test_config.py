@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from decision_seq import config
+from decision_seq.cli import recipe_path
+from decision_seq.experiment import Config
+from decision_seq.policies import DecisionTransformerConfig
+from decision_seq.types import UserError
+
+
+def test_dump_is_read_back_equal(tmp_path: Path) -> None:
+    made = config.load(
+        Config, {"train": {"steps": 7}, "evaluation": {"targets": [1, 2.5]}, "seed": 3}
+    )
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump(made))
+    assert config.load(Config, config.read_yaml(path)) == made
+    assert made.evaluation.targets == (1.0, 2.5)
+
+
+def test_later_trees_win_and_leave_the_rest() -> None:
+    made = config.load(
+        Config,
+        {"policy": {"name": "dt", "context_length": 5, "backbone": {"layers": 2}}},
+        config.override("policy.backbone.width", "64"),
+    )
+    assert isinstance(made.policy, DecisionTransformerConfig)
+    assert made.policy.context_length == 5
+    assert made.policy.backbone.layers == 2
+    assert made.policy.backbone.width == 64
+
+
+def test_scientific_notation_without_a_dot_is_a_number() -> None:
+    assert config.load(Config, config.override("train.learning_rate", "1e-4")).train == (
+        config.load(Config).train
+    )
+
+
+@pytest.mark.parametrize(
+    ("tree", "named"),
+    [
+        ({"train": {"stepz": 3}}, "train.stepz; did you mean train.steps?"),
+        ({"polcy": {}}, "polcy; did you mean policy?"),
+        ({"policy": {"name": "dtt"}}, "'dtt' is unknown; one of dt"),
+        ({"policy": {"backbone": {"name": "mlp"}}}, "policy.backbone.name 'mlp'"),
+        ({"policy": {"backbone": {"head": 1}}}, "did you mean policy.backbone.heads?"),
+        ({"policy": {"context_length": 0}}, "context_length 0 must be at least 1"),
+        ({"policy": {"backbone": {"heads": 3}}}, "width 128 does not divide into 3 heads"),
+        ({"policy": {"backbone": {"dropout": 1.0}}}, "dropout 1.0 must be in [0, 1)"),
+        ({"conditioning": {"scale": 0}}, "conditioning.scale 0"),
+        ({"train": {"steps": "many"}}, "many"),
+        ({"train": {"steps": None}}, "train.steps is empty"),
+        ({"train": {"schedule": "exponential"}}, "one of constant, cosine, linear"),
+        ({"train": 3}, "train must hold keys"),
+        ({"train": {"learning_rate": float("nan")}}, "learning_rate nan"),
+        ({"evaluation": {"targets": []}}, "evaluation.targets is empty"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_a_bad_value_is_named(tree: dict, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(Config, tree)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dt/gym", "dt/paper"])
+def test_recipes_load(name: str) -> None:
+    made = config.load(Config, config.read_yaml(recipe_path(name)))
+    assert made.policy.context_length == 20
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    """kzl/decision-transformer gym/experiment.py, defaults of its argument parser."""
+    made = config.load(Config, config.read_yaml(recipe_path("dt/paper")))
+    train, backbone = made.train, made.policy.backbone
+    assert (train.steps, train.batch_size, train.learning_rate) == (100_000, 64, 1e-4)
+    assert (train.weight_decay, train.warmup_steps, train.clip) == (1e-4, 10_000, 0.25)
+    assert (backbone.layers, backbone.heads, backbone.width, backbone.dropout) == (3, 1, 128, 0.1)
+    assert train.rate(0) == pytest.approx(1e-4 / 10_000)
+    assert train.rate(9_999) == train.rate(99_999) == 1e-4
+    assert made.evaluation.episodes == 100

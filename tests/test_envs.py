@@ -1,0 +1,93 @@
+import importlib.util
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decision_seq import envs
+from decision_seq.types import UserError
+
+
+def test_normalized_score_of_the_references_is_0_and_100() -> None:
+    for name, facts in envs.FACTS.items():
+        low, high = facts.reference_scores
+        assert envs.normalized_score(name, low) == pytest.approx(0)
+        assert envs.normalized_score(name, high) == pytest.approx(100)
+
+
+def test_the_talks_targets_in_normalized_score() -> None:
+    """DT's targets for hopper, 3600 and 1800, are 111.2 and 55.9 normalized."""
+    assert envs.normalized_score("hopper-medium-v2", 3600) == pytest.approx(111.2, abs=0.05)
+    assert envs.normalized_score("hopper-medium-v2", 1800) == pytest.approx(55.9, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("hopper_medium-v2.hdf5", "hopper"),
+        ("Hopper-v4", "hopper"),
+        ("HalfCheetah-v5", "halfcheetah"),
+        ("antmaze-umaze-v0", "antmaze-umaze"),
+        ("antmaze-large-play-v2", "antmaze"),
+        ("ant-medium-v2", "ant"),
+        ("maze2d-umaze-dense-v1", "maze2d-umaze-dense"),
+    ],
+)
+def test_family_by_name(name: str, family: str) -> None:
+    found = envs.facts_by_name(name)
+    assert found is not None
+    assert found[0] == family
+
+
+def test_unknown_names_have_no_family_and_shared_sizes_none_either() -> None:
+    assert envs.facts_by_name("hopperish") is None
+    assert envs.facts_by_sizes(17, 6) is None  # halfcheetah or walker2d
+    found = envs.facts_by_sizes(11, 3)
+    assert found is not None
+    assert found[0] == "hopper"
+
+
+def test_unknown_environment_is_named() -> None:
+    with pytest.raises(UserError, match="Hoper-v4"):
+        envs.make("Hoper-v4")
+
+
+def test_environments_step_exactly_the_running_ones_with_their_own_seeds() -> None:
+    together = envs.Environments("Hopper-v4", 3)
+    observations = together.reset([5, 6, 5])
+    np.testing.assert_array_equal(observations[0], observations[2])
+    assert (observations[0] != observations[1]).any()
+    alone = envs.make("Hopper-v4")
+    alone.reset(seed=6)
+    rng = np.random.default_rng(0)
+    steps = 0
+    while together.running[1]:
+        action = rng.uniform(-1, 1, 3)
+        rows = np.flatnonzero(together.running)
+        following, rewards, _, _ = together.step(rows, np.tile(action, (len(rows), 1)))
+        expected, reward, *_ = alone.step(action)
+        where = list(rows).index(1)
+        np.testing.assert_array_equal(following[where], expected)
+        assert rewards[where] == reward
+        steps += 1
+    assert steps > 1
+    assert not together.running[1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("d4rl") is None, reason="d4rl is not installed")
+def test_reference_scores_equal_d4rls_own_table() -> None:
+    """Its infos.py is loaded by file: importing the package fails without mujoco-py."""
+    package = importlib.util.find_spec("d4rl")
+    assert package is not None
+    infos = runpy.run_path(str(Path(str(package.origin)).with_name("infos.py")))
+    # Families that we do not know, and Maze2D's deprecated v0 and evaluation mazes.
+    other = re.compile("bullet|flow|carla|maze2d-eval|maze2d-(umaze|medium|large)-v0")
+    names = [name for name in infos["REF_MIN_SCORE"] if not other.match(name)]
+    assert len(names) > 100
+    for name in names:
+        found = envs.facts_by_name(name)
+        assert found is not None, name
+        expected = infos["REF_MIN_SCORE"][name], infos["REF_MAX_SCORE"][name]
+        assert found[1].reference_scores == pytest.approx(expected), name

@@ -1,0 +1,57 @@
+"""A module imports only from modules above it, and the command line starts without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "decision_seq"
+# From the top: a module may import from those before it, and from its own group.
+LAYERS = [
+    "types",
+    "config",
+    "envs",
+    "data",
+    "models",
+    "policies",
+    "checkpoint",
+    "evaluate",
+    "train",
+    "report",
+    "experiment",
+    "bench",
+    "cli",
+]
+
+
+def imported_groups(path: Path) -> set[str]:
+    groups = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("decision_seq"):
+            parts = (node.module or "").split(".")
+            groups |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return groups - {"__version__"}
+
+
+TOP = {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}
+MODULES = sorted(set(PACKAGE.glob("**/*.py")) - TOP)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_upwards(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert own in LAYERS, f"{own} has no place in the order of the modules"
+    below = {g for g in imported_groups(path) if LAYERS.index(g) > LAYERS.index(own)}
+    assert not below
+
+
+def test_help_loads_no_heavy_package() -> None:
+    code = (
+        "import sys; from decision_seq.cli import build_parser; build_parser().format_help();"
+        "heavy = {'torch', 'transformers', 'datasets', 'minari', 'gymnasium', 'h5py', 'scipy'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
