@@ -1,0 +1,130 @@
+"""Real launches of two processes on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_train import TINY, command, losses
+
+BIN = Path(sys.executable).parent
+CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """float64 is not needed to compare: without dropout, rounding alone differs."""
+    tree = {**TINY, "policy": {**TINY["policy"], "backbone": {"width": 16, "dropout": 0.0}}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess:
+    """`arguments` begin with the interpreter, which the launcher supplies itself."""
+    return subprocess.run(
+        [*launcher, *arguments[1:]],
+        env={**os.environ, **CPU},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def accelerate(*more: str) -> list[str]:
+    return [str(BIN / "accelerate"), "launch", *more, "--main_process_port", port()]
+
+
+LAUNCHERS: dict[str, Callable[[], list[str]]] = {
+    "accelerate": lambda: accelerate("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    "torchrun": lambda: [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", port()],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS.keys())
+def test_two_processes_train_one_model(
+    launcher: Callable[[], list[str]],
+    write_d4rl: Callable[..., Path],
+    tmp_path: Path,
+    config: Path,
+) -> None:
+    """Invariants 5 and 8: the run of two processes is that of one, to rounding."""
+    dataset = write_d4rl()
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
+    run = launch(launcher(), command(two, dataset, config, "--processes", "2"))
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("2 processes train together") == 1
+    assert "2 processes ended with the same parameters" in run.stderr
+    alone, together = losses(one), losses(two)
+    assert alone.keys() == together.keys()
+    for step, loss in alone.items():
+        assert together[step] == pytest.approx(loss, rel=1e-4), step
+    state = json.loads(
+        (two / "checkpoints" / "step-00000040" / "trainer" / "state.json").read_text()
+    )
+    assert state["world_size"] == 2
+
+
+def test_a_launch_that_starts_one_process_is_refused(
+    write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
+) -> None:
+    """`accelerate launch --cpu --num_processes 2` silently starts a single process."""
+    output = tmp_path / "run"
+    launcher = accelerate("--cpu", "--num_processes", "2", "--num_machines", "1")
+    run = launch(launcher, command(output, write_d4rl(), config, "--processes", "2"))
+    assert run.returncode != 0
+    assert "2 processes were asked for, but 1 train together" in run.stderr
+    assert not output.exists()
+
+
+def test_a_plain_accelerator_under_torchrun_is_refused(
+    write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
+) -> None:
+    """Without cpu=True it would train separate copies; here that mistake is made on purpose."""
+    output = tmp_path / "run"
+    arguments = command(output, write_d4rl(), config, "--processes", "2")[3:]
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import sys, decision_seq.train as t\n"
+        "from accelerate import Accelerator\n"
+        "t.Accelerator = lambda **options: Accelerator()\n"
+        "from decision_seq.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env.pop("ACCELERATE_USE_CPU", None)
+    run = subprocess.run(
+        [*LAUNCHERS["torchrun"](), str(script), *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "2 processes were asked for, but 1 train together" in run.stderr
+    assert not output.exists()
+
+
+def test_bad_input_ends_every_process_with_one_line(
+    write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
+) -> None:
+    missing = tmp_path / "missing.hdf5"
+    run = launch(LAUNCHERS["torchrun"](), command(tmp_path / "run", missing, config))
+    assert run.returncode != 0
+    assert run.stderr.count("missing.hdf5 does not exist") == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,181 @@
+"""Invariant 4, and what an honest evaluation must not do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.sampler import WindowGatherer
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import Environments, make
+from decision_seq.evaluate import Context, EvaluationConfig, evaluate, mean_interval, rollout, score
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.types import Batch, Spec, Transition, UserError
+
+K = 8
+CONDITIONING = ReturnToGo(100.0)
+
+
+@pytest.fixture
+def policy(store: EpisodeStore, spec: Spec) -> Policy:
+    torch.manual_seed(0)
+    made = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
+    made.fit(store)
+    return made.eval()
+
+
+class Recorder(Policy):
+    """Acts by a fixed linear rule on the newest observation and keeps every batch it was shown."""
+
+    def __init__(self, spec: Spec, seed: int = 0) -> None:
+        super().__init__()
+        self.spec = spec
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(11, 3, generator=generator) * 0.3)
+        self.seen: list[Batch] = []
+
+    def act(self, batch: Batch, state=None, rng=None) -> tuple[Tensor, None]:
+        self.seen.append(batch)
+        newest = batch.observations[torch.arange(len(batch.lengths)), batch.lengths - 1]
+        return torch.tanh(newest @ self.weight), None
+
+
+@torch.no_grad()
+def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> None:
+    """Invariant 4: an episode fed step by step gives the actions of the training windows."""
+    gatherer = WindowGatherer(store, label(store, CONDITIONING), K, 1000)
+    index = 2  # 51 steps, so that the window slides
+    episode, first = store.episode(index), int(store.offsets[index])
+    context = Context(1, K, policy.spec)
+    row = np.array([0])
+    target = np.array([store.returns[index]])
+    conditions = CONDITIONING.prompt(target)
+    context.start(episode.observations[:1], conditions)
+    for t in range(len(episode)):
+        lived = context.batch(row).tensors()
+        start = max(0, t - K + 1)
+        trained = gatherer.gather(np.array([first + start])).tensors()
+        length = t - start + 1
+        assert lived.lengths.item() == length
+        for name in ("observations", "conditions", "timesteps"):
+            torch.testing.assert_close(
+                getattr(lived, name)[:, :length],
+                getattr(trained, name)[:, :length],
+                rtol=1e-5,
+                atol=1e-5,
+            )
+        torch.testing.assert_close(lived.actions[:, : length - 1], trained.actions[:, : length - 1])
+        hidden = policy.backbone(policy._tokens(trained), slice(1, None, 3))
+        expected = policy.actions.predict(hidden[:, length - 1])
+        torch.testing.assert_close(policy.act(lived)[0], expected, rtol=1e-4, atol=1e-5)
+        following = episode.observations[t + 1 : t + 2]
+        step = Transition(
+            episode.observations[t : t + 1],
+            episode.actions[t : t + 1],
+            episode.rewards[t : t + 1],
+            following,
+        )
+        newest, timesteps = context.newest(row)
+        conditions = CONDITIONING.advance(newest, target, step, timesteps)
+        context.append(row, step.actions, step.rewards, following, conditions)
+
+
+def alone(spec: Spec, seed: int, weight_seed: int = 0) -> tuple[float, int]:
+    """Independent of `rollout`: one environment, a plain loop, the environment's own rewards."""
+    policy = Recorder(spec, weight_seed)
+    env = make("Hopper-v4")
+    observation, _ = env.reset(seed=seed)
+    total, steps, ended = 0.0, 0, False
+    while not ended:
+        action = np.tanh(observation.astype(np.float32) @ policy.weight.detach().numpy())
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, steps, ended = total + float(reward), steps + 1, terminated or truncated
+    return total, steps
+
+
+def test_returns_are_the_environments_own(spec: Spec) -> None:
+    """Invariant 7: exactly one episode a seed, run to its own end, all rewards counted."""
+    seeds = [3, 4, 5, 6]
+    returns, lengths = rollout(
+        Recorder(spec), CONDITIONING, K, Environments("Hopper-v4", 4), np.full(4, 200.0), seeds
+    )
+    expected = [alone(spec, seed) for seed in seeds]
+    np.testing.assert_allclose(returns, [total for total, _ in expected], rtol=1e-4)
+    assert lengths.tolist() == [steps for _, steps in expected]
+    assert len(set(lengths)) > 1  # short and long episodes alike
+
+
+def test_the_context_shows_what_happened(spec: Spec) -> None:
+    """Timesteps count, past actions are those taken, the reward is subtracted, rows do not mix."""
+    policy = Recorder(spec)
+    targets = np.array([100.0, 300.0])
+    envs = Environments("Hopper-v4", 2)
+    returns, lengths = rollout(policy, CONDITIONING, K, envs, targets, [3, 3])
+    assert returns[0] == pytest.approx(returns[1])  # the rule ignores the target
+    spent = np.zeros(2)
+    env = make("Hopper-v4")
+    observation, _ = env.reset(seed=3)
+    taken: list[np.ndarray] = []
+    for t, batch in enumerate(policy.seen):
+        length = min(t + 1, K)
+        assert batch.lengths.tolist() == [length, length]
+        assert batch.timesteps[0, :length].tolist() == list(range(t - length + 1, t + 1))
+        expected = (targets - spent) / 100.0
+        np.testing.assert_allclose(batch.conditions[:, length - 1, 0], expected, atol=1e-3)
+        np.testing.assert_allclose(batch.observations[1, length - 1], observation, rtol=1e-6)
+        if length > 1:
+            np.testing.assert_allclose(
+                batch.actions[0, : length - 1], taken[-(length - 1) :], atol=1e-3
+            )
+        action = np.tanh(observation.astype(np.float32) @ policy.weight.detach().numpy())
+        taken.append(action)
+        observation, reward, *_ = env.step(action)
+        spent += reward
+    assert lengths[0] == len(policy.seen)
+
+
+def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
+    def scores(seed: int) -> Sequence[list[float]]:
+        found, rate = evaluate(
+            policy, CONDITIONING, K, "Hopper-v4", [300.0, 100.0], 3, seed, "hopper"
+        )
+        assert rate > 0
+        assert [len(target.returns) for target in found] == [3, 3]
+        return [target.returns for target in found]
+
+    assert scores(5) == scores(5)
+    assert scores(5) != scores(6)
+    assert scores(5)[0][1:] == pytest.approx(scores(6)[0][:2], rel=1e-3)  # episode i: seed + i
+
+
+def test_the_target_reaches_the_policy(policy: Policy) -> None:
+    found, _ = evaluate(policy, CONDITIONING, K, "Hopper-v4", [3000.0, -3000.0], 2, 0, "hopper")
+    assert found[0].returns != found[1].returns
+
+
+def test_a_score_is_normalised_with_its_interval() -> None:
+    returns = np.array([1000.0, 1200.0, 1100.0, 900.0])
+    made = score(3600, returns, np.array([300, 400, 350, 280]), 7, "hopper")
+    assert made.normalized_score == pytest.approx(100 * (1050 + 20.272305) / (3234.3 + 20.272305))
+    low, high = made.interval_95
+    # t(3, 0.975) = 3.182446 (any table); the standard error is 64.5497
+    assert high - low == pytest.approx(2 * 3.182446 * 64.5497 * 100 / 3254.572305, rel=1e-5)
+    assert (low + high) / 2 == pytest.approx(made.normalized_score)
+    raw = score(3600, returns, np.array([300, 400, 350, 280]), 7, None)
+    assert raw.normalized_score is None
+    assert raw.interval_95 == pytest.approx(mean_interval(returns))
+
+
+def test_another_environment_is_refused(policy: Policy) -> None:
+    with pytest.raises(UserError, match="name another environment"):
+        evaluate(policy, CONDITIONING, K, "HalfCheetah-v4", [1.0], 1, 0)
+
+
+@pytest.mark.parametrize("bad", [{"episodes": -1}, {"targets": (float("inf"),)}, {"seed": -3}])
+def test_a_bad_protocol_is_refused(bad: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(bad))):
+        EvaluationConfig(**bad)

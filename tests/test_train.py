@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from decision_seq import config as configs
+from decision_seq import experiment
+from decision_seq.checkpoint import checkpoints
+from decision_seq.experiment import Config
+from decision_seq.train import TrainConfig, masked_mean
+from decision_seq.types import UserError
+
+TINY = {
+    "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.1}},
+    "train": {
+        "steps": 40,
+        "batch_size": 8,
+        "warmup_steps": 5,
+        "learning_rate": 1e-3,
+        "log_every": 1,
+        "checkpoint_every": 10,
+    },
+    "evaluation": {"episodes": 0},
+}
+
+
+def tiny(dataset: Path, **train: object) -> Config:
+    return configs.load(Config, TINY, {"dataset": str(dataset), "train": train})
+
+
+def losses(run: Path) -> dict[int, float]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
+
+
+def test_the_masked_mean_is_the_mean_over_what_is_real() -> None:
+    values = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert masked_mean(values, mask).item() == 2.0
+    assert masked_mean(values, torch.tensor([[1.0, 0, 0], [3.0, 0, 0]])).item() == 2.5
+
+
+def test_the_learning_rate_follows_its_schedule() -> None:
+    warm = TrainConfig(steps=100, warmup_steps=10, learning_rate=2.0)
+    assert [warm.rate(step) for step in (0, 4, 9, 10, 99)] == [0.2, 1.0, 2.0, 2.0, 2.0]
+    cosine = TrainConfig(steps=110, warmup_steps=10, learning_rate=2.0, schedule="cosine")
+    assert cosine.rate(10) == 2.0
+    assert cosine.rate(60) == pytest.approx(1.0)
+    assert cosine.rate(109) == pytest.approx(0.0, abs=1e-3)
+    linear = TrainConfig(steps=110, warmup_steps=10, learning_rate=2.0, schedule="linear")
+    assert linear.rate(60) == pytest.approx(1.0)
+
+
+def test_training_lowers_the_loss_and_writes_a_run(
+    write_d4rl: Callable[..., Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    path = experiment.train(tiny(write_d4rl(), steps=120), output)
+    trace = losses(output)
+    assert list(trace) == list(range(1, 121))
+    assert sum(trace[s] for s in range(111, 121)) < 0.8 * sum(trace[s] for s in range(1, 11))
+    assert path == checkpoints(output / "checkpoints")[-1]
+    assert path.name == "step-00000120"
+    assert len(checkpoints(output / "checkpoints")) == 2
+    saved = configs.load(Config, configs.read_yaml(output / "config.yaml"))
+    assert saved.conditioning.scale == 1000.0
+    assert saved.evaluation.env_id == "Hopper-v4"
+    assert saved.evaluation.targets == (3600.0, 1800.0)
+    assert list((output / "tensorboard").iterdir())
+    assert experiment.finish(path, output, []) is None
+    assert json.loads((output / "provenance.json").read_text())["data"]["transitions"] == 125
+
+
+def test_the_same_seed_is_the_same_run(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
+    made = tiny(write_d4rl(), steps=12)
+    for name in ("a", "b"):
+        experiment.train(made, tmp_path / name)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    other = configs.load(Config, configs.to_tree(made), {"seed": 1})
+    experiment.train(other, tmp_path / "c")
+    assert losses(tmp_path / "c")[1] != losses(tmp_path / "a")[1]
+
+
+def command(output: Path, dataset: Path, config: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        *("-m", "decision_seq", "train", "--config", str(config)),
+        *("--dataset", str(dataset), "--output", str(output), *more),
+    ]
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "steps": 60}}))
+    return path
+
+
+def kill_after(arguments: list[str], run: Path, lines: int, number: int) -> int:
+    """Start training and send the signal once `lines` updates are logged."""
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 60
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= lines):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.wait(60)
+
+
+def test_a_killed_run_resumes_to_the_bit(
+    write_d4rl: Callable[..., Path], tmp_path: Path, tiny_config: Path
+) -> None:
+    """Invariant 6: SIGKILL, before the first checkpoint and after; dropout is on."""
+    dataset = write_d4rl()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole, dataset, tiny_config), check=True, capture_output=True)
+    arguments = command(killed, dataset, tiny_config)
+    assert kill_after(arguments, killed, 4, signal.SIGKILL) == -signal.SIGKILL
+    arguments.append("--resume")
+    assert kill_after(arguments, killed, 33, signal.SIGKILL) == -signal.SIGKILL
+    last = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert "resumed from" in last.stderr
+    assert losses(killed) == losses(whole)
+    assert list(losses(killed)) == list(range(1, 61))
+    weights = [
+        (run / "checkpoints" / "step-00000060" / "model.safetensors").read_bytes()
+        for run in (whole, killed)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_a_signal_saves_and_says_how_to_go_on(
+    write_d4rl: Callable[..., Path], tmp_path: Path, tiny_config: Path
+) -> None:
+    dataset, run = write_d4rl(), tmp_path / "run"
+    arguments = command(run, dataset, tiny_config, "--train.steps", "100000")
+    assert kill_after(arguments, run, 25, signal.SIGINT) == 128 + signal.SIGINT
+    saved = checkpoints(run / "checkpoints")[-1]
+    assert int(saved.name.removeprefix("step-")) == max(losses(run))
+
+
+def test_a_resumed_run_must_be_the_same_run(
+    write_d4rl: Callable[..., Path], tmp_path: Path
+) -> None:
+    dataset, output = write_d4rl(), tmp_path / "run"
+    experiment.train(tiny(dataset, steps=10), output)
+    with pytest.raises(UserError, match=r"is not empty; add --resume"):
+        experiment.train(tiny(dataset, steps=10), output)
+    with pytest.raises(UserError, match=r"train\.batch_size \(8 -> 16\)"):
+        experiment.train(tiny(dataset, steps=10, batch_size=16), output, resume=True)
+    other = write_d4rl(name="walker.hdf5")
+    with pytest.raises(UserError, match="cannot resume"):
+        experiment.train(tiny(other, steps=10), output, resume=True)
+    experiment.train(tiny(dataset, steps=20), output, resume=True)  # constant rate: longer is fine
+    assert list(losses(output)) == list(range(1, 21))
+    with pytest.raises(UserError, match=r"train\.schedule"):
+        experiment.train(tiny(dataset, steps=30, schedule="cosine"), output, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+
+    def poisoned(values: torch.Tensor, weights: torch.Tensor, accelerator: object) -> torch.Tensor:
+        mean = masked_mean(values, weights)
+        return mean * float("nan") if (output / "checkpoints" / "step-00000010").exists() else mean
+
+    monkeypatch.setattr("decision_seq.train.masked_mean", poisoned)
+    with pytest.raises(UserError, match="the loss became nan at update 11"):
+        experiment.train(tiny(write_d4rl()), output)
+    assert [path.name for path in checkpoints(output / "checkpoints")] == ["step-00000010"]
+
+
+def test_bf16_trains_too(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
+    experiment.train(tiny(write_d4rl(), steps=5, precision="bf16"), tmp_path / "bf16")
+    experiment.train(tiny(write_d4rl(), steps=5), tmp_path / "fp32")
+    for half, full in zip(
+        losses(tmp_path / "bf16").values(), losses(tmp_path / "fp32").values(), strict=True
+    ):
+        assert half == pytest.approx(full, rel=0.02)
+        assert half != full
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(
+    write_d4rl: Callable[..., Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "deep" / "er" / "run"
+    bad = write_d4rl(change={"observations": lambda a: a * float("nan")})
+    with pytest.raises(UserError, match="NaN"):
+        experiment.train(tiny(bad), output)
+    assert not (tmp_path / "deep").exists()
+    assert "WORLD_SIZE" not in os.environ
