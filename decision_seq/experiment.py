@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from decision_seq import checkpoint
@@ -219,7 +218,6 @@ def train(
     accelerator.wait_for_everyone()  # else gloo may abort at exit
     main = accelerator.is_main_process
     accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)  # else the next run must be like this
     return checkpoint.find(output) if main else None
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from decision_seq import checkpoint
@@ -110,6 +111,7 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     On a CPU, `accelerate launch --cpu --num_processes N` starts a single process, and a plain
     Accelerator under torchrun trains N separate copies: neither is let pass.
     """
+    AcceleratorState._reset_state()  # a second run in this process may have another precision
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), mixed_precision=PRECISIONS[config.precision]
     )

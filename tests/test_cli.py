@@ -1,0 +1,233 @@
+"""The command line as its users meet it: what it prints, and one line for bad input."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from decision_seq import cli
+from tests.test_train import TINY
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "decision_seq", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The one line on standard error of a command that ends with exit code 2."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    lines = [line for line in printed.err.splitlines() if not line.startswith("1 process trains")]
+    assert len(lines) == 1, printed.err
+    return lines[0]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    tree = {**TINY, "evaluation": {"episodes": 3}}
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_train_evaluate_and_what_they_write(
+    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path
+) -> None:
+    output = tmp_path / "run"
+    made = run("train", "--config", recipe, "--dataset", write_d4rl(), "--output", output)
+    assert made.returncode == 0, made.stderr
+    table = made.stdout.splitlines()
+    assert table[-4].split()[0] == "target"
+    assert [line.split()[0] for line in table[-2:]] == ["3,600", "1,800"]
+    assert "source       D4RL-layout file hopper_medium-v2.hdf5" in table
+    assert "environment  Hopper-v4" in table
+    scores = json.loads((output / "scores.json").read_text())
+    assert scores["env_id"] == "Hopper-v4"
+    assert [len(target["returns"]) for target in scores["targets"]] == [3, 3]
+    for target in scores["targets"]:
+        mean = sum(target["returns"]) / 3
+        assert target["return_mean"] == pytest.approx(mean)
+        expected = 100 * (mean + 20.272305) / (3234.3 + 20.272305)
+        assert target["normalized_score"] == pytest.approx(expected)
+    provenance = json.loads((output / "provenance.json").read_text())
+    assert provenance["data"]["source"]["sha256"]
+    assert provenance["packages"]["torch"]
+    again = run("evaluate", output, "--episodes", 3, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["targets"] == scores["targets"]
+    asked = run("evaluate", output, "--episodes", 1, "--target", 100, 200, 300)
+    assert [line.split()[0] for line in asked.stdout.splitlines()[-3:]] == ["100", "200", "300"]
+
+
+def test_evaluation_does_not_open_the_data(
+    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path, stores: Path
+) -> None:
+    import shutil
+
+    dataset, output = write_d4rl(), tmp_path / "run"
+    assert (
+        run("train", "--config", recipe, "--dataset", dataset, "--output", output).returncode == 0
+    )
+    dataset.unlink()
+    shutil.rmtree(stores)
+    assert run("evaluate", output, "--episodes", 1).returncode == 0
+
+
+def test_inspect_prints_what_came_in_and_went_out(
+    write_d4rl: Callable[..., Path], capsys: pytest.CaptureFixture
+) -> None:
+    path = write_d4rl((40, 25, 60), tail=13)
+    assert cli.main(["data", "inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"transitions +138 in, 138 out", text)
+    assert re.search(r"episodes +4: 2 terminated, 1 truncated, 1 without an end", text)
+    assert cli.main(["data", "inspect", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["transitions_in"] == facts["transitions_out"] == 138
+
+
+def test_list_names_the_bundled_data(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["data", "list"]) == 0
+    assert re.search(
+        r"^hopper-medium +bundled collection .* on first use$", capsys.readouterr().out, re.M
+    )
+
+
+def test_collect_writes_a_store(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["data", "collect", "--policy", "uniform", "--env", "Hopper-v4", "--steps", "300"]
+    output = tmp_path / "random"
+    assert cli.main([*arguments, "--workers", "1", "--output", str(output)]) == 0
+    assert "transitions" in capsys.readouterr().out
+    assert cli.main(["data", "inspect", str(output)]) == 0
+    assert "uniformly random actions" in capsys.readouterr().out
+    assert "exists" in refused(capsys, *arguments, "--output", output)
+
+
+def _text(path: Path) -> None:
+    path.write_text("no HDF5")
+
+
+BAD: dict[str, tuple[list[object], str]] = {
+    "unknown dataset": (["--dataset", "hoper-medium"], "nearest known: hopper-medium"),
+    "missing file": (["--dataset", "missing.hdf5"], "missing.hdf5 does not exist"),
+    "unknown key": (["--train.stepz", "3"], "did you mean train.steps?"),
+    "context 0": (["--policy.context_length", "0"], "context_length 0 must be at least 1"),
+    "no value": (["--train.steps"], "--train.steps needs a value"),
+    "stray word": (["steps"], "unexpected argument 'steps'"),
+    "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are dt/gym"),
+    "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
+    "resume nowhere": (["--resume"], "--resume needs --output"),
+    "bad number": (["--seed", "one"], "invalid int value"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), BAD.values(), ids=BAD.keys())
+def test_bad_training_input(
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[object],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named in refused(capsys, "train", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files_in_training(
+    capsys: pytest.CaptureFixture, tmp_path: Path, write_d4rl: Callable[..., Path]
+) -> None:
+    good = write_d4rl()
+    empty, text, cut = (tmp_path / f"{name}.hdf5" for name in ("empty", "text", "cut"))
+    empty.write_bytes(b"")
+    text.write_text("observations")
+    cut.write_bytes(good.read_bytes()[:3000])
+    output = tmp_path / "run"
+    for path, named in ((empty, "is empty"), (text, "no HDF5 file"), (cut, "cut short")):
+        line = refused(capsys, "train", "--dataset", path, "--output", output)
+        assert named in line
+        assert path.name in line
+        assert not output.exists()
+    for folder, named in ((text / "run", "Not a directory"), (text, "File exists")):
+        line = refused(capsys, "train", "--dataset", good, "--output", folder)
+        assert named in line
+        assert str(folder) in line
+    assert text.read_text() == "observations"
+
+
+def test_bad_evaluation_input(
+    capsys: pytest.CaptureFixture, tmp_path: Path, write_d4rl: Callable[..., Path], recipe: Path
+) -> None:
+    assert "does not exist" in refused(capsys, "evaluate", tmp_path / "none")
+    assert "holds no checkpoint" in refused(capsys, "evaluate", tmp_path)
+    output = tmp_path / "run"
+    arguments = ["train", "--config", recipe, "--dataset", write_d4rl(), "--output", output]
+    assert run(*arguments, "--evaluation.episodes", 0).returncode == 0
+    weights = output / "checkpoints" / "step-00000040" / "model.safetensors"
+    assert "Hoper-v4" in refused(capsys, "evaluate", output, "--env", "Hoper-v4")
+    assert "name another" in refused(capsys, "evaluate", output, "--env", "HalfCheetah-v4")
+    assert "0 episodes" in refused(capsys, "evaluate", output, "--episodes", 0)
+    weights.unlink()
+    assert "has no model.safetensors" in refused(capsys, "evaluate", output)
+    assert "is not empty; add --resume" in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "collect", "--output", "x"],
+        ["data", "collect", "--policy", "uniform", "--output", "x"],
+        ["data", "collect", "hopper-large", "--output", "x"],
+        ["data", "collect", "--policy", "gone.hdf5", "--env", "Hopper-v4", "--output", "x"],
+        ["data", "inspect", "nothing"],
+        ["bench", "train", "--rounds", "0"],
+        ["fly"],
+        [],
+    ],
+)
+def test_other_bad_input(
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+VERBS = [
+    ["train"],
+    ["evaluate"],
+    ["data", "list"],
+    ["data", "inspect"],
+    ["data", "collect"],
+    ["bench"],
+]
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_help_has_an_example(capsys: pytest.CaptureFixture, verb: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"decision-seq {' '.join(verb)}" in text.partition("Examples:")[2]

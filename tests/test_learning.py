@@ -1,0 +1,64 @@
+"""Long tests of what is learnt: `make test-slow`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decision_seq import config as configs
+from decision_seq import experiment
+from decision_seq.cli import main, recipe_path
+from decision_seq.evaluate import mean_interval
+from decision_seq.experiment import Config
+
+EPISODES = 20
+
+
+def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[float, np.ndarray]:
+    made = configs.load(
+        Config,
+        configs.read_yaml(recipe_path("dt/gym")),
+        {
+            "dataset": dataset,
+            "conditioning": {"name": conditioning},
+            "train": {"steps": 3000, "schedule": "cosine"},
+            "evaluation": {"targets": [2600, 20], "episodes": EPISODES},
+        },
+    )
+    experiment.finish(experiment.train(made, output), output, [])
+    scores = json.loads((output / "scores.json").read_text())
+    return {target["target"]: np.array(target["returns"]) for target in scores["targets"]}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> str:
+    """The bundled policy's episodes and as many of a uniformly random policy."""
+    arguments = ["data", "collect", "--env", "Hopper-v4", "--seed", "0"]
+    assert main(["data", "collect", "hopper-medium", "--output", str(tmp_path / "medium")]) == 0
+    episodes = json.loads((tmp_path / "medium" / "header.json").read_text())["episodes"]
+    steps = str(episodes * 22)  # a random episode lasts about 22 steps
+    policy = ["--policy", "uniform", "--steps", steps, "--output", str(tmp_path / "random")]
+    assert main([*arguments, *policy]) == 0
+    return f"{tmp_path / 'medium'}+{tmp_path / 'random'}"
+
+
+@pytest.mark.slow
+def test_the_condition_is_used(mixed: str, tmp_path: Path) -> None:
+    """Asked for little, it returns little; the control, whose labels mean nothing, cannot."""
+    used = returns_by_target(mixed, tmp_path / "used", "return")
+    assert used[20].mean() < used[2600].mean() / 10
+    control = returns_by_target(mixed, tmp_path / "control", "shuffled_return")
+    low, high = mean_interval(control[2600] - control[20])  # the same start states
+    assert low < 0 < high
+
+
+@pytest.mark.slow
+def test_the_default_recipe_beats_its_data(make_store: Callable, tmp_path: Path) -> None:
+    """At the headline target, a policy better than the mean of the data it was trained on."""
+    made = configs.load(Config, configs.read_yaml(recipe_path("dt/gym")))
+    output = tmp_path / "run"
+    scores = experiment.finish(experiment.train(made, output), output, [])
+    assert scores is not None
+    assert scores.targets[0].interval_95[0] > 46.1  # the data's mean, normalized
