@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     options.overrides = rest
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return verb(options)
     except UserError as error:
@@ -234,7 +235,9 @@ def run_train(options: argparse.Namespace) -> int:
     reporter = _reporter()
     config, output = _configure(options)
     try:
-        checkpoint = experiment.train(config, output, options.resume, options.processes, reporter)
+        checkpoint = experiment.train(
+            config, output, options.resume, options.processes, reporter, options.arguments
+        )
     except Interrupted as stop:
         print(
             f"decision-seq: stopped by signal {stop.number}; {stop};"
@@ -244,7 +247,7 @@ def run_train(options: argparse.Namespace) -> int:
         return 128 + stop.number
     if checkpoint is None:  # not the main process
         return 0
-    scores = experiment.finish(checkpoint, output, sys.argv[1:], reporter)
+    scores = experiment.finish(checkpoint, output, reporter)
     if scores is None:
         reporter.say(f"trained {checkpoint}; no evaluation was asked for")
     else:

@@ -171,12 +171,7 @@ def evaluate(
     """
     count = len(targets) * episodes
     environments = Environments(env_id, count)
-    expected = (policy.spec.observation_shape, policy.spec.action_size)
-    if environments.sizes != expected:
-        raise UserError(
-            f"{env_id} has observations and actions of sizes {environments.sizes}, the policy was"
-            f" trained on {expected}; name another environment"
-        )
+    _check_sizes(environments, policy.spec)
     started = time.perf_counter()
     returns, lengths = rollout(
         policy,
@@ -193,6 +188,22 @@ def evaluate(
         targets, np.split(returns, len(targets)), np.split(lengths, len(targets)), strict=True
     )
     return [score(t, r, n, seed, family) for t, r, n in per_target], float(rate)
+
+
+def check_environment(env_id: str, spec: Spec) -> None:
+    """UserError unless the environment exists here and fits the policy: found before training."""
+    environments = Environments(env_id, 1)
+    _check_sizes(environments, spec)
+    environments.close()
+
+
+def _check_sizes(environments: Environments, spec: Spec) -> None:
+    expected = (spec.observation_shape, spec.action_size)
+    if environments.sizes != expected:
+        raise UserError(
+            f"{environments.env_id} has observations and actions of sizes {environments.sizes}, the"
+            f" policy's are {expected}; name another environment"
+        )
 
 
 def evaluate_checkpoint(

@@ -35,7 +35,7 @@ from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import FACTS
-from decision_seq.evaluate import EvaluationConfig, evaluate_checkpoint
+from decision_seq.evaluate import EvaluationConfig, check_environment, evaluate_checkpoint
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.report import scores_json, write_json
 from decision_seq.train import TrainConfig, Trainer, start_accelerator
@@ -193,9 +193,11 @@ def train(
     resume: bool = False,
     processes: int | None = None,
     reporter: Reporter | None = None,
+    command: Sequence[str] = (),
 ) -> Path | None:
     """Train a run in `output` -> its last checkpoint, None on all processes but the main one.
 
+    processes: refuse to start with any other number; command: what was typed, for the record.
     Every process of a launch calls it. UserError on anything the user can mend; then nothing is
     left behind by a run that could not begin.
     """
@@ -210,7 +212,7 @@ def train(
         f"{together} on {accelerator.device.type}, {torch.get_num_threads()} thread(s) each,"
         f" {config.train.precision}"
     )
-    problem = _first_on_main(accelerator, lambda: _begin(config, output, resume, reporter))
+    problem = _first_on_main(accelerator, lambda: _begin(config, output, resume, reporter, command))
     trainer = _trainer(problem, output, accelerator, reporter)
     if resume:
         trainer.resume()
@@ -248,19 +250,24 @@ def _trainer(
     )
 
 
-def _begin(config: Config, output: Path, resume: bool, reporter: Reporter) -> Problem:
+def _begin(
+    config: Config, output: Path, resume: bool, reporter: Reporter, command: Sequence[str]
+) -> Problem:
     """Everything that may fail by the user's doing, before a run's first file is written."""
     made = open_run(output, resume)
     try:
         problem = prepare(config, reporter)
         config.policy.build(problem.spec)
         label(problem.store, problem.config.conditioning)
+        if config.evaluation.episodes:
+            check_environment(str(problem.facts.env_id), problem.spec)
         if resume and (output / "config.yaml").is_file():
             check_same_run(output, problem)
     except UserError:
         if made is not None:
             shutil.rmtree(made)
         raise
+    write_json(output / "provenance.json", provenance(problem, command))
     save_text(output / "config.yaml", dump(problem.config))
     return problem
 
@@ -279,32 +286,26 @@ def _first_on_main(accelerator: Accelerator, begin: Callable[[], Problem]) -> Pr
     return problem or prepare(outcome[1], Reporter())
 
 
-def finish(
-    path: Path, output: Path, command: Sequence[str], reporter: Reporter | None = None
-) -> Scores | None:
-    """Evaluate a run's last checkpoint and write scores.json and provenance.json beside it."""
-    config = load(Config, read_yaml(output / "config.yaml"))
-    scores = None
-    if config.evaluation.episodes:
-        scores = evaluate_checkpoint(
-            path, None, config.evaluation.episodes, config.evaluation.seed, reporter=reporter
-        )
-        write_json(output / "scores.json", scores_json(scores))
-    store = open_dataset(
-        config.dataset,
-        Request(config.evaluation.env_id, config.collection.steps, config.collection.seed),
+def finish(path: Path, output: Path, reporter: Reporter | None = None) -> Scores | None:
+    """Evaluate a run's last checkpoint by its own protocol and write scores.json."""
+    evaluation = load(Config, read_yaml(output / "config.yaml")).evaluation
+    if evaluation.episodes == 0:
+        return None
+    scores = evaluate_checkpoint(
+        path, None, evaluation.episodes, evaluation.seed, reporter=reporter
     )
-    write_json(output / "provenance.json", provenance(config, store, command))
+    write_json(output / "scores.json", scores_json(scores))
     return scores
 
 
-def provenance(config: Config, store: EpisodeStore, command: Sequence[str]) -> dict[str, Any]:
-    """What made a run: command, data, code, packages, machine."""
+def provenance(problem: Problem, command: Sequence[str]) -> dict[str, Any]:
+    """What makes a run: command, data, code, packages, machine."""
     packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
+    header = problem.store.header
     return {
         "command": ["decision-seq", *command],
-        "config": to_tree(config),
-        "data": {key: value for key, value in store.header.items() if key != "columns"},
+        "config": to_tree(problem.config),
+        "data": {key: value for key, value in header.items() if key != "columns"},
         "commit": _commit(),
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
@@ -314,7 +315,7 @@ def provenance(config: Config, store: EpisodeStore, command: Sequence[str]) -> d
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

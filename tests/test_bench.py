@@ -23,7 +23,7 @@ def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
 
 
 def test_a_result_has_a_row_a_side() -> None:
-    result = bench_train(rounds=2, threads=None)
+    result = bench_train(rounds=1, threads=None)
     names = [row["name"] for row in result["rows"]]
     assert names == ["transformers fp32", "decision_seq fp32", "decision_seq bf16"]
     assert result["rows"][0]["speed"] == 1.0

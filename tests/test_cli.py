@@ -13,6 +13,7 @@ import yaml
 from decision_seq import cli
 from tests.test_train import TINY
 
+NEWS = ("1 process trains", "data: ")
 Run = Callable[..., subprocess.CompletedProcess]
 
 
@@ -35,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
     printed = capsys.readouterr()
     assert code == 2
     assert printed.out == ""
-    lines = [line for line in printed.err.splitlines() if not line.startswith("1 process trains")]
+    lines = [line for line in printed.err.splitlines() if not line.startswith(NEWS)]
     assert len(lines) == 1, printed.err
     return lines[0]
 
@@ -57,7 +58,10 @@ def test_train_evaluate_and_what_they_write(
     table = made.stdout.splitlines()
     assert table[-4].split()[0] == "target"
     assert [line.split()[0] for line in table[-2:]] == ["3,600", "1,800"]
-    assert "source       D4RL-layout file hopper_medium-v2.hdf5" in table
+    assert any(
+        line.startswith("source       D4RL-layout file hopper_medium-v2.hdf5, sha")
+        for line in table
+    )
     assert "environment  Hopper-v4" in table
     scores = json.loads((output / "scores.json").read_text())
     assert scores["env_id"] == "Hopper-v4"
@@ -170,6 +174,10 @@ def test_bad_files_in_training(
         line = refused(capsys, "train", "--dataset", good, "--output", folder)
         assert named in line
         assert str(folder) in line
+    for env, named in (("HalfCheetah-v4", "name another environment"), ("Hoper-v4", "Hoper-v4")):
+        arguments = ["--dataset", good, "--output", output, "--evaluation.env_id", env]
+        assert named in refused(capsys, "train", *arguments)
+        assert not output.exists()
     assert text.read_text() == "observations"
 
 

@@ -27,7 +27,7 @@ def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[flo
             "evaluation": {"targets": [2600, 20], "episodes": EPISODES},
         },
     )
-    experiment.finish(experiment.train(made, output), output, [])
+    experiment.finish(experiment.train(made, output), output)
     scores = json.loads((output / "scores.json").read_text())
     return {target["target"]: np.array(target["returns"]) for target in scores["targets"]}
 
@@ -59,6 +59,6 @@ def test_the_default_recipe_beats_its_data(make_store: Callable, tmp_path: Path)
     """At the headline target, a policy better than the mean of the data it was trained on."""
     made = configs.load(Config, configs.read_yaml(recipe_path("dt/gym")))
     output = tmp_path / "run"
-    scores = experiment.finish(experiment.train(made, output), output, [])
+    scores = experiment.finish(experiment.train(made, output), output)
     assert scores is not None
     assert scores.targets[0].interval_95[0] > 46.1  # the data's mean, normalized

@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_writes_a_run(
     assert saved.evaluation.env_id == "Hopper-v4"
     assert saved.evaluation.targets == (3600.0, 1800.0)
     assert list((output / "tensorboard").iterdir())
-    assert experiment.finish(path, output, []) is None
+    assert experiment.finish(path, output) is None
     assert json.loads((output / "provenance.json").read_text())["data"]["transitions"] == 125
 
 

@@ -71,15 +71,16 @@ def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
             raise UserError(message if str(path) in message else f"{path}: {message}") from error
         if env_id is None and facts is not None:
             env_id = facts.env_id
+        digest = sha256(path)
         return writer.finish(
             canonical_name(path),
             {
                 "kind": "d4rl-hdf5",
-                "description": f"D4RL-layout file {path.name}",
+                "description": f"D4RL-layout file {path.name}, sha256 {digest[:12]}",
                 "path": str(path.resolve()),
                 "bytes": path.stat().st_size,
                 "modified_ns": path.stat().st_mtime_ns,
-                "sha256": sha256(path),
+                "sha256": digest,
             },
             env_id=env_id,
             family=family[0] if family else None,
