@@ -11,14 +11,9 @@ writes what a reader needs to believe it:
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +32,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import EvaluationConfig, check_environment, evaluate_checkpoint
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.provenance import provenance
 from decision_seq.report import scores_json, write_json
 from decision_seq.train import TrainConfig, Trainer, start_accelerator
 from decision_seq.types import Reporter, Scores, Spec, UserError
@@ -206,7 +202,7 @@ def train(
     together = (
         "1 process trains"
         if accelerator.num_processes == 1
-        else (f"{accelerator.num_processes} processes train together")
+        else f"{accelerator.num_processes} processes train together"
     )
     reporter.say(
         f"{together} on {accelerator.device.type}, {torch.get_num_threads()} thread(s) each,"
@@ -263,11 +259,13 @@ def _begin(
             check_environment(str(problem.facts.env_id), problem.spec)
         if resume and (output / "config.yaml").is_file():
             check_same_run(output, problem)
-    except UserError:
+    except BaseException:  # Ctrl-C too: what could not begin leaves nothing
         if made is not None:
             shutil.rmtree(made)
         raise
-    write_json(output / "provenance.json", provenance(problem, command))
+    write_json(
+        output / "provenance.json", provenance(to_tree(problem.config), problem.store, command)
+    )
     save_text(output / "config.yaml", dump(problem.config))
     return problem
 
@@ -296,34 +294,3 @@ def finish(path: Path, output: Path, reporter: Reporter | None = None) -> Scores
     )
     write_json(output / "scores.json", scores_json(scores))
     return scores
-
-
-def provenance(problem: Problem, command: Sequence[str]) -> dict[str, Any]:
-    """What makes a run: command, data, code, packages, machine."""
-    packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
-    header = problem.store.header
-    return {
-        "command": ["decision-seq", *command],
-        "config": to_tree(problem.config),
-        "data": {key: value for key, value in header.items() if key != "columns"},
-        "commit": _commit(),
-        "packages": {name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": {
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit() -> str | None:
-    """The checkout's commit, None where the package does not run from one."""
-    folder = Path(__file__).parent
-    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    if shutil.which("git") is None or not (folder.parent / ".git").exists():
-        return None
-    outcome = subprocess.run(git, capture_output=True, text=True, check=False)
-    return outcome.stdout.strip() or None

@@ -8,7 +8,6 @@ repeats the uninterrupted one to the bit, and no generator state has to be saved
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import signal
@@ -26,8 +25,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from decision_seq import checkpoint
-from decision_seq.config import require, save_text
+from decision_seq.config import require
 from decision_seq.data.sampler import WindowGatherer, WindowIndex, rank_slice, window_ids
+from decision_seq.metrics import Metrics
 from decision_seq.policies import Policy
 from decision_seq.types import Reporter, UserError
 
@@ -178,7 +178,7 @@ class Trainer:
         """Train to the last step, saving on the way; Interrupted after a signal."""
         main = self.accelerator.is_main_process
         steps = self.config.steps
-        metrics = _Metrics(self.output, self.step) if main else None
+        metrics = Metrics(self.output, self.step) if main else None
         with self._signals(), self.reporter.bar("train", "update", steps, self.step) as bar:
             started, since = time.perf_counter(), self.step
             while self.step < steps:
@@ -191,7 +191,7 @@ class Trainer:
                     rate = (self.step - since) / elapsed
                     started, since = time.perf_counter(), self.step
                     metrics.write({"step": self.step, **record, "updates_per_second": rate})
-                    bar.set_postfix_str(f"loss {record['loss']:.4f}")
+                    bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
                 if self.signal is not None or self._due():
                     path = self._save()
                     if self.signal is not None:
@@ -287,34 +287,6 @@ class Trainer:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
-
-
-class _Metrics:
-    """metrics.jsonl and TensorBoard; what a killed run wrote past its checkpoint is cut off."""
-
-    def __init__(self, output: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = output / "metrics.jsonl"
-        kept = []
-        if step and path.is_file():
-            for line in path.read_text().splitlines(keepends=True):
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
-                    break
-                kept.append(line)
-        save_text(path, "".join(kept))
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `close`)
-        self.board = SummaryWriter(output / "tensorboard", purge_step=step + 1 if step else None)
-
-    def write(self, record: dict[str, float]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        for key, value in record.items():
-            if key != "step":
-                self.board.add_scalar(key, value, int(record["step"]))
-
-    def close(self) -> None:
-        self.file.close()
-        self.board.close()
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -12,7 +12,8 @@ import pytest
 
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore, StoreWriter
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Spec
 
 # Hopper's sizes, so that what is trained here can be rolled out in the real environment.

@@ -18,10 +18,13 @@ LAYERS = [
     "policies",
     "checkpoint",
     "evaluate",
+    "metrics",
     "train",
     "report",
+    "provenance",
     "experiment",
     "bench",
+    "commands",
     "cli",
 ]
 

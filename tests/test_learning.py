@@ -9,7 +9,8 @@ import pytest
 
 from decision_seq import config as configs
 from decision_seq import experiment
-from decision_seq.cli import main, recipe_path
+from decision_seq.cli import main
+from decision_seq.commands import recipe_path
 from decision_seq.evaluate import mean_interval
 from decision_seq.experiment import Config
 
@@ -38,8 +39,8 @@ def mixed(tmp_path: Path) -> str:
     arguments = ["data", "collect", "--env", "Hopper-v4", "--seed", "0"]
     assert main(["data", "collect", "hopper-medium", "--output", str(tmp_path / "medium")]) == 0
     episodes = json.loads((tmp_path / "medium" / "header.json").read_text())["episodes"]
-    steps = str(episodes * 22)  # a random episode lasts about 22 steps
-    policy = ["--policy", "uniform", "--steps", steps, "--output", str(tmp_path / "random")]
+    policy = ["--policy", "uniform", "--episodes", str(episodes)]
+    policy += ["--output", str(tmp_path / "random")]
     assert main([*arguments, *policy]) == 0
     return f"{tmp_path / 'medium'}+{tmp_path / 'random'}"
 

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from decision_seq import envs
 from decision_seq.data import bundled, d4rl
-from decision_seq.data.store import EpisodeStore, StoreDamaged, StoreWriter
+from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from decision_seq.data.store import EpisodeStore, StoreWriter, sha256
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter, sha256
 from decision_seq.envs import Environments, facts_by_name
 from decision_seq.types import Episode, Reporter, UserError
 
@@ -131,24 +132,30 @@ def collect(
     source: dict[str, Any],
     workers: int | None = None,
     reporter: Reporter | None = None,
+    episodes: int | None = None,
 ) -> EpisodeStore:
     """Roll the actor out for at least `steps` transitions of whole episodes, into a store.
+
+    episodes: stop after so many instead, however long they are.
 
     Episode i starts from, and draws its noise from, a seed of its own made of (seed, i), so the
     data do not depend on the number of worker processes (by default one a core).
     """
-    if steps < 1:
-        raise UserError(f"{steps} steps asked for; at least 1 is needed")
+    size, unit = (steps, "step") if episodes is None else (episodes, "episode")
+    if size < 1:
+        raise UserError(f"{size} {unit}s asked for; at least 1 is needed")
     workers = workers or os.cpu_count() or 1
     found = facts_by_name(env_id)
     reporter = reporter or Reporter()
-    with StoreWriter(output) as writer, reporter.bar(f"collect {name}", "step", steps) as bar:
-        total = 0
+    with StoreWriter(output) as writer, reporter.bar(f"collect {name}", unit, size) as bar:
+        total = done = 0
         for episode in _waves(actor, env_id, seed, workers):
             writer.append(episode)
             total += len(episode)
-            bar.update(min(len(episode), steps - total + len(episode)))
-            if total >= steps:
+            new = min(len(episode) if episodes is None else 1, size - done)
+            done += new
+            bar.update(new)
+            if done == size:
                 break
         return writer.finish(
             name,

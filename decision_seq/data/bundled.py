@@ -39,6 +39,7 @@ def open_bundled(
     seed: int = 0,
     workers: int | None = None,
     reporter: Reporter | None = None,
+    episodes: int | None = None,
 ) -> EpisodeStore:
     """Collect `name` into a store at `output`. UserError for an unknown name."""
     if name not in BUNDLED:
@@ -55,7 +56,9 @@ def open_bundled(
         "seed": seed,
         "policy": recipe.policy,
     }
-    return collect(actor, recipe.env_id, steps, seed, output, name, source, workers, reporter)
+    return collect(
+        actor, recipe.env_id, steps, seed, output, name, source, workers, reporter, episodes
+    )
 
 
 def collect_named(
@@ -67,6 +70,7 @@ def collect_named(
     output: Path,
     workers: int | None = None,
     reporter: Reporter | None = None,
+    episodes: int | None = None,
 ) -> EpisodeStore:
     """`data collect`: a bundled dataset by name, or any policy file in any environment.
 
@@ -75,14 +79,17 @@ def collect_named(
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
     if name is not None:
-        return open_bundled(name, output, steps, seed, workers, reporter)
+        return open_bundled(name, output, steps, seed, workers, reporter, episodes)
     assert policy is not None
     assert env_id is not None
     actor = load_actor(policy)
     source = {
         "kind": "collected",
         "description": f"collected here ({env_id}, {actor.description}, seed {seed})",
-        "steps": steps,
+        "steps": steps if episodes is None else None,
+        "episodes": episodes,
         "seed": seed,
     }
-    return collect(actor, env_id, steps, seed, output, output.name, source, workers, reporter)
+    return collect(
+        actor, env_id, steps, seed, output, output.name, source, workers, reporter, episodes
+    )

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
-from decision_seq.data.store import EpisodeStore, StoreWriter, sha256
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter, sha256
 from decision_seq.types import Episode, UserError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")

@@ -5,6 +5,7 @@ Facts of the layout: kzl/decision-transformer gym/decision_transformer/models.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,19 @@ from decision_seq.types import Batch, Spec
 @PolicyConfig.register_subclass("dt")
 @dataclass(frozen=True)
 class DecisionTransformerConfig(PolicyConfig):
+    """timestep_std: spread of the timestep embedding's first values.
+
+    1, PyTorch's default and the original's, drowns the other tokens at timesteps that the data
+    seldom reach, and a policy that outlives its data falls there; 0.02 lets it go on.
+    """
+
     backbone: BackboneConfig = field(default_factory=GPTConfig)
+    timestep_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        std = self.timestep_std
+        require(0 <= std < math.inf, f"config: policy.timestep_std {std} must not be negative")
 
     def build(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
@@ -54,6 +67,7 @@ class DecisionTransformer(Policy):
         self.encoder = VectorEncoder(spec.observation_shape[0], width)
         self.actions = ContinuousActions(spec.action_size, width)
         self.embed_timestep = nn.Embedding(spec.max_timestep, width)
+        nn.init.normal_(self.embed_timestep.weight, std=config.timestep_std)
         self.embed_norm = nn.LayerNorm(width)
         # With one step in the window no past action is ever an input.
         self.actions.embed.requires_grad_(config.context_length > 1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,6 +95,22 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
         assert (policy.act(batch)[0] - newest).abs().max() < 1e-5
 
 
+@torch.no_grad()
+def test_the_loss_is_that_of_the_actions_it_would_choose(spec: Spec) -> None:
+    """`forward` and `act` read the same token: each step's error is that of its own action."""
+    torch.manual_seed(0)
+    policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec).eval()
+    batch = random_batch(6, padded=False)
+    values, weights = policy(batch)["action"]
+    assert values.shape == (6, K)
+    assert torch.equal(weights, batch.mask)
+    for step in range(K):
+        mask = (torch.arange(K) <= step).expand(6, K)
+        chosen, _ = policy.act(replace(batch, mask=mask))
+        expected = (chosen - batch.actions[:, step]).square().mean(-1)
+        torch.testing.assert_close(values[:, step], expected, rtol=1e-4, atol=1e-6)
+
+
 def test_tokens_are_interleaved(spec: Spec) -> None:
     """R_1, s_1, a_1, R_2, ...: concatenated streams wrecked a port's scores (tinkoff-ai/CORL#3)."""
     policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(spec).eval()
@@ -102,8 +120,6 @@ def test_tokens_are_interleaved(spec: Spec) -> None:
     for name, offset in (("conditions", 0), ("observations", 1), ("actions", 2)):
         changed = getattr(batch, name).clone()
         changed[:, 4] += 1
-        from dataclasses import replace
-
         moved = (policy._tokens(replace(batch, **{name: changed})) != before).any(-1)
         assert moved.nonzero()[:, 1].unique().tolist() == [3 * 4 + offset]
 

@@ -1,0 +1,221 @@
+"""What the command line's verbs do: call, then print. A verb imports what it needs when called."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from decision_seq.types import Bar, Reporter, UserError
+
+DEFAULT_RECIPE = "dt/gym"
+
+
+class Console(Reporter):
+    """News and progress bars on standard error, so that standard output holds results alone."""
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
+        from tqdm import tqdm
+
+        interactive = sys.stderr.isatty()
+        with tqdm(
+            total=total,
+            initial=initial,
+            desc=what,
+            unit=f" {unit}",
+            unit_scale=total >= 10_000,
+            dynamic_ncols=interactive,
+            ncols=None if interactive else 100,
+            mininterval=0.2 if interactive else 15.0,  # a log wants a line now and then
+        ) as bar:
+            yield bar
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from decision_seq import experiment
+    from decision_seq.train import Interrupted
+
+    reporter = _reporter()
+    config, output = _configure(options)
+    try:
+        checkpoint = experiment.train(
+            config, output, options.resume, options.processes, reporter, options.arguments
+        )
+    except Interrupted as stop:
+        print(
+            f"decision-seq: stopped by signal {stop.number}; {stop};"
+            f" go on with: decision-seq train --output {output} --resume",
+            file=sys.stderr,
+        )
+        return 128 + stop.number
+    if checkpoint is None:  # not the main process
+        return 0
+    scores = experiment.finish(checkpoint, output, reporter)
+    reporter.say(f"written: {output}/")
+    if scores is not None:
+        _print_scores(scores, options.json)
+    return 0
+
+
+def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The config and the run's folder that the options ask for."""
+    from decision_seq import config as configs
+    from decision_seq.experiment import Config
+
+    if options.resume and options.output is None:
+        raise UserError("--resume needs --output, the folder of the run to go on with")
+    trees = []
+    saved = options.output / "config.yaml" if options.resume else None
+    if saved is not None and saved.is_file():
+        trees.append(configs.read_yaml(saved))
+    if options.config or not trees:
+        trees.append(configs.read_yaml(recipe_path(options.config or DEFAULT_RECIPE)))
+    given = {"dataset": options.dataset, "seed": options.seed}
+    trees.append({key: value for key, value in given.items() if value is not None})
+    trees.extend(_overrides(options.overrides))
+    config = configs.load(Config, *trees)
+    return config, options.output or _default_output(config)
+
+
+def recipe_path(name: str) -> Path:
+    """A YAML file by its path, or a recipe of `experiments/` by its name, such as `dt/paper`."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    package = Path(__file__).parent
+    folders = [package / "experiments", package.parent / "experiments"]  # installed, or a checkout
+    found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
+    if not found:
+        known = sorted(
+            str(path.relative_to(folder).with_suffix(""))
+            for folder in folders
+            for path in folder.glob("**/*.yaml")
+        )
+        raise UserError(
+            f"no recipe is called {name!r}; there are {', '.join(known)}, or give a .yaml file"
+        )
+    return found[0]
+
+
+def _overrides(arguments: list[str]) -> list[dict[str, Any]]:
+    """`--train.steps 500` and `--train.steps=500` as configuration trees."""
+    from decision_seq.config import override
+
+    trees, rest = [], list(arguments)
+    while rest:
+        key, equals, value = rest.pop(0).partition("=")
+        if not key.startswith("--"):
+            raise UserError(f"unexpected argument {key!r}; overrides are given as --key.key VALUE")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{key} needs a value")
+            value = rest.pop(0)
+        trees.append(override(key.removeprefix("--"), value))
+    return trees
+
+
+def _default_output(config: Any) -> Path:
+    """runs/DATASET-POLICY-seedN, with a number behind it when that is taken."""
+    from decision_seq.config import to_tree
+
+    data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
+    base = f"{data}-{to_tree(config)['policy']['name']}-seed{config.seed}"
+    number = 1
+    while (path := Path("runs") / (base if number == 1 else f"{base}-{number}")).exists():
+        number += 1
+    return path
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from decision_seq.evaluate import evaluate_checkpoint
+
+    scores = evaluate_checkpoint(
+        options.path,
+        targets=options.target,
+        episodes=options.episodes,
+        seed=options.seed,
+        env_id=options.env,
+        device=options.device,
+        reporter=_reporter(),
+    )
+    _print_scores(scores, options.json)
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    from decision_seq.data import describe_known
+    from decision_seq.report import table
+
+    rows = describe_known()
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        header = list(rows[0])
+        print(table(header, [[str(row[key]) for key in header] for row in rows]))
+    return 0
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+    from decision_seq.data.inspection import inspect
+    from decision_seq.report import inspection_text
+
+    facts = inspect(open_dataset(options.name, Request(reporter=_reporter())))
+    print(json.dumps(facts, indent=1) if options.json else inspection_text(facts))
+    return 0
+
+
+def run_collect(options: argparse.Namespace) -> int:
+    from decision_seq.data.bundled import collect_named
+
+    if (options.name is None) == (options.policy is None) or (options.policy and not options.env):
+        raise UserError("give the NAME of a bundled dataset, or --policy FILE with --env ID")
+    store = collect_named(
+        options.name,
+        options.policy,
+        options.env,
+        options.steps,
+        options.seed,
+        options.output,
+        options.workers,
+        _reporter(),
+        options.episodes,
+    )
+    print(
+        f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
+        f" return {store.returns.mean():.1f} ± {store.returns.std():.1f}"
+    )
+    return 0
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    from decision_seq.bench import bench_text, bench_train
+
+    result = bench_train(options.rounds, options.threads, _reporter())
+    print(json.dumps(result, indent=1) if options.json else bench_text(result))
+    return 0
+
+
+def _print_scores(scores: Any, as_json: bool) -> None:
+    from decision_seq.report import score_table, scores_json
+
+    print(
+        json.dumps(scores_json(scores), indent=1) if as_json else f"\n{score_table(scores)}",
+        flush=True,
+    )
+
+
+def is_main_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _reporter() -> Reporter:
+    return Console() if is_main_rank() else Reporter()

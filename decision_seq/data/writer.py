@@ -1,0 +1,204 @@
+"""StoreWriter: episodes in, a whole EpisodeStore out, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from decision_seq.data.store import FORMAT, EpisodeStore
+from decision_seq.types import Episode, UserError
+
+
+class _Appender:
+    """Streams rows into a .npy file whose length is known only at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by `close`)
+        self.rows = 0
+        self.row: tuple[tuple[int, ...], np.dtype] | None = None
+
+    def append(self, array: np.ndarray) -> None:
+        if self.row is None:
+            self.row = (array.shape[1:], array.dtype)
+            self._write_header()
+        self.file.write(np.ascontiguousarray(array).data)
+        self.rows += len(array)
+
+    def _write_header(self) -> None:
+        # numpy pads its header so that a larger first axis fits in the same bytes.
+        assert self.row is not None
+        shape, dtype = (self.rows, *self.row[0]), self.row[1]
+        header = {"shape": shape, "fortran_order": False, "descr": dtype.str}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def close(self) -> dict[str, Any]:
+        assert self.row is not None
+        start = self.file.tell() - self.rows * int(np.prod(self.row[0])) * self.row[1].itemsize
+        self.file.seek(0)
+        self._write_header()
+        assert self.file.tell() == start, "the .npy header changed its length"
+        self.file.close()
+        return {"dtype": self.row[1].str, "shape": [self.rows, *self.row[0]]}
+
+
+class _Moments:
+    """Mean and variance of a stream of rows, merged block by block (Chan et al., 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Any = 0.0
+        self.squares: Any = 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        rows = rows.astype(np.float64)
+        mean = rows.mean(0)
+        squares = ((rows - mean) ** 2).sum(0)
+        total = self.count + len(rows)
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (len(rows) / total)
+        self.squares = self.squares + squares + delta**2 * (self.count * len(rows) / total)
+        self.count = total
+
+    @property
+    def std(self) -> Any:
+        return np.sqrt(self.squares / self.count)
+
+
+class StoreWriter:
+    """Writes a store episode by episode, in bounded memory; appears at `path` only when whole.
+
+    `episode_error` in every message names the episode, so that damaged data can be found.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.partial = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=".partial-"))
+        except OSError as error:
+            raise UserError(
+                f"cannot write a store at {self.path}: {error.strerror}; set DECISION_SEQ_DATA to a"
+                " writable folder"
+            ) from error
+        self.columns: dict[str, _Appender] = {}
+        self.moments = _Moments()
+        self.returns: list[float] = []
+        self.lengths: list[int] = []
+        self.ends: list[tuple[bool, bool]] = []
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for column in self.columns.values():
+            column.file.close()
+        shutil.rmtree(self.partial, ignore_errors=True)  # already renamed away when finished
+
+    def append(self, episode: Episode) -> None:
+        """Add one whole episode; UserError when its arrays do not fit together or hold NaN."""
+        episode = _checked(episode, f"episode {len(self.lengths)}")
+        steps = len(episode)
+        arrays = {
+            "observations": episode.observations[:steps],
+            "actions": episode.actions,
+            "rewards": episode.rewards,
+        }
+        if episode.has_final_observation:
+            arrays["final_observations"] = episode.observations[steps:]
+        if self.lengths and arrays.keys() != self.columns.keys():
+            raise UserError("some episodes have a final observation and some have not")
+        for name, array in arrays.items():
+            if name not in self.columns:
+                self.columns[name] = _Appender(self.partial / f"{name}.npy")
+            column = self.columns[name]
+            if column.row not in (None, (array.shape[1:], array.dtype)):
+                raise UserError(
+                    f"episode {len(self.lengths)}: {name} of shape {array.shape[1:]} {array.dtype}"
+                    f" after {column.row}"
+                )
+            column.append(array)
+        self.moments.add(arrays["observations"])
+        self.returns.append(float(episode.rewards.sum(dtype=np.float64)))
+        self.lengths.append(steps)
+        self.ends.append((episode.terminated, episode.truncated))
+
+    def finish(self, name: str, source: dict[str, Any], **facts: Any) -> EpisodeStore:
+        """Write the header and give the store its name. `source` needs a `description`."""
+        if not self.lengths:
+            raise UserError(f"{source['description']} holds no transition")
+        ends = np.array(self.ends, bool)
+        small = {
+            "offsets": np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64),
+            "terminated": ends[:, 0],
+            "truncated": ends[:, 1],
+        }
+        columns = {key: column.close() for key, column in self.columns.items()}
+        for key, array in small.items():
+            np.save(self.partial / f"{key}.npy", array)
+            columns[key] = {"dtype": array.dtype.str, "shape": [*array.shape]}
+        header = {
+            "format": FORMAT,
+            "name": name,
+            "source": source,
+            "episodes": len(self.lengths),
+            "transitions": int(sum(self.lengths)),
+            "columns": columns,
+            "statistics": {
+                "observation_mean": np.asarray(self.moments.mean).tolist(),
+                "observation_std": np.asarray(self.moments.std).tolist(),
+                "return_mean": float(np.mean(self.returns)),
+                "return_std": float(np.std(self.returns)),
+                "return_min": float(np.min(self.returns)),
+                "return_max": float(np.max(self.returns)),
+            },
+            **facts,
+        }
+        (self.partial / "header.json").write_text(json.dumps(header, indent=1))
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self.partial, self.path)
+        return EpisodeStore.open(self.path)
+
+
+def _checked(episode: Episode, name: str) -> Episode:
+    """The episode in the store's dtypes; UserError when it is malformed."""
+    steps = len(episode.rewards)
+    observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
+    rewards = np.asarray(episode.rewards)
+    if steps == 0 or rewards.ndim != 1:
+        raise UserError(f"{name}: rewards of shape {rewards.shape}; a list of numbers is needed")
+    if len(observations) not in (steps, steps + 1) or len(actions) != steps:
+        raise UserError(
+            f"{name}: {len(observations)} observations, {len(actions)} actions and {steps} rewards"
+            " do not belong together"
+        )
+    for label, array in (
+        ("observations", observations),
+        ("actions", actions),
+        ("rewards", rewards),
+    ):
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"{name}: {label} are {array.dtype}, not numbers")
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
+        if len(bad):
+            raise UserError(f"{name}: {label} hold NaN or infinity at step {bad[0]}; mend the data")
+    if observations.dtype != np.uint8:
+        observations = observations.astype(np.float32, copy=False)
+    actions = actions.astype(np.float32 if actions.dtype.kind == "f" else np.int64, copy=False)
+    rewards = rewards.astype(rewards.dtype if rewards.dtype.kind == "f" else np.float32, copy=False)
+    return Episode(
+        observations, actions, rewards, bool(episode.terminated), bool(episode.truncated)
+    )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
