@@ -27,6 +27,16 @@ import numpy as np
 from decision_seq.types import Episode, UserError
 
 FORMAT = 1
+HEADER_KEYS = (
+    "name",
+    "source",
+    "env_id",
+    "family",
+    "max_episode_steps",
+    "transitions_in",
+    "statistics",
+    "columns",
+)
 STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "terminated", "truncated")
 
@@ -75,6 +85,9 @@ class EpisodeStore:
             raise StoreDamaged(
                 f"store {path} is not of format {FORMAT}; delete it to have it rebuilt"
             )
+        absent = [key for key in HEADER_KEYS if key not in header]
+        if absent:
+            raise StoreDamaged(f"store {path}: header.json lacks {absent[0]!r}; delete the store")
         arrays = {
             name: _open_column(path, name, facts) for name, facts in header["columns"].items()
         }
@@ -136,6 +149,8 @@ class EpisodeStore:
 
 
 def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
+    if not name.isidentifier():  # a header may not lead out of its folder
+        raise StoreDamaged(f"store {path}: {name!r} is no name of a column; delete the store")
     try:
         array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

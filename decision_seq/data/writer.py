@@ -74,7 +74,7 @@ class _Moments:
 class StoreWriter:
     """Writes a store episode by episode, in bounded memory; appears at `path` only when whole.
 
-    `episode_error` in every message names the episode, so that damaged data can be found.
+    Used as a context manager: what was not finished is removed.
     """
 
     def __init__(self, path: Path) -> None:

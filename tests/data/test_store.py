@@ -56,6 +56,25 @@ def test_a_header_that_lies_is_recognised(store: EpisodeStore) -> None:
         EpisodeStore.open(store.path)
 
 
+@pytest.mark.parametrize("key", ["columns", "source", "format"])
+def test_a_header_without_a_key_is_recognised(store: EpisodeStore, key: str) -> None:
+    path = store.path / "header.json"
+    header = json.loads(path.read_text())
+    del header[key]
+    path.write_text(json.dumps(header))
+    with pytest.raises(StoreDamaged, match="delete"):
+        EpisodeStore.open(store.path)
+
+
+def test_a_header_may_not_lead_out_of_its_folder(store: EpisodeStore) -> None:
+    path = store.path / "header.json"
+    header = json.loads(path.read_text())
+    header["columns"]["../elsewhere"] = header["columns"]["rewards"]
+    path.write_text(json.dumps(header))
+    with pytest.raises(StoreDamaged, match="no name of a column"):
+        EpisodeStore.open(store.path)
+
+
 def test_an_unfinished_writer_leaves_nothing(tmp_path, store: EpisodeStore) -> None:
     folder = tmp_path / "unfinished"
     with StoreWriter(folder / "store") as writer:
