@@ -161,10 +161,18 @@ class StoreWriter:
             **facts,
         }
         (self.partial / "header.json").write_text(json.dumps(header, indent=1))
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        os.replace(self.partial, self.path)
+        if not self._made_meanwhile(header):
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            os.replace(self.partial, self.path)
         return EpisodeStore.open(self.path)
+
+    def _made_meanwhile(self, header: dict[str, Any]) -> bool:
+        """Whether another run has just made the same store: it may be in use, so it stays."""
+        try:
+            return EpisodeStore.open(self.path).header == header
+        except UserError:
+            return False
 
 
 def _checked(episode: Episode, name: str) -> Episode:

@@ -56,6 +56,16 @@ def test_a_header_that_lies_is_recognised(store: EpisodeStore) -> None:
         EpisodeStore.open(store.path)
 
 
+def test_the_same_store_made_twice_at_once_stays(make_store: Callable[..., EpisodeStore]) -> None:
+    """Of two runs that both make it, the second may not pull it from under the first."""
+    first = make_store([30, 7])
+    made = (first.path / "header.json").stat().st_ino
+    assert make_store([30, 7]).num_transitions == 37
+    assert (first.path / "header.json").stat().st_ino == made
+    assert make_store([30, 8]).num_transitions == 38
+    assert sorted(path.name for path in first.path.parent.iterdir()) == ["toy"]
+
+
 @pytest.mark.parametrize("key", ["columns", "source", "format"])
 def test_a_header_without_a_key_is_recognised(store: EpisodeStore, key: str) -> None:
     path = store.path / "header.json"
