@@ -118,22 +118,22 @@ class ReturnToGo(Conditioning):
 @Conditioning.register_subclass("shuffled_return")
 @dataclass(frozen=True)
 class ShuffledReturnToGo(ReturnToGo):
-    """A control: every episode is labelled with the returns-to-go of another, drawn at random.
+    """A control: returns-to-go shuffled between the episodes, anew at every timestep.
 
     A policy trained on it can learn nothing from its condition, so its returns must not depend on
-    the target: the experiment that shows that a difference between targets is earned.
+    the target: the experiment that shows that a difference between targets is earned. (One
+    partner for a whole episode would not do: the few episodes with the highest labels, good or bad
+    by chance, would then decide what a high target means.)
     """
 
     shuffle_seed: int = 0
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """The label of step t of an episode is that of step t of its partner's."""
-        partners = np.random.default_rng(self.shuffle_seed).permutation(store.num_episodes)
-        for index, partner in enumerate(partners):
-            labels = self.relabel(store.episode(int(partner)))
-            # A shorter partner lends its last label to the steps that it does not have.
-            steps = np.minimum(np.arange(store.lengths[index]), len(labels) - 1)
-            out[store.offsets[index] : store.offsets[index + 1]] = labels[steps]
+        """Every timestep keeps its labels, in a random order of the episodes that reach it."""
+        labels = np.concatenate([self.relabel(episode) for episode in store.episodes()])
+        timesteps = np.arange(len(labels)) - np.repeat(store.offsets[:-1], store.lengths)
+        noise = np.random.default_rng(self.shuffle_seed).random(len(labels))
+        out[np.argsort(timesteps, kind="stable")] = labels[np.lexsort((noise, timesteps))]
 
     def resolved(self, store: EpisodeStore) -> ShuffledReturnToGo:
         return ShuffledReturnToGo(super().resolved(store).scale, self.shuffle_seed)
