@@ -109,34 +109,55 @@ def test_returns_are_the_environments_own(spec: Spec) -> None:
     assert len(set(lengths)) > 1  # short and long episodes alike
 
 
+class Witness(ReturnToGo):
+    """Keeps what it was told."""
+
+    def advance(self, conditions, targets, transition, timesteps):
+        told.append((targets, transition, timesteps))
+        return super().advance(conditions, targets, transition, timesteps)
+
+
+told: list[tuple[np.ndarray, Transition, np.ndarray]] = []
+
+
 def test_the_context_shows_what_happened(spec: Spec) -> None:
     """Timesteps count, past actions are those taken, the reward is subtracted, rows do not mix."""
+    told.clear()
     policy = Recorder(spec)
-    targets = np.array([100.0, 300.0])
+    targets, seeds = np.array([100.0, 300.0]), [3, 9]
     envs = Environments("Hopper-v4", 2)
-    returns, lengths = rollout(policy, CONDITIONING, K, envs, targets, [3, 3])
-    assert returns[0] == pytest.approx(returns[1])  # the rule ignores the target
-    spent = np.zeros(2)
-    env = make("Hopper-v4")
-    observation, _ = env.reset(seed=3)
-    taken: list[np.ndarray] = []
-    for t, batch in enumerate(policy.seen):
-        length = min(t + 1, K)
-        assert batch.lengths.tolist() == [length, length]
-        assert batch.timesteps[0, :length].tolist() == list(range(t - length + 1, t + 1))
-        expected = (targets - spent) / 100.0
-        np.testing.assert_allclose(batch.conditions[:, length - 1, 0], expected, atol=1e-3)
-        # The plain loop's products are rounded otherwise, and the simulator amplifies that.
-        np.testing.assert_allclose(batch.observations[1, length - 1], observation, atol=1e-3)
-        if length > 1:
-            np.testing.assert_allclose(
-                batch.actions[0, : length - 1], taken[-(length - 1) :], atol=1e-3
+    _, lengths = rollout(policy, Witness(100.0), K, envs, targets, seeds)
+    assert lengths[0] != lengths[1]
+    assert len(policy.seen) == len(told) == max(lengths)
+    # The plain loop's products are rounded otherwise, and the simulator amplifies that: 1e-3.
+    weight = policy.weight.detach().numpy()
+    for row, (target, seed) in enumerate(zip(targets, seeds, strict=True)):
+        env = make("Hopper-v4")
+        observation, _ = env.reset(seed=seed)
+        spent, taken = 0.0, []
+        for t in range(lengths[row]):
+            batch = policy.seen[t]
+            at = row if len(batch.mask) == 2 else 0
+            length = min(t + 1, K)
+            newest = length - 1
+            assert batch.lengths[at] == length
+            assert batch.timesteps[at, :length].tolist() == list(range(t - newest, t + 1))
+            assert batch.conditions[at, newest, 0] == pytest.approx(
+                (target - spent) / 100.0, abs=1e-3
             )
-        action = np.tanh(observation.astype(np.float32) @ policy.weight.detach().numpy())
-        taken.append(action)
-        observation, reward, *_ = env.step(action)
-        spent += reward
-    assert lengths[0] == len(policy.seen)
+            np.testing.assert_allclose(batch.observations[at, newest], observation, atol=1e-3)
+            if newest:
+                np.testing.assert_allclose(batch.actions[at, :newest], taken[-newest:], atol=1e-3)
+            action = np.tanh(observation.astype(np.float32) @ weight)
+            _, transition, timesteps = told[t]
+            np.testing.assert_allclose(transition.observations[at], observation, atol=1e-3)
+            np.testing.assert_allclose(transition.actions[at], action, atol=1e-3)
+            observation, reward, *_ = env.step(action)
+            np.testing.assert_allclose(transition.next_observations[at], observation, atol=1e-3)
+            assert (told[t][0][at], timesteps[at]) == (target, t)
+            assert transition.rewards[at] == pytest.approx(reward, abs=1e-3)
+            taken.append(action)
+            spent += float(reward)
 
 
 def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
