@@ -49,7 +49,8 @@ def bench_train(
     same loss. bf16 is by autocast; it is quick only where the processor has bf16 arithmetic.
     """
     require(rounds >= 1, f"--rounds {rounds} must be at least 1")
-    if threads:
+    if threads is not None:
+        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
         torch.set_num_threads(threads)
     torch.manual_seed(0)
     batch = _batch()

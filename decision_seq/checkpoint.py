@@ -84,9 +84,12 @@ def save(
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)
-    except OSError as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports in its own way
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"cannot save a checkpoint in {folder}: {error.strerror}") from error
+        reason = (
+            error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+        )
+        raise UserError(f"cannot save a checkpoint in {folder}: {reason}") from error
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -122,9 +125,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
         facts = DataFacts(**{**tree["data"], "targets": tuple(tree["data"]["targets"])})
         policy_config = load_config(PolicyConfig, tree["policy"])
         conditioning = load_config(Conditioning, tree["conditioning"])
-    except (KeyError, TypeError) as error:
+        policy = policy_config.build(spec)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a hand-edited file makes of our constructors
         raise UserError(f"checkpoint {path}: config.yaml lacks or misstates {error}") from error
-    policy = policy_config.build(spec)
     load_weights(policy, path)
     step = read_trainer(path)["step"]
     return Loaded(policy.to(device), policy_config, conditioning, facts, step, path)
@@ -138,7 +143,11 @@ def load_weights(policy: Policy, path: Path) -> None:
             f"checkpoint {path} has no model.safetensors; resume or evaluate another one"
         )
     try:
-        policy.load_state_dict(load_file(file))
+        weights = load_file(file)
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise UserError(f"checkpoint {path}: {name} holds NaN or infinity; use another one")
+        policy.load_state_dict(weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"checkpoint {path}: model.safetensors is damaged ({error})") from error
     except RuntimeError as error:
@@ -151,7 +160,7 @@ def read_trainer(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "trainer" / "state.json").read_text())
         return {**state, "step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: trainer/state.json is missing or damaged") from error
 
 
@@ -159,8 +168,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Fill the optimiser; UserError when its file is missing, damaged or of another model."""
     try:
         state = torch.load(path / "trainer" / "optimizer.pt", map_location="cpu", weights_only=True)
+        _check_moments(optimizer, state)
         optimizer.load_state_dict(state)
     except Exception as error:  # torch raises pickle, zip, runtime and OS errors of its own
         raise UserError(
             f"checkpoint {path}: trainer/optimizer.pt cannot be read ({error})"
         ) from error
+
+
+def _check_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Every trained weight must have moments of its own shape: the fused kernel does not check."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if len(state["state"]) != len(weights):
+        raise ValueError(f"it has {len(state['state'])} of {len(weights)} weights' moments")
+    for index, weight in enumerate(weights):
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state["state"][index][name].shape != weight.shape:
+                raise ValueError(f"{name} of weight {index} has another shape than the weight")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.run
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     options.overrides = rest
@@ -37,12 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if commands.is_main_rank():
             print(f"decision-seq: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("decision-seq: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # the system refused: a full disk, a name too long, no permission
+        where = f" {error.filename}" if error.filename else ""
+        print(f"decision-seq:{where}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, ending what is under way as Ctrl-C does, so that nothing half-made is left."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def build_parser() -> argparse.ArgumentParser:

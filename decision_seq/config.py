@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -24,6 +25,8 @@ Config = TypeVar("Config")
 
 # draccus selects a class by this key; ours is `name`, the word the field uses.
 _NAME, _DRACCUS_KEY = "name", "type"
+# What safe_load raises for a tag that does not fit its text, and for nesting without end.
+BAD_SCALARS = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
 
 def _rename(tree: Any, old: str, new: str) -> Any:
@@ -53,9 +56,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"config {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"config {path} is not valid YAML: {first}") from error
+    except (yaml.YAMLError, *BAD_SCALARS) as error:
+        raise UserError(f"config {path} is not valid YAML: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config {path} holds no mapping of keys to values")
     return tree
@@ -65,22 +67,29 @@ def override(dotted: str, text: str) -> dict[str, Any]:
     """`train.steps`, `"500"` -> `{"train": {"steps": 500}}`; the text is read as YAML."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *BAD_SCALARS) as error:
         raise UserError(f"--{dotted}: cannot read the value {text!r}; quote it as YAML") from error
     for key in reversed(dotted.split(".")):
         value = {key: value}
     return value
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
     """Merge the trees, later over earlier, and build `cls`; raise UserError naming a bad key."""
     merged: dict[str, Any] = {}
-    for tree in trees:
-        merged = _merge(merged, tree)
-    check_keys(cls, merged)
+    try:
+        for tree in trees:
+            merged = _merge(merged, tree)
+        check_keys(cls, merged)
+    except RecursionError as error:
+        raise UserError("config: it contains itself") from error
     try:
         return draccus.decode(cls, _rename(merged, _NAME, _DRACCUS_KEY))
-    except (draccus.ParsingError, draccus.utils.DecodingError) as error:
+    except (draccus.ParsingError, draccus.utils.DecodingError, TypeError) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
             raise cause from None
@@ -94,7 +103,7 @@ def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
     if choice:
         known = cls.get_known_choices()
         name = tree.get(_NAME, cls.default_choice_name())
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"config: {path}name {name!r} is unknown; one of {', '.join(known)}")
         cls = known[name]
     hints = get_type_hints(cls)
@@ -108,8 +117,29 @@ def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
             if not isinstance(value, dict):
                 raise UserError(f"config: {path}{key} must hold keys, not {value!r}")
             check_keys(hint, value, f"{path}{key}.")
-        elif value is None and isinstance(hint, type):
-            raise UserError(f"config: {path}{key} is empty; it needs a value ({hint.__name__})")
+        else:
+            _check_value(hint, value, path + str(key))
+
+
+def _check_value(hint: Any, value: Any, path: str) -> None:
+    """UserError, by name, for a value that is not of the type of its key."""
+    if hint in (int, float, str, bool) and value is None:
+        raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
+    if hint in (int, float):
+        number = not isinstance(value, bool | list | dict)
+        try:
+            converted = float(value) if number else math.nan
+        except ValueError:
+            number = False
+        if not number or (hint is int and converted != int(converted)):
+            raise UserError(f"config: {path} {value!r} is no {_WORDS[hint]}")
+    if "tuple[float" in str(hint) and value is not None:
+        listed = isinstance(value, list | tuple)
+        if not listed or not all(type(item) in (int, float) for item in value):
+            raise UserError(f"config: {path} {value!r} is no list of numbers; write [3600, 1800]")
+
+
+_WORDS = {int: "whole number", float: "number"}
 
 
 def to_tree(config: Any) -> dict[str, Any]:

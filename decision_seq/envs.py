@@ -122,7 +122,7 @@ def make(env_id: str) -> Any:
         known = difflib.get_close_matches(env_id, list(gymnasium.registry), 3, 0.5)
         hint = f"; did you mean {', '.join(known)}?" if known else ""
         raise UserError(f"environment {env_id!r} is not registered with Gymnasium{hint}") from error
-    except (gymnasium.error.Error, ImportError) as error:
+    except (gymnasium.error.Error, ImportError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"environment {env_id!r}: {' '.join(str(error).split())}") from error
 
 
@@ -153,10 +153,14 @@ class Environments:
     @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
         """Observation shape and action size."""
-        env = self.envs[0]
-        discrete = hasattr(env.action_space, "n")
-        actions = env.action_space.n if discrete else int(np.prod(env.action_space.shape))
-        return tuple(env.observation_space.shape), int(actions)
+        spaces = self.envs[0].observation_space, self.envs[0].action_space
+        for space in spaces:
+            if type(space).__name__ != "Box":
+                raise UserError(
+                    f"{self.env_id} has a space of kind {type(space).__name__}; vectors of numbers"
+                    " (Box) are needed"
+                )
+        return tuple(spaces[0].shape), int(np.prod(spaces[1].shape))
 
     @property
     def max_episode_steps(self) -> int | None:

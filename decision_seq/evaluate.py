@@ -190,6 +190,17 @@ def evaluate(
     return [score(t, r, n, seed, family) for t, r, n in per_target], float(rate)
 
 
+def _device(name: str | None) -> torch.device:
+    """The device asked for, by default CUDA where it is; UserError when it cannot compute."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.ones(1, device=device).tolist()
+    except Exception as error:  # every backend refuses in its own way
+        first = " ".join(str(error).split())[:100]
+        raise UserError(f"--device {name} cannot be used here: {first}") from error
+    return device
+
+
 def check_environment(env_id: str, spec: Spec) -> None:
     """UserError unless the environment exists here and fits the policy: found before training."""
     environments = Environments(env_id, 1)
@@ -216,7 +227,7 @@ def evaluate_checkpoint(
     reporter: Reporter | None = None,
 ) -> Scores:
     """Roll out a checkpoint, or a run's newest, at its own targets unless others are given."""
-    loaded = checkpoint.load(path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    loaded = checkpoint.load(path, _device(device))
     facts = loaded.facts
     env_id = env_id or facts.env_id
     if env_id is None:

@@ -66,7 +66,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"config: seed {self.seed} must not be negative")
+        require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ def open_run(output: Path, resume: bool) -> Path | None:
 
     UserError when it cannot be made, already holds a run, or holds none to resume.
     """
+    if resume and not output.exists():
+        raise UserError(f"nothing to resume: {output} does not exist")
     missing = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -253,6 +255,8 @@ def _begin(
     made = open_run(output, resume)
     try:
         problem = prepare(config, reporter)
+        record = provenance(to_tree(problem.config), problem.store, command)
+        settled = dump(problem.config)
         config.policy.build(problem.spec)
         label(problem.store, problem.config.conditioning)
         if config.evaluation.episodes:
@@ -263,10 +267,8 @@ def _begin(
         if made is not None:
             shutil.rmtree(made)
         raise
-    write_json(
-        output / "provenance.json", provenance(to_tree(problem.config), problem.store, command)
-    )
-    save_text(output / "config.yaml", dump(problem.config))
+    write_json(output / "provenance.json", record)
+    save_text(output / "config.yaml", settled)
     return problem
 
 

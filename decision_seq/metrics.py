@@ -20,8 +20,8 @@ class Metrics:
         path = output / "metrics.jsonl"
         kept = []
         if step and path.is_file():
-            for line in path.read_text().splitlines(keepends=True):
-                if not line.endswith("\n") or json.loads(line)["step"] > step:
+            for line in path.read_text(errors="replace").splitlines(keepends=True):
+                if not line.endswith("\n") or _step(line) > step:
                     break
                 kept.append(line)
         save_text(path, "".join(kept))
@@ -37,3 +37,11 @@ class Metrics:
     def close(self) -> None:
         self.file.close()
         self.board.close()
+
+
+def _step(line: str) -> float:
+    """The update a line belongs to; infinity for a damaged one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -183,7 +183,8 @@ class Trainer:
             started, since = time.perf_counter(), self.step
             while self.step < steps:
                 logged = (self.step + 1) % self.config.log_every == 0
-                record = self._update(logged or self.step + 1 == steps)
+                # A loss is looked at before its update may be saved.
+                record = self._update(logged or self._due(self.step + 1))
                 self.step += 1
                 bar.update()
                 if record and metrics:
@@ -192,7 +193,7 @@ class Trainer:
                     started, since = time.perf_counter(), self.step
                     metrics.write({"step": self.step, **record, "updates_per_second": rate})
                     bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
-                if self.signal is not None or self._due():
+                if self.signal is not None or self._due(self.step):
                     path = self._save()
                     if self.signal is not None:
                         raise Interrupted(self.signal, path)
@@ -200,9 +201,8 @@ class Trainer:
         if metrics:
             metrics.close()
 
-    def _due(self) -> bool:
-        every = self.config.checkpoint_every
-        return self.step % every == 0 or self.step == self.config.steps
+    def _due(self, step: int) -> bool:
+        return step % self.config.checkpoint_every == 0 or step == self.config.steps
 
     def _update(self, wanted: bool) -> dict[str, float] | None:
         """One optimiser step; its metrics when they are wanted (reading them waits for a GPU)."""
@@ -231,8 +231,8 @@ class Trainer:
         record = {"loss": sum(totals), "gradient_norm": float(norm), "learning_rate": rate}
         if not math.isfinite(record["loss"]):
             raise UserError(
-                f"the loss became {record['loss']} at update {self.step + 1}; the last checkpoint"
-                f" in {self.output} is sound: lower train.learning_rate or look at the data"
+                f"the loss became {record['loss']} at or before update {self.step + 1}; lower"
+                " train.learning_rate, or look for absurd numbers in the data"
             )
         return {
             **record,

@@ -24,7 +24,7 @@ def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[flo
         {
             "dataset": dataset,
             "conditioning": {"name": conditioning},
-            "train": {"steps": 3000, "schedule": "cosine"},
+            "train": {"steps": 2000},
             "evaluation": {"targets": [2600, 20], "episodes": EPISODES},
         },
     )

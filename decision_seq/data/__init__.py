@@ -14,6 +14,7 @@ Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from decision_seq import envs
 from decision_seq.data import bundled, d4rl
-from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
 
@@ -55,6 +56,8 @@ def store_root() -> Path:
 def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
     """Open a dataset by name or path; UserError names an unknown one and its nearest kin."""
     request = request or Request()
+    if not name:
+        raise UserError("the dataset's name is empty; `decision-seq data list` shows what there is")
     path = Path(name)
     if path.suffix in HDF5_SUFFIXES and ("+" not in name or path.exists()):
         return _open_hdf5(path, request)
@@ -102,7 +105,8 @@ def describe_known() -> list[dict[str, str]]:
 
 
 def _unversioned(name: str) -> str:
-    return name.partition("-v")[0] if name.rpartition("-v")[2].isdigit() else name
+    """The bundled collections stand in for D4RL's v2 alone."""
+    return name.removesuffix("-v2")
 
 
 def _unknown(name: str) -> str:
@@ -122,10 +126,10 @@ def _open_hdf5(path: Path, request: Request) -> EpisodeStore:
     if output.is_dir() and path.is_file():
         try:
             store = EpisodeStore.open(output)
-        except StoreDamaged:
+        except UserError:
             return d4rl.read(path, output, request.env_id)  # cut short: rebuilt from its source
         source, now = store.header["source"], path.stat()
-        if (source["bytes"], source["modified_ns"]) == (now.st_size, now.st_mtime_ns):
+        if (source.get("bytes"), source.get("modified_ns")) == (now.st_size, now.st_mtime_ns):
             return store
     return d4rl.read(path, output, request.env_id)
 
@@ -147,7 +151,7 @@ def _open_bundled(name: str, request: Request) -> EpisodeStore:
     if path.is_dir():
         try:
             return EpisodeStore.open(path)
-        except StoreDamaged:
+        except UserError:
             shutil.rmtree(path)  # cut short: collected again, from the same seed
     return bundled.open_bundled(
         name, path, request.steps, request.seed, request.workers, request.reporter
@@ -162,7 +166,7 @@ def _open_joined(name: str, request: Request) -> EpisodeStore:
         raise UserError(f"{name}: the parts differ in observation or action size ({shapes})")
     identity = "|".join(str(part.header["source"]) for part in parts)
     output = store_root() / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if output.is_dir():
+    with contextlib.suppress(UserError):  # absent or cut short: joined anew
         return EpisodeStore.open(output)
     with StoreWriter(output) as writer:
         final = all("final_observations" in part.columns for part in parts)

@@ -77,12 +77,18 @@ class GaussianPolicy:
         if squash not in SQUASHES:
             raise UserError(f"policy file {path}: unknown squash {squash!r}")
         weights = {}
+        chain = {"fc0": "fc1", "fc1": "last_fc"}
         for layer, (weight, bias) in arrays.items():
             if weight.ndim != 2 or bias.shape != weight.shape[:1]:
                 raise UserError(
                     f"policy file {path}: {layer} has shapes {weight.shape} and {bias.shape}"
                 )
+            follows = arrays[chain.get(layer, layer)][0]
+            if layer in chain and follows.shape[1:] != weight.shape[:1]:
+                raise UserError(f"policy file {path}: the layers after {layer} do not fit it")
             weights[layer] = (np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32))
+        if weights["last_fc"][0].shape != weights["last_fc_log_std"][0].shape:
+            raise UserError(f"policy file {path}: last_fc and last_fc_log_std differ in shape")
         return cls(weights, squash, f"policy {path.name}, sha256 {sha256(path)[:12]}")
 
     @property
@@ -144,7 +150,10 @@ def collect(
     size, unit = (steps, "step") if episodes is None else (episodes, "episode")
     if size < 1:
         raise UserError(f"{size} {unit}s asked for; at least 1 is needed")
-    workers = workers or os.cpu_count() or 1
+    if workers is None:
+        workers = os.cpu_count() or 1
+    if seed < 0 or workers < 1:
+        raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     found = facts_by_name(env_id)
     reporter = reporter or Reporter()
     with StoreWriter(output) as writer, reporter.bar(f"collect {name}", unit, size) as bar:
@@ -243,7 +252,7 @@ def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
             group = file["metadata/policy"]
             arrays = {n: (group[f"{n}/weight"][:], group[f"{n}/bias"][:]) for n in layers}
             return arrays, "tanh"
-    except KeyError as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} carries no behaviour policy (metadata/policy)") from error
     except OSError as error:
         raise UserError(f"policy file {path} is no HDF5 file, or is cut short") from error

@@ -7,8 +7,10 @@ nowhere else. A new conditioning is a class here and its `register_subclass` lin
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
+import sys
 from dataclasses import dataclass
 
 import draccus
@@ -106,7 +108,7 @@ class ReturnToGo(Conditioning):
         if facts is not None and facts.return_scale is not None:
             return ReturnToGo(facts.return_scale)
         largest = float(np.abs(store.returns).max())
-        return ReturnToGo(10.0 ** np.floor(np.log10(largest)) if largest > 0 else 1.0)
+        return ReturnToGo(float(10.0 ** np.floor(np.log10(largest))) if largest > 0 else 1.0)
 
     @property
     def _scale(self) -> float:
@@ -144,13 +146,16 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
 
     UserError where the store's folder cannot be written.
     """
-    key = hashlib.sha256(json.dumps(to_tree(conditioning), sort_keys=True).encode()).hexdigest()
-    path = store.path / f"conditions-{key[:12]}.npy"
+    path = store.path / f"conditions-{_key(conditioning)}.npy"
     shape = (store.num_transitions, conditioning.size)
     if path.is_file():
-        cached = np.load(path, mmap_mode="r", allow_pickle=False)
-        if cached.shape == shape:
-            return Column(cached)
+        try:
+            cached = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            path.unlink()  # cut short: computed again below
+        else:
+            if cached.shape == shape and cached.dtype == np.float32:
+                return Column(cached)
     partial = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
@@ -161,3 +166,16 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
         partial.unlink(missing_ok=True)
         raise UserError(f"cannot write beside the store {store.path}: {error.strerror}") from error
     return Column(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _key(conditioning: Conditioning) -> str:
+    """Names the labels by their settings and by the code that makes them.
+
+    Without the code, labels kept from before an edit of `relabel` would be trained on in silence.
+    """
+    digest = hashlib.sha256(type(conditioning).__name__.encode())
+    digest.update(json.dumps(to_tree(conditioning), sort_keys=True).encode())
+    for module in {cls.__module__ for cls in type(conditioning).__mro__} - {"builtins"}:
+        if not module.startswith("draccus"):
+            digest.update(inspect.getsource(sys.modules[module]).encode())
+    return digest.hexdigest()[:12]

@@ -46,13 +46,13 @@ def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
     """
     import h5py
 
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file; give an HDF5 file")
     try:
         file = h5py.File(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder, not an HDF5 file") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         reason = "is empty" if path.stat().st_size == 0 else "is no HDF5 file, or is cut short"
         raise UserError(f"{path} {reason}; fetch it again") from error
     with file, StoreWriter(output) as writer:
@@ -65,7 +65,8 @@ def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
             timeouts = _timeouts(columns, terminals, facts, path)
             for episode in _episodes(columns, terminals, timeouts):
                 writer.append(episode)
-        except OSError as error:
+        except (OSError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+            # h5py reports damage within the file by any of these
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error
         except UserError as error:
             message = str(error)
@@ -100,10 +101,13 @@ def _columns(file: Any, path: Path) -> dict[str, Any]:
     import h5py
 
     wanted = (*REQUIRED, "timeouts", "next_observations")
-    columns = {name: file[name] for name in wanted if isinstance(file.get(name), h5py.Dataset)}
+    try:
+        columns = {name: file[name] for name in wanted if isinstance(file.get(name), h5py.Dataset)}
+        found = ", ".join(sorted(map(str, file))) or "nothing"
+    except (OSError, RuntimeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        found = ", ".join(sorted(file)) or "nothing"
         raise UserError(f"{path} has no {missing[0]!r} (it holds {found}); is it a D4RL file?")
     for name, column in columns.items():
         if column.dtype.kind not in "fiub":
@@ -116,9 +120,13 @@ def _columns(file: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: columns differ in length ({listed}); fetch it again")
     if rows["rewards"] == 0:
         raise UserError(f"{path} holds no transition")
+    if columns["rewards"].size != rows["rewards"]:
+        raise UserError(
+            f"{path}: rewards has shape {columns['rewards'].shape}; one a row is needed"
+        )
     shapes = {name: columns[name].shape for name in ("observations", "actions")}
     for name, shape in shapes.items():
-        if len(shape) != 2:
+        if len(shape) != 2 or shape[1] == 0:
             raise UserError(f"{path}: {name} has shape {shape}; rows of numbers are needed")
     following = columns.get("next_observations")
     if following is not None and following.shape != shapes["observations"]:

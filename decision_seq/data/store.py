@@ -5,7 +5,7 @@ A store is a directory:
     header.json            source, checksum, environment, statistics, the columns' shapes
     observations.npy       [N, ...] float32 (frames stay uint8)
     actions.npy            [N, A] float32, or [N] int64 when discrete
-    rewards.npy            [N] in the source's own precision
+    rewards.npy            [N] float64
     final_observations.npy [E, ...] the observation after each episode, where the source has it
     offsets.npy            [E + 1] int64: episode e is rows offsets[e] to offsets[e + 1]
     terminated.npy, truncated.npy   [E] bool
@@ -79,7 +79,7 @@ class EpisodeStore:
             header = json.loads((path / "header.json").read_text())
         except FileNotFoundError as error:
             raise UserError(f"{path} is no episode store: it has no header.json") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreDamaged(f"store {path}: header.json cannot be read; delete it") from error
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise StoreDamaged(
@@ -153,7 +153,7 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
         raise StoreDamaged(f"store {path}: {name!r} is no name of a column; delete the store")
     try:
         array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise StoreDamaged(f"store {path}: {name}.npy cannot be read; delete the store") from error
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
         raise StoreDamaged(

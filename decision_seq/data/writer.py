@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -98,7 +99,8 @@ class StoreWriter:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         for column in self.columns.values():
-            column.file.close()
+            with contextlib.suppress(OSError):  # a full disk refuses the buffered rest too
+                column.file.close()
         shutil.rmtree(self.partial, ignore_errors=True)  # already renamed away when finished
 
     def append(self, episode: Episode) -> None:
@@ -200,7 +202,7 @@ def _checked(episode: Episode, name: str) -> Episode:
     if observations.dtype != np.uint8:
         observations = observations.astype(np.float32, copy=False)
     actions = actions.astype(np.float32 if actions.dtype.kind == "f" else np.int64, copy=False)
-    rewards = rewards.astype(rewards.dtype if rewards.dtype.kind == "f" else np.float32, copy=False)
+    rewards = rewards.astype(np.float64, copy=False)
     return Episode(
         observations, actions, rewards, bool(episode.terminated), bool(episode.truncated)
     )

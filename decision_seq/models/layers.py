@@ -59,7 +59,7 @@ class _CpuDropout(torch.autograd.Function):
         count = inputs.numel()
         words = np.random.SFC64(seed).random_raw((count + 3) // 4)
         bits = torch.from_numpy(words.view(np.int16)[:count])
-        threshold = round(probability * 65536)
+        threshold = min(round(probability * 65536), 65535)
         keep = (bits >= threshold - 32768).view(inputs.shape)
         ctx.save_for_backward(keep)
         ctx.scale = 65536 / (65536 - threshold)
