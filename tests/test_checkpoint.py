@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
@@ -102,6 +103,39 @@ def test_nothing_is_unpickled(save: Callable[..., Path], trained: tuple, tmp_pat
     assert not (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize("damage", ["other shape", "missing", "empty"])
+def test_moments_that_do_not_fit_are_refused(
+    save: Callable[..., Path], trained: tuple, damage: str
+) -> None:
+    """torch's fused AdamW does not look at their shapes: it writes past the end of them."""
+    file = save() / "trainer" / "optimizer.pt"
+    state = torch.load(file, weights_only=True)
+    if damage == "other shape":
+        state["state"][0]["exp_avg"] = torch.zeros(3)
+    elif damage == "missing":
+        state["state"][0] = {}
+    else:
+        state["state"] = {}
+    torch.save(state, file)
+    with pytest.raises(UserError, match=r"optimizer\.pt cannot be read"):
+        checkpoint.load_optimizer(trained[1], file.parent.parent)
+
+
+def _nan_weights(path: Path) -> None:
+    weights = load_file(path / "model.safetensors")
+    weights["actions.head.bias"][1] = float("nan")
+    save_file(weights, path / "model.safetensors")
+
+
+def _edited(old: str, new: str) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        file = path / "config.yaml"
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    return edit
+
+
 def _no_weights(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
@@ -126,7 +160,10 @@ def _other_width(path: Path) -> None:
     [
         (_no_weights, "has no model.safetensors"),
         (_cut_weights, "model.safetensors is damaged"),
+        (_nan_weights, "actions.head.bias holds NaN"),
         (_no_spec, "spec"),
+        (_edited("action_size: 3", "action_size: three"), "config.yaml lacks or misstates"),
+        (_edited("max_timestep: 1000", "max_timestep: null"), "config.yaml lacks or misstates"),
         (_other_width, "does not fit this policy"),
         (lambda path: (path / "config.yaml").unlink(), "config.yaml"),
         (lambda path: (path / "config.yaml").write_text("a: [1"), "not valid YAML"),

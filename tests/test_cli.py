@@ -2,11 +2,14 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -125,6 +128,27 @@ def test_collect_writes_a_store(tmp_path: Path, capsys: pytest.CaptureFixture) -
     assert "exists" in refused(capsys, *arguments, "--output", output)
 
 
+def test_a_terminated_collection_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it: no half-made store, no worker left alone."""
+    arguments = ["data", "collect", "--policy", "uniform", "--env", "Hopper-v4"]
+    arguments += ["--steps", "10000000", "--workers", "2", "--output", str(tmp_path / "x")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "decision_seq", *arguments], stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".partial-*/rewards.npy")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def _text(path: Path) -> None:
     path.write_text("no HDF5")
 
@@ -139,6 +163,9 @@ BAD: dict[str, tuple[list[object], str]] = {
     "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are dt/gym"),
     "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
     "resume nowhere": (["--resume"], "--resume needs --output"),
+    "resume a typo": (["--resume", "--output", "typo"], "typo does not exist"),
+    "empty name": (["--dataset", ""], "name is empty"),
+    "a name too long": (["--dataset", "x" * 5000], "File name too long"),
     "bad number": (["--seed", "one"], "invalid int value"),
 }
 
@@ -193,6 +220,7 @@ def test_bad_evaluation_input(
     assert "Hoper-v4" in refused(capsys, "evaluate", output, "--env", "Hoper-v4")
     assert "name another" in refused(capsys, "evaluate", output, "--env", "HalfCheetah-v4")
     assert "0 episodes" in refused(capsys, "evaluate", output, "--episodes", 0)
+    assert "cannot be used here" in refused(capsys, "evaluate", output, "--device", "foo")
     weights.unlink()
     assert "has no model.safetensors" in refused(capsys, "evaluate", output)
     assert "is not empty; add --resume" in refused(capsys, *arguments)
@@ -206,7 +234,23 @@ def test_bad_evaluation_input(
         ["data", "collect", "hopper-large", "--output", "x"],
         ["data", "collect", "--policy", "gone.hdf5", "--env", "Hopper-v4", "--output", "x"],
         ["data", "inspect", "nothing"],
+        [
+            *[
+                "data",
+                "collect",
+                "--policy",
+                "uniform",
+                "--env",
+                "Hopper-v4",
+                "--output",
+                "x",
+                "--seed",
+                "-1",
+            ]
+        ],
+        ["data", "collect", "--policy", "uniform", "--env", "CartPole-v1", "--output", "x"],
         ["bench", "train", "--rounds", "0"],
+        ["bench", "train", "--threads", "-1"],
         ["fly"],
         [],
     ],

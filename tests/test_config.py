@@ -56,6 +56,13 @@ def test_scientific_notation_without_a_dot_is_a_number() -> None:
         ({"train": {"learning_rate": float("nan")}}, "learning_rate nan"),
         ({"evaluation": {"targets": []}}, "evaluation.targets is empty"),
         ({"seed": -1}, "seed -1"),
+        ({"train": {"batch_size": "1e3x"}}, "train.batch_size '1e3x' is no whole number"),
+        ({"train": {"batch_size": 1.5}}, "train.batch_size 1.5 is no whole number"),
+        ({"train": {"steps": [1]}}, "train.steps [1] is no whole number"),
+        ({"train": {"learning_rate": "abc"}}, "train.learning_rate 'abc' is no number"),
+        ({"evaluation": {"targets": "3600"}}, "targets '3600' is no list of numbers"),
+        ({"evaluation": {"targets": 3600}}, "write [3600, 1800]"),
+        ({"policy": {"name": ["dt"]}}, "name ['dt'] is unknown"),
     ],
 )
 def test_a_bad_value_is_named(tree: dict, named: str) -> None:

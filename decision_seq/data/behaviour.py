@@ -155,6 +155,7 @@ def collect(
     if seed < 0 or workers < 1:
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     found = facts_by_name(env_id)
+    _check_fits(actor, env_id)
     reporter = reporter or Reporter()
     with StoreWriter(output) as writer, reporter.bar(f"collect {name}", unit, size) as bar:
         total = done = 0
@@ -174,6 +175,18 @@ def collect(
             max_episode_steps=max(writer.lengths) if found is None else found[1].max_episode_steps,
             transitions_in=total,
             has_timeouts=True,
+        )
+
+
+def _check_fits(actor: Actor, env_id: str) -> None:
+    """UserError unless the environment exists here and has the sizes the actor was made for."""
+    envs = Environments(env_id, 1)
+    shape, action_size = envs.sizes
+    envs.close()
+    if actor.sizes not in (None, (shape[0], action_size)):
+        raise UserError(
+            f"{actor.description} has {actor.sizes} observation and action dimensions;"
+            f" {env_id} has {shape[0]} and {action_size}"
         )
 
 
@@ -203,12 +216,7 @@ def _waves(actor: Actor, env_id: str, seed: int, workers: int) -> Iterator[Episo
 def run_wave(actor: Actor, env_id: str, seed: int, wave: int) -> list[Episode]:
     """Episodes wave * WAVE to (wave + 1) * WAVE - 1, whole."""
     envs = Environments(env_id, WAVE)
-    shape, action_size = envs.sizes
-    if actor.sizes not in (None, (shape[0], action_size)):
-        raise UserError(
-            f"{actor.description} has {actor.sizes} observation and action dimensions;"
-            f" {env_id} has {shape[0]} and {action_size}"
-        )
+    _, action_size = envs.sizes
     generators = [np.random.default_rng([seed, wave * WAVE + slot]) for slot in range(WAVE)]
     observations = envs.reset([int(generator.integers(2**31)) for generator in generators])
     noise = np.zeros((WAVE, action_size))

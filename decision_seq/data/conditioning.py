@@ -120,22 +120,20 @@ class ReturnToGo(Conditioning):
 @Conditioning.register_subclass("shuffled_return")
 @dataclass(frozen=True)
 class ShuffledReturnToGo(ReturnToGo):
-    """A control: returns-to-go shuffled between the episodes, anew at every timestep.
+    """A control: the returns-to-go of all transitions, shuffled among them.
 
     A policy trained on it can learn nothing from its condition, so its returns must not depend on
-    the target: the experiment that shows that a difference between targets is earned. (One
-    partner for a whole episode would not do: the few episodes with the highest labels, good or bad
-    by chance, would then decide what a high target means.)
+    the target: the experiment that shows that a difference between targets is earned. (Lending
+    whole episodes' labels would not do: a label would still tell the time within an episode, and
+    the few with the highest labels, good or bad by chance, what a high target means.)
     """
 
     shuffle_seed: int = 0
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """Every timestep keeps its labels, in a random order of the episodes that reach it."""
-        labels = np.concatenate([self.relabel(episode) for episode in store.episodes()])
-        timesteps = np.arange(len(labels)) - np.repeat(store.offsets[:-1], store.lengths)
-        noise = np.random.default_rng(self.shuffle_seed).random(len(labels))
-        out[np.argsort(timesteps, kind="stable")] = labels[np.lexsort((noise, timesteps))]
+        """Every label once, at a transition drawn at random."""
+        super().relabel_store(store, out)
+        out[:] = out[np.random.default_rng(self.shuffle_seed).permutation(len(out))]
 
     def resolved(self, store: EpisodeStore) -> ShuffledReturnToGo:
         return ShuffledReturnToGo(super().resolved(store).scale, self.shuffle_seed)

@@ -144,6 +144,21 @@ def test_several_datasets_join_into_one(write_d4rl: Write) -> None:
     assert open_dataset(f"{a}+{b}").path == both.path
 
 
+def test_parts_of_other_precision_join(write_d4rl: Write) -> None:
+    wide = write_d4rl((9,), "b.hdf5", change={"rewards": lambda a: a[:, None].astype(np.float64)})
+    both = open_dataset(f"{write_d4rl((40,), 'a.hdf5')}+{wide}")
+    assert both.lengths.tolist() == [40, 9]
+
+
+def test_a_task_without_published_facts_opens(write_d4rl: Write) -> None:
+    path = write_d4rl(
+        name="mine.hdf5",
+        change={key: lambda a: a[:, :5] for key in ("observations", "next_observations")},
+    )
+    header = open_dataset(str(path)).header
+    assert (header["env_id"], header["family"]) == (None, None)
+
+
 def _text(path: Path) -> None:
     path.write_text("observations, actions\n1, 2\n")
 
@@ -177,6 +192,11 @@ BAD_FILES = {
     "flags of 2": ({"change": {"terminals": lambda a: a * 2.0}}, None, "other values than 0 and 1"),
     "text actions": ({"change": {"actions": lambda a: np.full(len(a), b"x")}}, None, "not numbers"),
     "flat observations": ({"change": {"observations": lambda a: a[:, 0]}}, None, "shape"),
+    "rewards (N, 2)": (
+        {"change": {"rewards": lambda a: np.stack([a, a], 1)}},
+        None,
+        "rewards has shape",
+    ),
     "a number": ({"change": {"rewards": lambda a: 3.0}}, None, "single number"),
 }  # fmt: skip
 
