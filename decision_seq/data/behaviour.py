@@ -7,6 +7,8 @@ both and one collector grows either.
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -190,27 +192,25 @@ def _check_fits(actor: Actor, env_id: str) -> None:
         )
 
 
+# Products this small gain nothing from threads, which would fight over the cores.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
 def _waves(actor: Actor, env_id: str, seed: int, workers: int) -> Iterator[Episode]:
     """Episodes 0, 1, 2, ... without end, computed `workers` waves ahead."""
-    if workers == 1:
-        wave = 0
-        while True:
-            yield from run_wave(actor, env_id, seed, wave)
-            wave += 1
+    former = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # read by the workers when they start
     # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
-    import multiprocessing
-
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
         pending = [pool.submit(run_wave, actor, env_id, seed, wave) for wave in range(workers)]
-        following = workers
-        try:
-            while True:
-                yield from pending.pop(0).result()
-                pending.append(pool.submit(run_wave, actor, env_id, seed, following))
-                following += 1
-        finally:
-            for future in pending:
-                future.cancel()
+        for following in itertools.count(workers):
+            yield from pending.pop(0).result()
+            pending.append(pool.submit(run_wave, actor, env_id, seed, following))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def run_wave(actor: Actor, env_id: str, seed: int, wave: int) -> list[Episode]:

@@ -28,7 +28,7 @@ class Bundled:
 
 
 BUNDLED: dict[str, Bundled] = {
-    "hopper-medium": Bundled("hopper-medium.safetensors", "Hopper-v4", 1478.5),
+    "hopper-medium": Bundled("hopper-medium.safetensors", "Hopper-v4", 1478.3),
 }
 
 
