@@ -105,7 +105,7 @@ def find(path: Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or one of its checkpoints")
-    if path.name.startswith(PREFIX) or (path / "trainer").is_dir():
+    if (path / "trainer").is_dir():
         return path
     found = checkpoints(path / "checkpoints")
     if not found:

@@ -131,7 +131,7 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
             converted = float(value) if number else math.nan
         except ValueError:
             number = False
-        if not number or (hint is int and converted != int(converted)):
+        if not number or (hint is int and not converted.is_integer()):
             raise UserError(f"config: {path} {value!r} is no {_WORDS[hint]}")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)

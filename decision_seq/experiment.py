@@ -11,7 +11,6 @@ writes what a reader needs to believe it:
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +81,6 @@ class Problem:
 def prepare(config: Config, reporter: Reporter) -> Problem:
     """Open the data and resolve the config by it; UserError when they do not fit together."""
     request = Request(
-        env_id=config.evaluation.env_id,
         steps=config.collection.steps,
         seed=config.collection.seed,
         reporter=reporter,
@@ -265,11 +263,22 @@ def _begin(
             check_same_run(output, problem)
     except BaseException:  # Ctrl-C too: what could not begin leaves nothing
         if made is not None:
-            shutil.rmtree(made)
+            _remove_empty(output, made)
         raise
-    write_json(output / "provenance.json", record)
     save_text(output / "config.yaml", settled)
+    write_json(output / "provenance.json", record)
     return problem
+
+
+def _remove_empty(output: Path, made: Path) -> None:
+    """Take away the folders from `output` up to `made`; another run may have moved in beside."""
+    for folder in (output, *output.parents):
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # not empty: somebody else's
+        if folder == made:
+            return
 
 
 def _first_on_main(accelerator: Accelerator, begin: Callable[[], Problem]) -> Problem:
@@ -292,7 +301,12 @@ def finish(path: Path, output: Path, reporter: Reporter | None = None) -> Scores
     if evaluation.episodes == 0:
         return None
     scores = evaluate_checkpoint(
-        path, None, evaluation.episodes, evaluation.seed, reporter=reporter
+        path,
+        evaluation.targets,
+        evaluation.episodes,
+        evaluation.seed,
+        evaluation.env_id,
+        reporter=reporter,
     )
     write_json(output / "scores.json", scores_json(scores))
     return scores

@@ -229,9 +229,10 @@ class Trainer:
             return None
         totals = accelerator.reduce(torch.stack(list(losses.values())).detach(), "sum").tolist()
         record = {"loss": sum(totals), "gradient_norm": float(norm), "learning_rate": rate}
-        if not math.isfinite(record["loss"]):
+        if not math.isfinite(record["loss"] + record["gradient_norm"]):
             raise UserError(
-                f"the loss became {record['loss']} at or before update {self.step + 1}; lower"
+                f"the loss became {record['loss']}, its gradient {record['gradient_norm']}, at or"
+                f" before update {self.step + 1}; lower"
                 " train.learning_rate, or look for absurd numbers in the data"
             )
         return {

@@ -27,6 +27,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DECISION_SEQ_DATA", str(root))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what is compared to the bit runs on the CPU
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ
     return root

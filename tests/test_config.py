@@ -58,6 +58,7 @@ def test_scientific_notation_without_a_dot_is_a_number() -> None:
         ({"seed": -1}, "seed -1"),
         ({"train": {"batch_size": "1e3x"}}, "train.batch_size '1e3x' is no whole number"),
         ({"train": {"batch_size": 1.5}}, "train.batch_size 1.5 is no whole number"),
+        ({"train": {"steps": float("inf")}}, "train.steps inf is no whole number"),
         ({"train": {"steps": [1]}}, "train.steps [1] is no whole number"),
         ({"train": {"learning_rate": "abc"}}, "train.learning_rate 'abc' is no number"),
         ({"evaluation": {"targets": "3600"}}, "targets '3600' is no list of numbers"),

@@ -178,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         return mean * float("nan") if (output / "checkpoints" / "step-00000010").exists() else mean
 
     monkeypatch.setattr("decision_seq.train.masked_mean", poisoned)
-    with pytest.raises(UserError, match="the loss became nan at or before update 11"):
+    with pytest.raises(UserError, match=r"the loss became nan.* at or before update 11"):
         experiment.train(tiny(write_d4rl()), output)
     assert [path.name for path in checkpoints(output / "checkpoints")] == ["step-00000010"]
 
@@ -194,11 +194,23 @@ def test_bf16_trains_too(write_d4rl: Callable[..., Path], tmp_path: Path) -> Non
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(
-    write_d4rl: Callable[..., Path], tmp_path: Path
+    write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "deep" / "er" / "run"
     bad = write_d4rl(change={"observations": lambda a: a * float("nan")})
     with pytest.raises(UserError, match="NaN"):
         experiment.train(tiny(bad), output)
     assert not (tmp_path / "deep").exists()
+    # another run that began meanwhile in the same new folder keeps what it has
+    (tmp_path / "deep").mkdir()
+
+    def neighbour_then_fail(*_: object) -> None:
+        (tmp_path / "deep" / "neighbour").mkdir()
+        raise UserError("late")
+
+    monkeypatch.setattr(experiment, "prepare", neighbour_then_fail)
+    (tmp_path / "deep").rmdir()
+    with pytest.raises(UserError, match="late"):
+        experiment.train(tiny(bad), output)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["neighbour"]
     assert "WORLD_SIZE" not in os.environ

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -36,11 +37,10 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 class Request:
     """How a dataset is to be opened.
 
-    env_id: the environment to evaluate in, for files that do not tell; steps, seed, workers: size,
-    seed and processes of a bundled collection; reporter: where progress is shown.
+    steps, seed, workers: size, seed and processes of a bundled collection; reporter: where
+    progress is shown.
     """
 
-    env_id: str | None = None
     steps: int = bundled.DEFAULT_STEPS
     seed: int = 0
     workers: int | None = None
@@ -121,17 +121,17 @@ def _unknown(name: str) -> str:
 
 def _open_hdf5(path: Path, request: Request) -> EpisodeStore:
     """The store made from this very file, or a new one when the file has changed."""
-    key = hashlib.sha256(f"{path.resolve()}|{request.env_id}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     output = store_root() / f"{envs.canonical(path.name)}-{key}"
     if output.is_dir() and path.is_file():
         try:
             store = EpisodeStore.open(output)
         except UserError:
-            return d4rl.read(path, output, request.env_id)  # cut short: rebuilt from its source
+            return d4rl.read(path, output)  # cut short: rebuilt from its source
         source, now = store.header["source"], path.stat()
         if (source.get("bytes"), source.get("modified_ns")) == (now.st_size, now.st_mtime_ns):
             return store
-    return d4rl.read(path, output, request.env_id)
+    return d4rl.read(path, output)
 
 
 def _open_d4rl(name: str, request: Request) -> EpisodeStore:
@@ -164,7 +164,7 @@ def _open_joined(name: str, request: Request) -> EpisodeStore:
     shapes = {(p.columns["observations"].shape[1:], p.columns["actions"].shape[1:]) for p in parts}
     if len(shapes) > 1:
         raise UserError(f"{name}: the parts differ in observation or action size ({shapes})")
-    identity = "|".join(str(part.header["source"]) for part in parts)
+    identity = json.dumps([part.header for part in parts], sort_keys=True)
     output = store_root() / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     with contextlib.suppress(UserError):  # absent or cut short: joined anew
         return EpisodeStore.open(output)

@@ -52,7 +52,8 @@ def open_bundled(
             f"bundled collection ({recipe.env_id}, {actor.description}, seed {seed};"
             " not D4RL's data)"
         ),
-        "steps": steps,
+        "steps": steps if episodes is None else None,
+        "episodes": episodes,
         "seed": seed,
         "policy": recipe.policy,
     }

@@ -38,11 +38,11 @@ def find_file(name: str) -> Path | None:
     return next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
 
 
-def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
+def read(path: Path, output: Path) -> EpisodeStore:
     """Read the file into a store at `output`; UserError says what is wrong with a bad file.
 
-    env_id: the environment to evaluate in; by default told from the file's name, or from the
-    sizes where only one environment has them.
+    The environment to evaluate in is told from the file's name, or from the sizes where only one
+    environment has them.
     """
     import h5py
 
@@ -71,8 +71,6 @@ def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
         except UserError as error:
             message = str(error)
             raise UserError(message if str(path) in message else f"{path}: {message}") from error
-        if env_id is None and facts is not None:
-            env_id = facts.env_id
         digest = sha256(path)
         return writer.finish(
             canonical_name(path),
@@ -84,7 +82,7 @@ def read(path: Path, output: Path, env_id: str | None = None) -> EpisodeStore:
                 "modified_ns": path.stat().st_mtime_ns,
                 "sha256": digest,
             },
-            env_id=env_id,
+            env_id=facts.env_id if facts else None,
             family=family[0] if family else None,
             max_episode_steps=facts.max_episode_steps if facts else None,
             transitions_in=len(terminals),

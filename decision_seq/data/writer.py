@@ -166,7 +166,11 @@ class StoreWriter:
         if not self._made_meanwhile(header):
             if self.path.exists():
                 shutil.rmtree(self.path)
-            os.replace(self.partial, self.path)
+            try:
+                os.replace(self.partial, self.path)
+            except OSError:
+                if not self._made_meanwhile(header):  # between the look and the renaming
+                    raise
         return EpisodeStore.open(self.path)
 
     def _made_meanwhile(self, header: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from decision_seq.data import Request, open_dataset, store_root
+from decision_seq.data import open_dataset, store_root
 from decision_seq.types import UserError
 
 Write = Callable[..., Path]
@@ -94,13 +94,11 @@ def test_blocks_do_not_show(write_d4rl: Write, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(store.returns, raw_returns(path), rtol=1e-6)
 
 
-def test_the_environment_is_told_by_name_by_sizes_or_by_the_user(write_d4rl: Write) -> None:
+def test_the_environment_is_told_by_name_or_by_sizes(write_d4rl: Write) -> None:
     by_name = open_dataset(str(write_d4rl(name="hopper_medium-v2.hdf5")))
     assert by_name.header["env_id"] == "Hopper-v4"
     by_sizes = open_dataset(str(write_d4rl(name="mine.hdf5")))
     assert (by_sizes.header["env_id"], by_sizes.header["family"]) == ("Hopper-v4", "hopper")
-    asked = open_dataset(str(write_d4rl(name="mine.hdf5")), Request(env_id="Hopper-v5"))
-    assert asked.header["env_id"] == "Hopper-v5"
 
 
 def test_a_store_is_made_once_and_again_when_the_file_changes(write_d4rl: Write) -> None:
@@ -142,6 +140,12 @@ def test_several_datasets_join_into_one(write_d4rl: Write) -> None:
         np.concatenate([open_dataset(str(p)).columns["rewards"].array for p in (a, b)]),
     )
     assert open_dataset(f"{a}+{b}").path == both.path
+
+
+def test_a_part_joined_twice_is_not_another_part(write_d4rl: Write) -> None:
+    a, b = (str(write_d4rl((n,), f"{n}.hdf5")) for n in (9, 8))
+    assert open_dataset(f"{a}+{a}").lengths.tolist() == [9, 9]
+    assert open_dataset(f"{b}+{b}").lengths.tolist() == [8, 8]
 
 
 def test_parts_of_other_precision_join(write_d4rl: Write) -> None:
