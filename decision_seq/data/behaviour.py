@@ -169,9 +169,10 @@ def collect(
             bar.update(new)
             if done == size:
                 break
+        asked = {"steps": steps if episodes is None else None, "episodes": episodes, "seed": seed}
         return writer.finish(
             name,
-            source,
+            {**source, **asked},
             env_id=env_id,
             family=found[0] if found else None,
             max_episode_steps=max(writer.lengths) if found is None else found[1].max_episode_steps,

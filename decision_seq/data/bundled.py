@@ -52,9 +52,6 @@ def open_bundled(
             f"bundled collection ({recipe.env_id}, {actor.description}, seed {seed};"
             " not D4RL's data)"
         ),
-        "steps": steps if episodes is None else None,
-        "episodes": episodes,
-        "seed": seed,
         "policy": recipe.policy,
     }
     return collect(
@@ -87,9 +84,6 @@ def collect_named(
     source = {
         "kind": "collected",
         "description": f"collected here ({env_id}, {actor.description}, seed {seed})",
-        "steps": steps if episodes is None else None,
-        "episodes": episodes,
-        "seed": seed,
     }
     return collect(
         actor, env_id, steps, seed, output, output.name, source, workers, reporter, episodes
