@@ -12,6 +12,9 @@ from decision_seq.types import UserError
 
 def test_normalized_score_of_the_references_is_0_and_100() -> None:
     for name, facts in envs.FACTS.items():
+        if facts.reference_scores is None:
+            assert name == "reacher2d"
+            continue
         low, high = facts.reference_scores
         assert envs.normalized_score(name, low) == pytest.approx(0)
         assert envs.normalized_score(name, high) == pytest.approx(100)

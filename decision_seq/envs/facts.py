@@ -1,4 +1,4 @@
-"""Environments: which one stands for which data, what its scores mean, and N of them in step.
+"""Tasks: which environment stands for which data, and what its scores mean.
 
 Reference scores are D4RL's (Farama-Foundation/D4RL, d4rl/infos.py, Apache-2.0). D4RL's own package
 cannot be imported today (it needs mujoco-py and MuJoCo 2.1), so its data are rolled out in
@@ -8,15 +8,9 @@ collected the data; the simulator itself is newer (see `ENVIRONMENT_NOTE`).
 
 from __future__ import annotations
 
-import difflib
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from decision_seq.types import UserError
 
 ENVIRONMENT_NOTE = (
     "Gymnasium -v4 environments follow D4RL's -v2 in rewards and observations; the MuJoCo"
@@ -28,13 +22,14 @@ ENVIRONMENT_NOTE = (
 class EnvironmentFacts:
     """What is known of a family of tasks.
 
-    reference_scores: (random, expert) raw returns: normalized score 0 and 100.
+    reference_scores: (random, expert) raw returns: normalized score 0 and 100; None where nobody
+        published any.
     targets: the two raw returns the Decision Transformer's code asks for (kzl/decision-transformer
     gym/experiment.py); return_scale: what it divides returns by. None where nobody published one.
     """
 
     env_id: str | None
-    reference_scores: tuple[float, float]
+    reference_scores: tuple[float, float] | None
     max_episode_steps: int | None
     sizes: tuple[int, int] | None = None  # observation and action size
     return_scale: float | None = None
@@ -52,6 +47,7 @@ FACTS: dict[str, EnvironmentFacts] = {
     "walker2d": EnvironmentFacts(
         "Walker2d-v4", (1.629008, 4592.3), 1000, (17, 6), 1000.0, (5000.0, 2500.0)
     ),
+    "reacher2d": EnvironmentFacts("Reacher2d-v0", None, 100, (12, 2), 10.0, (76.0, 40.0)),
     "ant": EnvironmentFacts("Ant-v4", (-325.6, 3879.7), 1000, (111, 8)),
     "antmaze-umaze": EnvironmentFacts(None, (0.0, 1.0), 700, (29, 8)),
     "antmaze": EnvironmentFacts(None, (0.0, 1.0), 1000, (29, 8)),
@@ -94,7 +90,7 @@ def facts_by_sizes(observation_size: int, action_size: int) -> tuple[str, Enviro
 def normalized_score(name: str, returns: float | np.ndarray) -> float | np.ndarray | None:
     """100 * (return - random) / (expert - random), as D4RL's papers print it; None if unknown."""
     found = facts_by_name(name)
-    if found is None:
+    if found is None or found[1].reference_scores is None:
         return None
     low, high = found[1].reference_scores
     return 100.0 * (returns - low) / (high - low)
@@ -107,90 +103,3 @@ def environment_notes(env_id: str) -> list[str]:
 
     versions = f"gymnasium {gymnasium.__version__}, mujoco {mujoco.__version__}"
     return [versions, ENVIRONMENT_NOTE] if env_id.endswith("-v4") else [versions]
-
-
-def make(env_id: str) -> Any:
-    """One Gymnasium environment; UserError when the id is unknown or its simulator is missing."""
-    import gymnasium
-
-    _silence_mujoco()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # -v4 is what D4RL's data need
-            return gymnasium.make(env_id)
-    except gymnasium.error.NameNotFound as error:
-        known = difflib.get_close_matches(env_id, list(gymnasium.registry), 3, 0.5)
-        hint = f"; did you mean {', '.join(known)}?" if known else ""
-        raise UserError(f"environment {env_id!r} is not registered with Gymnasium{hint}") from error
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"environment {env_id!r}: {' '.join(str(error).split())}") from error
-
-
-def _silence_mujoco() -> None:
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory for each model warning."""
-    import mujoco
-
-    mujoco.set_mju_user_warning(lambda message: None)
-
-
-class Environments:
-    """N copies of one environment, stepped together; one that has ended rests until `reset`.
-
-    Unlike a Gymnasium vector environment it never restarts an episode by itself, so exactly N
-    episodes are seen and none is favoured for being short.
-    """
-
-    def __init__(self, env_id: str, count: int) -> None:
-        if count < 1:
-            raise UserError(f"{count} environments asked for; at least 1 is needed")
-        self.env_id = env_id
-        self.envs = [make(env_id) for _ in range(count)]
-        self.running = np.zeros(count, bool)
-
-    def __len__(self) -> int:
-        return len(self.envs)
-
-    @property
-    def sizes(self) -> tuple[tuple[int, ...], int]:
-        """Observation shape and action size."""
-        spaces = self.envs[0].observation_space, self.envs[0].action_space
-        for space in spaces:
-            if type(space).__name__ != "Box":
-                raise UserError(
-                    f"{self.env_id} has a space of kind {type(space).__name__}; vectors of numbers"
-                    " (Box) are needed"
-                )
-        return tuple(spaces[0].shape), int(np.prod(spaces[1].shape))
-
-    @property
-    def max_episode_steps(self) -> int | None:
-        spec = self.envs[0].spec
-        return spec.max_episode_steps if spec else None
-
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...]."""
-        observations = [
-            env.reset(seed=seed)[0] for env, seed in zip(self.envs, seeds, strict=False)
-        ]
-        self.running[:] = False
-        self.running[: len(observations)] = True
-        return np.stack(observations)
-
-    def step(
-        self, rows: np.ndarray, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Act in the environments `rows` -> observations, rewards, terminated, truncated."""
-        results = [self.envs[row].step(action) for row, action in zip(rows, actions, strict=True)]
-        observations, rewards, terminated, truncated, _ = zip(*results, strict=True)
-        ended = np.array(terminated, bool) | np.array(truncated, bool)
-        self.running[rows[ended]] = False
-        return (
-            np.stack(observations),
-            np.array(rewards, np.float64),
-            np.array(terminated, bool),
-            np.array(truncated, bool),
-        )
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()

@@ -1,0 +1,64 @@
+"""What a file or folder is, so that a store made of it can be told from one made of another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from decision_seq import envs
+from decision_seq.types import UserError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
+    """Size and time of change of a file, or of the `files` of a folder: cheap to look at.
+
+    A store is made anew when its source's stamp differs from the one in its header.
+    """
+    facts = [file.stat() for file in ([path] if files is None else files)]
+    return {
+        "path": str(path.resolve()),
+        "bytes": sum(fact.st_size for fact in facts),
+        "modified_ns": max(fact.st_mtime_ns for fact in facts),
+    }
+
+
+def describe_file(kind: str, what: str, path: Path) -> dict[str, Any]:
+    """The `source` entry of a store's header for one file; `what` says what it is in the field's
+    words."""
+    digest = sha256(path)
+    return {
+        "kind": kind,
+        "description": f"{what} {path.name}, sha256 {digest[:12]}",
+        **stamp(path),
+        "sha256": digest,
+    }
+
+
+def require_file(path: Path, what: str) -> None:
+    """UserError unless the path is a file that holds something."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file; give {what}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty; fetch it again")
+
+
+def task(name: str, observation_size: int, action_size: int) -> dict[str, Any]:
+    """The task's entries of a store's header: by the name, else by the sizes where one task alone
+    has them, else unknown."""
+    found = envs.facts_by_name(name) or envs.facts_by_sizes(observation_size, action_size)
+    family, facts = found or (None, None)
+    return {
+        "env_id": facts.env_id if facts else None,
+        "family": family,
+        "max_episode_steps": facts.max_episode_steps if facts else None,
+    }

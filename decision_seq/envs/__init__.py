@@ -1,0 +1,24 @@
+"""Environments: which one stands for which data, what its scores mean, and N of them in step."""
+
+from decision_seq.envs.facts import (
+    FACTS,
+    EnvironmentFacts,
+    canonical,
+    environment_notes,
+    facts_by_name,
+    facts_by_sizes,
+    normalized_score,
+)
+from decision_seq.envs.running import Environments, make
+
+__all__ = [
+    "FACTS",
+    "EnvironmentFacts",
+    "Environments",
+    "canonical",
+    "environment_notes",
+    "facts_by_name",
+    "facts_by_sizes",
+    "make",
+    "normalized_score",
+]
