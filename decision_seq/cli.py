@@ -163,20 +163,55 @@ def _add_data(verbs: Any) -> None:
     verbs = data.add_subparsers(
         dest="data_verb", required=True, parser_class=Parser, metavar="VERB"
     )
+    _add_list(verbs)
+    _add_inspect(verbs)
+    _add_fetch(verbs)
+    _add_collect(verbs)
+    _add_convert(verbs)
+
+
+def _add_list(verbs: Any) -> None:
     parser = _verb(
-        verbs, "list", commands.run_list, "What can be opened here.", "  decision-seq data list"
+        verbs,
+        "list",
+        commands.run_list,
+        "Every dataset by name: its source and size, and whether it is here.",
+        "  decision-seq data list\n  decision-seq data list --source bundled --json",
+    )
+    parser.add_argument(
+        "--source", choices=["bundled", "d4rl", "minari", "store"], help="only these"
     )
     parser.add_argument("--json", action="store_true")
+
+
+def _add_inspect(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "inspect",
         commands.run_inspect,
-        "What is in a dataset.",
-        "  decision-seq data inspect hopper-medium\n"
+        "What is in a dataset, and what is wrong with it.",
+        "  decision-seq data inspect hopper-medium --plot returns.png\n"
         "  decision-seq data inspect ~/.d4rl/datasets/hopper_medium-v2.hdf5 --json",
     )
     parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the returns' histogram")
     parser.add_argument("--json", action="store_true")
+
+
+def _add_fetch(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "fetch",
+        commands.run_fetch,
+        "Get datasets and make their stores, so that training needs no network.",
+        "  decision-seq data fetch d4rl/hopper-medium-v2 d4rl/walker2d-medium-v2\n"
+        "  decision-seq data fetch minari/mujoco/hopper/medium-v0\n"
+        "  DECISION_SEQ_D4RL_URL=http://mirror/d4rl decision-seq data fetch d4rl/pen-human-v1",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="+", help="datasets' names")
+
+
+def _add_collect(verbs: Any) -> None:
     parser = _verb(
         verbs,
         "collect",
@@ -193,15 +228,35 @@ def _add_data(verbs: Any) -> None:
         help="a D4RL v2 file that carries its policy, a .safetensors actor, or `uniform`",
     )
     parser.add_argument("--env", help="a Gymnasium id, with --policy")
-    parser.add_argument("--episodes", type=int, help="so many episodes instead of --steps")
-    parser.add_argument(
-        "--steps", type=int, default=200_000, help="transitions, rounded up to whole episodes"
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--steps", type=int, help="transitions, rounded up to whole episodes (default 200000)"
     )
+    size.add_argument("--episodes", type=int, help="so many episodes instead")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument(
         "--workers", type=int, help="processes (default one a core); the data do not depend on it"
     )
     parser.add_argument("--output", type=Path, required=True, help="the new store's folder")
+
+
+def _add_convert(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "convert",
+        commands.run_convert,
+        "Write a dataset out in another layout; every one reads back into identical arrays.",
+        "  decision-seq data convert hopper-medium --to d4rl --output hopper_medium.hdf5\n"
+        "  decision-seq data convert trajectories.pkl --to parquet --output folder",
+    )
+    parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=["store", "d4rl", "minari", "parquet"],
+        help="d4rl: one HDF5 file; minari, parquet, store: a folder",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the new file or folder")
 
 
 def _add_bench(verbs: Any) -> None:

@@ -151,49 +151,83 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    from decision_seq.data import describe_known
+    from decision_seq.data.catalog import catalog
     from decision_seq.report import table
 
-    rows = describe_known()
+    rows = catalog(options.source)
     if options.json:
         print(json.dumps(rows, indent=1))
-    else:
-        header = list(rows[0])
-        print(table(header, [[str(row[key]) for key in header] for row in rows]))
+        return 0
+    header = list(rows[0]) if rows else ["name"]
+    text = [["-" if row[key] is None else str(row[key]) for key in header] for row in rows]
+    print(table(header, text))
     return 0
 
 
 def run_inspect(options: argparse.Namespace) -> int:
     from decision_seq.data import Request, open_dataset
     from decision_seq.data.inspection import inspect
-    from decision_seq.report import inspection_text
+    from decision_seq.report import inspection_text, plot_returns
 
-    facts = inspect(open_dataset(options.name, Request(reporter=_reporter())))
+    reporter = _reporter()
+    store = open_dataset(options.name, Request(reporter=reporter))
+    facts = inspect(store, reporter)
+    if options.plot:
+        plot_returns(store.name, store.returns, facts["suggested_targets"], options.plot)
+        reporter.say(f"written: {options.plot}")
     print(json.dumps(facts, indent=1) if options.json else inspection_text(facts))
     return 0
 
 
-def run_collect(options: argparse.Namespace) -> int:
-    from decision_seq.data.bundled import collect_named
+def run_fetch(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
 
-    if (options.name is None) == (options.policy is None) or (options.policy and not options.env):
+    for name in options.names:
+        _print_store(open_dataset(name, Request(reporter=_reporter())))
+    return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+    from decision_seq.data.export import convert
+
+    reporter = _reporter()
+    store = open_dataset(options.name, Request(reporter=reporter))
+    convert(store, options.to, options.output, reporter)
+    print(f"{options.output}: {store.num_transitions:,} transitions as {options.to}")
+    return 0
+
+
+def run_collect(options: argparse.Namespace) -> int:
+    from decision_seq.data.bundled import DEFAULT_SIZE, collect_named
+    from decision_seq.data.collection import Size
+
+    named = options.name is not None
+    if named == (options.policy is not None) or named == (options.env is not None):
         raise UserError("give the NAME of a bundled dataset, or --policy FILE with --env ID")
+    size = DEFAULT_SIZE if options.steps is None else Size(options.steps)
+    if options.episodes is not None:
+        size = Size(options.episodes, "episode")
     store = collect_named(
         options.name,
         options.policy,
         options.env,
-        options.steps,
+        size,
         options.seed,
         options.output,
         options.workers,
         _reporter(),
-        options.episodes,
     )
+    _print_store(store)
+    print(f"checksum {store.checksum}")
+    return 0
+
+
+def _print_store(store: Any) -> None:
     print(
         f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
         f" return {store.returns.mean():.1f} ± {store.returns.std():.1f}"
     )
-    return 0
 
 
 def run_bench(options: argparse.Namespace) -> int:

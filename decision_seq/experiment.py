@@ -14,8 +14,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -24,7 +25,8 @@ from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import dump, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.data import Request, open_dataset
-from decision_seq.data.bundled import DEFAULT_STEPS
+from decision_seq.data.bundled import DEFAULT_SIZE
+from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
@@ -44,7 +46,7 @@ RESUMABLE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoint
 class CollectionConfig:
     """Size and seed of a bundled collection; other datasets have their own."""
 
-    steps: int = DEFAULT_STEPS
+    steps: int = DEFAULT_SIZE.count
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,9 +56,14 @@ class CollectionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, whole: what `config.yaml` in its folder holds."""
+    """One run, whole: what `config.yaml` in its folder holds.
+
+    unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
+    are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
+    """
 
     dataset: str = "hopper-medium"
+    unfinished: Literal["keep", "exclude"] = "keep"
     seed: int = 0
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
@@ -81,15 +88,14 @@ class Problem:
 def prepare(config: Config, reporter: Reporter) -> Problem:
     """Open the data and resolve the config by it; UserError when they do not fit together."""
     request = Request(
-        steps=config.collection.steps,
-        seed=config.collection.seed,
-        reporter=reporter,
+        size=Size(config.collection.steps), seed=config.collection.seed, reporter=reporter
     )
     store = open_dataset(config.dataset, request)
     reporter.say(
         f"data: {store.source}: {store.num_episodes:,} episodes,"
         f" {store.num_transitions:,} transitions"
     )
+    _say_what_to_know(config, store, reporter)
     conditioning = config.conditioning.resolved(store)
     env_id = config.evaluation.env_id or store.header["env_id"]
     evaluated = config.evaluation.episodes > 0
@@ -101,9 +107,8 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     family = store.header["family"]
     facts = FACTS.get(family or "")
     targets = config.evaluation.targets or (facts.targets if facts else None)
-    if targets is None:  # nobody published any: the best the data hold, and half of it
-        best = float(store.returns.max())
-        targets = (best, best / 2)
+    if targets is None:  # nobody published any: the best that the data hold, and the middle
+        targets = (float(store.returns.max()), float(np.median(store.returns)))
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
@@ -115,6 +120,36 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         _spec(store, conditioning),
         DataFacts(config.dataset, store.source, env_id, family, tuple(targets)),
     )
+
+
+def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -> None:
+    """What in the data bears on training; UserError when nothing would be left to train on."""
+    unfinished = ~store.terminated & ~store.truncated
+    if unfinished.any():
+        does = "are left out" if config.unfinished == "exclude" else "are kept as they are"
+        reporter.say(
+            f"data: {int(unfinished.sum()):,} episodes stop without an end, so their returns-to-go"
+            f" are lower bounds; they {does} (--unfinished)"
+        )
+    require(
+        config.unfinished == "keep" or not unfinished.all(),
+        f"{config.dataset}: no episode has an end; train with --unfinished keep",
+    )
+    actions = store.columns["actions"]
+    reach = np.abs([store.header["statistics"][key] for key in ("action_min", "action_max")]).max()
+    if actions.dtype.kind == "f" and reach > 1 + 1e-5:
+        reporter.say(
+            f"data: actions reach {reach:.3g}; a policy whose actions end in tanh cannot go beyond"
+            " [-1, 1]"
+        )
+
+
+def _index(config: Config, store: EpisodeStore) -> WindowIndex:
+    """Where windows may start."""
+    ended = store.terminated | store.truncated
+    if config.unfinished == "keep" or ended.all():
+        return WindowIndex(store.offsets)
+    return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(ended, store.lengths)))
 
 
 def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
@@ -237,7 +272,7 @@ def _trainer(
         config.train,
         config.seed,
         policy,
-        WindowIndex(store.offsets),
+        _index(config, store),
         gatherer,
         output,
         described,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
-from decision_seq.types import Scores
+from decision_seq.types import Scores, UserError
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -86,13 +86,24 @@ def inspection_text(facts: dict[str, Any]) -> str:
     ]
     if normalized:
         rows.append(["normalized", f"mean {normalized['mean']:.1f}, best {normalized['best']:.1f}"])
-    rows.append(["store", f"{facts['store']} ({facts['bytes'] / 1e6:.1f} MB)"])
+    rows.append(["store", f"{facts['store']} ({facts['bytes'] / 1e6:.1f} MB, memory-mapped)"])
+    rows.append(
+        [
+            "targets",
+            "worth asking for: " + ", ".join(f"{t:,.0f}" for t in facts["suggested_targets"]),
+        ]
+    )
     width = max(len(label) for label, _ in rows)
     text = "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)
-    if facts["without_end"]:
-        text += "\n(the return of an episode without an end is a lower bound)"
     quantiles = facts["return_quantiles"]
-    columns = [[name, str(c["shape"]), c["dtype"]] for name, c in facts["columns"].items()]
+    columns = [
+        [name, str(c["shape"]), c["dtype"], f"{c['min']:.4g}", f"{c['max']:.4g}"]
+        for name, c in facts["columns"].items()
+    ]
+    findings = [
+        f"{f['level'].ljust(len('warning'))}  {f['check'].ljust(24)}  {f['detail']}"
+        for f in facts["findings"]
+    ]
     return "\n\n".join(
         [
             f"{facts['name']}\n{text}",
@@ -100,6 +111,41 @@ def inspection_text(facts: dict[str, Any]) -> str:
                 ["return quantile", *quantiles],
                 [["", *(f"{value:.1f}" for value in quantiles.values())]],
             ),
-            table(["column", "shape", "dtype"], columns),
+            _histogram(**facts["return_histogram"]),
+            table(["column", "shape", "dtype", "min", "max"], columns),
+            "\n".join(findings),
         ]
     )
+
+
+def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
+    """Bars of characters, one row a bin."""
+    longest = max(counts)
+    lines = [
+        f"{low:>10.1f} to {high:>10.1f}  {count:>7,}  {'█' * round(40 * count / longest)}".rstrip()
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    return "\n".join(["episodes by return", *lines])
+
+
+def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
+    """The histogram of the episodes' returns, with the suggested targets, as an image.
+
+    UserError when the file's kind is unknown or it cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.hist(returns, bins=50, color="0.6")
+    for target in targets:
+        axes.axvline(target, color="tab:red", linewidth=1)
+    axes.set(title=f"{name}: {len(returns):,} episodes", xlabel="return", ylabel="episodes")
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot draw {path}: {error}") from error
+    finally:
+        pyplot.close(figure)

@@ -26,7 +26,9 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "stores"
     monkeypatch.setenv("DECISION_SEQ_DATA", str(root))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("D4RL_DATASET_DIR", raising=False)
+    for name in ("D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests that fetch, fetch from loopback
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what is compared to the bit runs on the CPU
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ

@@ -2,11 +2,13 @@
 
 | name | what is opened |
 |---|---|
-| `hopper-medium`, `-v2` | D4RL's file where it is at hand, else the bundled collection |
-| `d4rl/hopper-medium-v2` | D4RL's file, or an error that says where to put it |
+| `hopper-medium`, `-v2` | the best at hand: D4RL's file, the same fetched, the bundled collection |
+| `d4rl/hopper-medium-v2` | D4RL's file, fetched where it is not at hand |
 | `bundled/hopper-medium` | the bundled collection, made on first use |
-| `path/to/file.hdf5` | that file, in D4RL's layout |
-| `path/to/store` | a store that `data collect` wrote |
+| `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or fetched |
+| `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
+| `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
+| `path/to/folder` | a store, a Minari dataset, a folder of `.parquet` files |
 | `A+B` | the episodes of A, then those of B |
 
 Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
@@ -14,186 +16,180 @@ Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import json
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
-from decision_seq.types import Episode, Reporter, UserError
-
-HDF5_SUFFIXES = (".hdf5", ".h5")
+from decision_seq.data import bundled, d4rl, hub, joining, minari, npz, pickles
+from decision_seq.data.collection import Size
+from decision_seq.data.download import Unreachable
+from decision_seq.data.identity import stamp, store_root
+from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.types import Reporter, UserError
 
 
 @dataclass(frozen=True)
 class Request:
     """How a dataset is to be opened.
 
-    steps, seed, workers: size, seed and processes of a bundled collection; reporter: where
-    progress is shown.
+    size, seed, workers: of a bundled collection; reporter: where news and progress are shown.
     """
 
-    steps: int = bundled.DEFAULT_STEPS
+    size: Size = bundled.DEFAULT_SIZE
     seed: int = 0
     workers: int | None = None
     reporter: Reporter = field(default_factory=Reporter)
 
 
-def store_root() -> Path:
-    """Where stores are kept."""
-    configured = os.environ.get("DECISION_SEQ_DATA")
-    return Path(configured) if configured else Path.home() / ".cache" / "decision_seq"
+Reader = Callable[[Path, Path, Reporter], EpisodeStore]  # (path, output, reporter) -> store
+
+FILE_READERS: dict[str, Reader] = {
+    ".hdf5": d4rl.read,
+    ".h5": d4rl.read,
+    ".npz": npz.read,
+    ".pkl": pickles.read,
+    ".pickle": pickles.read,
+    ".parquet": hub.read,
+}
+# What the first bytes of a file without a known suffix say.
+SIGNATURES: dict[bytes, Reader] = {
+    b"\x89HDF\r\n\x1a\n": d4rl.read,
+    b"PK\x03\x04": npz.read,
+    b"PAR1": hub.read,
+    b"\x80": pickles.read,
+}
+# A file within the folder by which its kind is recognised.
+FOLDER_READERS: dict[str, Reader] = {"data/metadata.json": minari.read, "**/*.parquet": hub.read}
 
 
 def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
     """Open a dataset by name or path; UserError names an unknown one and its nearest kin."""
     request = request or Request()
-    if not name:
-        raise UserError("the dataset's name is empty; `decision-seq data list` shows what there is")
-    path = Path(name)
-    if path.suffix in HDF5_SUFFIXES and ("+" not in name or path.exists()):
-        return _open_hdf5(path, request)
-    if path.is_dir():
-        return EpisodeStore.open(path)
+    if not name or not name.isprintable():
+        raise UserError(
+            f"{name!r} is no dataset's name; `decision-seq data list` shows what there is"
+        )
+    path = Path(name).expanduser()
+    if path.exists() and name not in (".", ".."):
+        return open_path(path, request)
     if "+" in name:
-        return _open_joined(name, request)
+        parts = [open_dataset(part, request) for part in name.split("+")]
+        return joining.join(name, parts, store_root())
     for prefix, opener in SOURCES.items():
         if name.startswith(prefix + "/"):
             return opener(name.removeprefix(prefix + "/"), request)
-    if d4rl.find_file(name) is not None:
-        return _open_d4rl(name, request)
-    if _unversioned(name) in bundled.BUNDLED:
-        return _open_bundled(_unversioned(name), request)
-    raise UserError(_unknown(name))
+    if path.suffix.lower() in FILE_READERS:
+        raise UserError(f"{name} does not exist")
+    return _open_best(name, request)
 
 
-def known_names() -> list[str]:
-    """Every name that can be opened here and now."""
-    return [*bundled.BUNDLED, *(f"bundled/{name}" for name in bundled.BUNDLED)]
+def open_path(path: Path, request: Request) -> EpisodeStore:
+    """A store, or the store made of this very file or folder: anew when that has changed."""
+    if path.is_dir() and (path / "header.json").exists():
+        return EpisodeStore.open(path)
+    reader, files = _reader(path)
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
+    now = stamp(path, files)
+    if output.is_dir():
+        try:
+            store = EpisodeStore.open(output)
+        except UserError as error:
+            request.reporter.say(f"{error}: rebuilt")
+        else:
+            if {key: store.header["source"].get(key) for key in now} == now:
+                return store
+    return reader(path, output, request.reporter)
 
 
-def describe_known() -> list[dict[str, str]]:
-    """One row a dataset that can be opened here: what it is, and whether its store is made."""
-    rows = []
-    for name, recipe in bundled.BUNDLED.items():
-        local = d4rl.find_file(name)
-        if local is not None:
-            rows.append(
-                {"name": name, "source": f"D4RL file {local}", "environment": recipe.env_id}
-            )
-        stores = sorted(store_root().glob(f"bundled-{name}-*"))
-        rows.append(
-            {
-                "name": f"bundled/{name}" if local else name,
-                "source": "bundled collection (not D4RL's data)",
-                "environment": recipe.env_id,
-                "return": f"{recipe.return_mean:.0f}",
-                "normalized": f"{envs.normalized_score(name, recipe.return_mean):.1f}",
-                "here": "yes" if stores else "on first use",
-            }
+def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
+    """Who reads the path, and which files of a folder."""
+    if path.is_dir():
+        for pattern, reader in FOLDER_READERS.items():
+            if any(path.glob(pattern)):
+                return reader, sorted(file for file in path.rglob("*") if file.is_file())
+        raise UserError(
+            f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
+            " (Minari) and no .parquet file"
         )
-    columns = ("name", "source", "environment", "return", "normalized", "here")
-    return [{column: row.get(column, "-") for column in columns} for row in rows]
+    by_suffix = FILE_READERS.get(path.suffix.lower())
+    if by_suffix is not None:
+        return by_suffix, None
+    if path.is_file():
+        with open(path, "rb") as file:
+            start = file.read(8)
+        for signature, reader in SIGNATURES.items():
+            if start.startswith(signature):
+                return reader, None
+    raise UserError(f"{path} is of no known kind; there are {', '.join(FILE_READERS)} and folders")
 
 
-def _unversioned(name: str) -> str:
-    """The bundled collections stand in for D4RL's v2 alone."""
-    return name.removesuffix("-v2")
+def _open_best(name: str, request: Request) -> EpisodeStore:
+    """`hopper-medium`: D4RL's file at hand, else downloaded, else the bundled collection."""
+    collected = name.removesuffix("-v2")  # the bundled collections stand in for D4RL's v2 alone
+    stands_in = collected in bundled.bundled()
+    if d4rl.versioned(name) is None and not stands_in:
+        raise UserError(_unknown(name))
+    if d4rl.versioned(name) is not None:
+        try:
+            return _open_d4rl(name, request)
+        except Unreachable as error:
+            if not stands_in:
+                raise
+            request.reporter.say(f"{name}: {error.host}; the bundled collection is used instead")
+    return _open_bundled(collected, request)
 
 
 def _unknown(name: str) -> str:
     if "/" in name:
         return f"dataset {name!r}: no such file, folder or source ({', '.join(SOURCES)})"
-    nearest = difflib.get_close_matches(name, known_names(), 3, 0.4) or known_names()
-    hint = f"nearest known: {', '.join(nearest)}"
-    if envs.facts_by_name(name):
-        hint = f"put D4RL's HDF5 file in ~/.d4rl/datasets or give its path; {hint}"
-    return f"unknown dataset {name!r}; {hint}"
-
-
-def _open_hdf5(path: Path, request: Request) -> EpisodeStore:
-    """The store made from this very file, or a new one when the file has changed."""
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    output = store_root() / f"{envs.canonical(path.name)}-{key}"
-    if output.is_dir() and path.is_file():
-        try:
-            store = EpisodeStore.open(output)
-        except UserError:
-            return d4rl.read(path, output)  # cut short: rebuilt from its source
-        source, now = store.header["source"], path.stat()
-        if (source.get("bytes"), source.get("modified_ns")) == (now.st_size, now.st_mtime_ns):
-            return store
-    return d4rl.read(path, output)
+    known = [*bundled.bundled(), *d4rl.published()]
+    nearest = difflib.get_close_matches(name, known, 3, 0.4)
+    hint = f"nearest known: {', '.join(nearest)}; " if nearest else ""
+    return f"unknown dataset {name!r}; {hint}`decision-seq data list` shows them all"
 
 
 def _open_d4rl(name: str, request: Request) -> EpisodeStore:
-    path = d4rl.find_file(name)
-    if path is None:
-        raise UserError(
-            f"d4rl/{name} is not at hand; put its HDF5 file in ~/.d4rl/datasets or"
-            " $D4RL_DATASET_DIR"
-        )
-    return _open_hdf5(path, request)
+    return open_path(d4rl.find_file(name) or d4rl.download(name, request.reporter), request)
 
 
 def _open_bundled(name: str, request: Request) -> EpisodeStore:
-    if name not in bundled.BUNDLED:
-        raise UserError(f"unknown dataset 'bundled/{name}'; there are {', '.join(bundled.BUNDLED)}")
-    path = store_root() / f"bundled-{name}-{request.steps}-seed{request.seed}"
-    if path.is_dir():
+    output = store_root() / bundled.store_name(name, request.size, request.seed)
+    if output.is_dir():
         try:
-            return EpisodeStore.open(path)
-        except UserError:
-            shutil.rmtree(path)  # cut short: collected again, from the same seed
-    return bundled.open_bundled(
-        name, path, request.steps, request.seed, request.workers, request.reporter
+            return EpisodeStore.open(output)
+        except StoreDamaged as error:  # collected again, from the same seed
+            request.reporter.say(f"{error}: rebuilt")
+    return bundled.collect_bundled(
+        name, output, request.size, request.seed, request.workers, request.reporter
     )
 
 
-def _open_joined(name: str, request: Request) -> EpisodeStore:
-    """The episodes of several datasets, one after another, in one store."""
-    parts = [open_dataset(part, request) for part in name.split("+")]
-    shapes = {(p.columns["observations"].shape[1:], p.columns["actions"].shape[1:]) for p in parts}
-    if len(shapes) > 1:
-        raise UserError(f"{name}: the parts differ in observation or action size ({shapes})")
-    identity = json.dumps([part.header for part in parts], sort_keys=True)
-    output = store_root() / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    with contextlib.suppress(UserError):  # absent or cut short: joined anew
-        return EpisodeStore.open(output)
-    with StoreWriter(output) as writer:
-        final = all("final_observations" in part.columns for part in parts)
-        for part in parts:
-            for episode in part.episodes():
-                writer.append(episode if final else _without_final_observation(episode))
-        first = parts[0].header
-        return writer.finish(
-            "+".join(part.name for part in parts),
-            {
-                "kind": "joined",
-                "description": " + ".join(part.source for part in parts),
-                "parts": [part.header["source"] for part in parts],
-            },
-            env_id=first["env_id"],
-            family=first["family"],
-            max_episode_steps=first["max_episode_steps"],
-            transitions_in=sum(part.header["transitions_in"] for part in parts),
-            has_timeouts=all(part.header["has_timeouts"] for part in parts),
-        )
+def _open_minari(name: str, request: Request) -> EpisodeStore:
+    _require_name("minari", name, r"[\w-]+(/[\w-]+)*-v\d+", "mujoco/hopper/medium-v0")
+    return open_path(minari.open_remote(name, store_root() / "minari", request.reporter), request)
 
 
-def _without_final_observation(episode: Episode) -> Episode:
-    return replace(episode, observations=episode.observations[: len(episode)])
+def _open_hub(name: str, request: Request) -> EpisodeStore:
+    _require_name(
+        "hub", name, r"\w[\w.-]*/\w[\w.-]*(:\w[\w.-]*)?", "OWNER/NAME or OWNER/NAME:CONFIG"
+    )
+    return open_path(hub.open_remote(name, store_root() / "hub", request.reporter), request)
+
+
+def _require_name(source: str, name: str, pattern: str, example: str) -> None:
+    """UserError for a name that is none, as one that leads out of the folder."""
+    if not re.fullmatch(pattern, name):
+        raise UserError(f"{source}/{name} is no name of a dataset; give one like {example}")
 
 
 SOURCES: dict[str, Callable[[str, Request], EpisodeStore]] = {
     "d4rl": _open_d4rl,
     "bundled": _open_bundled,
+    "minari": _open_minari,
+    "hub": _open_hub,
 }

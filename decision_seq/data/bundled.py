@@ -7,68 +7,111 @@ environments: it is never D4RL's data, and says so wherever it is used.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from decision_seq.data.behaviour import GaussianPolicy, collect, load_actor
+from decision_seq.data.behaviour import Actor, GaussianPolicy, UniformPolicy, load_actor
+from decision_seq.data.collection import COLLECTOR, Size, collect
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
-DEFAULT_STEPS = 200_000
+DEFAULT_SIZE = Size(200_000)
 POLICIES = Path(__file__).parent / "behaviours"
 
 
 @dataclass(frozen=True)
 class Bundled:
-    """A dataset's recipe: which policy, in which environment, what it returns."""
+    """A dataset's recipe: who acts, in which environment; what the default collection holds.
 
-    policy: str
+    parts: policy files in `POLICIES`, or `uniform`; each collects an equal share, in this order.
+    """
+
     env_id: str
-    return_mean: float  # of sampled actions over the default collection
+    parts: tuple[str, ...]
+    episodes: int
+    return_mean: float
+
+    def actors(self) -> list[Actor]:
+        return [
+            UniformPolicy() if part == "uniform" else GaussianPolicy.load(POLICIES / part)
+            for part in self.parts
+        ]
 
 
-BUNDLED: dict[str, Bundled] = {
-    "hopper-medium": Bundled("hopper-medium.safetensors", "Hopper-v4", 1478.3),
-}
+@cache
+def bundled() -> dict[str, Bundled]:
+    """Every bundled dataset by its name, from `behaviours/datasets.json`."""
+    table = json.loads((POLICIES / "datasets.json").read_text())
+    return {
+        name: Bundled(**{**facts, "parts": tuple(facts["parts"])}) for name, facts in table.items()
+    }
 
 
-def open_bundled(
+def recipe(name: str) -> Bundled:
+    """UserError for an unknown name."""
+    if name not in bundled():
+        raise UserError(f"bundled/{name} does not exist; there are {', '.join(sorted(bundled()))}")
+    return bundled()[name]
+
+
+def store_name(name: str, size: Size, seed: int) -> str:
+    """A folder's name that changes with whatever the collected bytes depend on."""
+    found = recipe(name)
+    identity = [
+        COLLECTOR,
+        found.env_id,
+        [actor.description for actor in found.actors()],
+        version("gymnasium"),
+        version("mujoco"),
+        version("numpy"),
+    ]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    return f"bundled-{name}-{size.count}{size.unit}s-seed{seed}-{key}"
+
+
+def collect_bundled(
     name: str,
     output: Path,
-    steps: int = DEFAULT_STEPS,
+    size: Size = DEFAULT_SIZE,
     seed: int = 0,
     workers: int | None = None,
     reporter: Reporter | None = None,
-    episodes: int | None = None,
 ) -> EpisodeStore:
     """Collect `name` into a store at `output`. UserError for an unknown name."""
-    if name not in BUNDLED:
-        raise UserError(f"bundled/{name} does not exist; there are {', '.join(sorted(BUNDLED))}")
-    recipe = BUNDLED[name]
-    actor = GaussianPolicy.load(POLICIES / recipe.policy)
+    found = recipe(name)
+    actors = found.actors()
     source = {
         "kind": "bundled",
         "description": (
-            f"bundled collection ({recipe.env_id}, {actor.description}, seed {seed};"
+            f"bundled collection {name} ({found.env_id}, {_named(actors)}, seed {seed};"
             " not D4RL's data)"
         ),
-        "policy": recipe.policy,
+        "policies": [actor.description for actor in actors],
     }
-    return collect(
-        actor, recipe.env_id, steps, seed, output, name, source, workers, reporter, episodes
-    )
+    return collect(actors, found.env_id, size, seed, output, name, source, workers, reporter)
+
+
+def _named(actors: Sequence[Actor]) -> str:
+    if len(actors) == 1:
+        return actors[0].description
+    return f"{len(actors)} policies, the last {actors[-1].description}"
 
 
 def collect_named(
     name: str | None,
     policy: str | None,
     env_id: str | None,
-    steps: int,
+    size: Size,
     seed: int,
     output: Path,
     workers: int | None = None,
     reporter: Reporter | None = None,
-    episodes: int | None = None,
 ) -> EpisodeStore:
     """`data collect`: a bundled dataset by name, or any policy file in any environment.
 
@@ -77,14 +120,12 @@ def collect_named(
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
     if name is not None:
-        return open_bundled(name, output, steps, seed, workers, reporter, episodes)
+        return collect_bundled(name, output, size, seed, workers, reporter)
     assert policy is not None
     assert env_id is not None
     actor = load_actor(policy)
-    source = {
+    source: dict[str, Any] = {
         "kind": "collected",
         "description": f"collected here ({env_id}, {actor.description}, seed {seed})",
     }
-    return collect(
-        actor, env_id, steps, seed, output, output.name, source, workers, reporter, episodes
-    )
+    return collect([actor], env_id, size, seed, output, output.name, source, workers, reporter)

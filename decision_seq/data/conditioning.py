@@ -6,17 +6,21 @@ nowhere else. A new conditioning is a class here and its `register_subclass` lin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+import itertools
 import json
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import draccus
 import numpy as np
 
 from decision_seq.config import require, to_tree
+from decision_seq.data.identity import store_root
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.types import Episode, Transition, UserError
@@ -89,6 +93,12 @@ class ReturnToGo(Conditioning):
     def relabel(self, episode: Episode) -> np.ndarray:
         return (returns_to_go(episode.rewards) / self._scale)[:, None].astype(np.float32)
 
+    def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
+        """As `relabel` does, from the rewards alone: the other columns are not read."""
+        rewards, offsets = store.columns["rewards"].array, store.offsets
+        for start, end in itertools.pairwise(offsets):
+            out[start:end, 0] = returns_to_go(rewards[start:end]) / self._scale
+
     def prompt(self, targets: np.ndarray) -> np.ndarray:
         return (np.asarray(targets, np.float64) / self._scale)[:, None].astype(np.float32)
 
@@ -144,26 +154,31 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
 
     UserError where the store's folder cannot be written.
     """
-    path = store.path / f"conditions-{_key(conditioning)}.npy"
+    name = f"conditions-{_key(conditioning)}.npy"
     shape = (store.num_transitions, conditioning.size)
-    if path.is_file():
-        try:
-            cached = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            path.unlink()  # cut short: computed again below
-        else:
+    for folder in (store.path, _folder_elsewhere(store)):
+        with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or cut short
+            cached = np.load(folder / name, mmap_mode="r", allow_pickle=False)
             if cached.shape == shape and cached.dtype == np.float32:
                 return Column(cached)
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    folder = store.path if os.access(store.path, os.W_OK) else _folder_elsewhere(store)
+    partial = folder / f".{os.getpid()}-{name}"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
         conditioning.relabel_store(store, array)
         array.flush()
-        os.replace(partial, path)
+        os.replace(partial, folder / name)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write beside the store {store.path}: {error.strerror}") from error
-    return Column(np.load(path, mmap_mode="r", allow_pickle=False))
+        raise UserError(f"cannot keep the labels in {folder}: {error.strerror}") from error
+    return Column(np.load(folder / name, mmap_mode="r", allow_pickle=False))
+
+
+def _folder_elsewhere(store: EpisodeStore) -> Path:
+    """Where the labels of a store on a read-only disk are kept."""
+    key = hashlib.sha256(str(store.path.resolve()).encode() + store.checksum.encode()).hexdigest()
+    return store_root() / f"labels-{key[:12]}"
 
 
 def _key(conditioning: Conditioning) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decision_seq import envs
 from decision_seq.types import UserError
+
+
+def store_root() -> Path:
+    """Where stores are kept: `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`."""
+    configured = os.environ.get("DECISION_SEQ_DATA")
+    return Path(configured) if configured else Path.home() / ".cache" / "decision_seq"
 
 
 def sha256(path: Path) -> str:

@@ -1,32 +1,47 @@
-"""`data inspect`: what is in a dataset, counted from its store."""
+"""`data inspect`, the dataset doctor: what is in a dataset, and what is wrong with it.
+
+Everything is counted from the store's columns, block by block.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from decision_seq.data.store import EpisodeStore
-from decision_seq.envs import normalized_score
+from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.envs import make, normalized_score
+from decision_seq.types import Reporter, UserError
 
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+SUGGESTED = (1.0, 0.9, 0.5)  # quantiles of the returns that are worth asking for
+BINS = 20
+BLOCK_ROWS = 262_144
 
 
-def inspect(store: EpisodeStore) -> dict[str, Any]:
-    """Counts, lengths, returns and endings of a store, as plain values."""
-    family = store.header["family"]
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok`, a `note` to know, or a `warning` to act upon."""
+
+    check: str
+    level: Literal["ok", "note", "warning"]
+    detail: str
+
+
+def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Counts, ranges, returns and findings of a store, as plain values."""
+    family, header = store.header["family"], store.header
     returns, lengths = store.returns, store.lengths
     normalized = normalized_score(family, returns) if family else None
-    columns = {
-        name: {"shape": list(column.shape), "dtype": str(column.dtype)}
-        for name, column in store.columns.items()
-    }
-    quantiles = np.quantile(returns, QUANTILES)
+    counts, edges = np.histogram(returns, BINS)
+    scan = _scan(store, reporter or Reporter())
     return {
         "name": store.name,
-        "source": store.header["source"],
-        "environment": store.header["env_id"],
-        "transitions_in": store.header["transitions_in"],
+        "source": header["source"],
+        "environment": header["env_id"],
+        "transitions_in": header["transitions_in"],
         "transitions_out": store.num_transitions,
         "episodes": store.num_episodes,
         "terminated": int(store.terminated.sum()),
@@ -38,12 +53,173 @@ def inspect(store: EpisodeStore) -> dict[str, Any]:
             "max": int(lengths.max()),
         },
         "return": {"mean": float(returns.mean()), "std": float(returns.std())},
-        "return_quantiles": {f"{q:g}": float(v) for q, v in zip(QUANTILES, quantiles, strict=True)},
+        "return_quantiles": _quantiles(returns, QUANTILES),
+        "return_histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         "first_returns": [float(value) for value in returns[:5]],
         "normalized": None
         if normalized is None
         else {"mean": float(np.mean(normalized)), "best": float(np.max(normalized))},
-        "columns": columns,
+        "suggested_targets": list(_quantiles(returns, SUGGESTED).values()),
+        "columns": {
+            name: {
+                "shape": list(column.shape),
+                "dtype": str(column.dtype),
+                "min": float(scan.low[name]),
+                "max": float(scan.high[name]),
+            }
+            for name, column in store.columns.items()
+        },
+        "findings": [asdict(finding) for finding in _findings(store, scan)],
         "bytes": sum(file.stat().st_size for file in store.path.iterdir()),
+        "checksum": store.checksum,
         "store": str(store.path),
     }
+
+
+def _quantiles(values: np.ndarray, at: tuple[float, ...]) -> dict[str, float]:
+    return {f"{q:g}": float(v) for q, v in zip(at, np.quantile(values, at), strict=True)}
+
+
+@dataclass
+class _Scan:
+    """What one pass over the columns finds."""
+
+    low: dict[str, float]
+    high: dict[str, float]
+    constant: np.ndarray  # [S] observation entries that never change
+    not_finite: int
+    repeated: int  # transitions equal to the one before them in their episode
+
+
+def _scan(store: EpisodeStore, reporter: Reporter) -> _Scan:
+    columns = {name: column.array for name, column in store.columns.items()}
+    scan = _Scan({}, {}, np.ones(columns["observations"].shape[1:], bool), 0, 0)
+    starts = set(store.offsets[:-1].tolist())
+    with reporter.bar(f"inspect {store.name}", "row", store.num_transitions) as bar:
+        for rows in _blocks(store.num_transitions):
+            for name in ("observations", "actions", "rewards"):
+                _note_range(scan, name, columns[name][rows])
+            observations = columns["observations"][rows]
+            scan.constant &= (observations == columns["observations"][0]).all(0)
+            scan.repeated += _repeated(columns, rows, starts)
+            bar.update(rows.stop - rows.start)
+    if "final_observations" in columns:
+        for rows in _blocks(store.num_episodes):
+            _note_range(scan, "final_observations", columns["final_observations"][rows])
+    return scan
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(i, min(i + BLOCK_ROWS, count)) for i in range(0, count, BLOCK_ROWS))
+
+
+def _note_range(scan: _Scan, name: str, block: np.ndarray) -> None:
+    scan.low[name] = min(scan.low.get(name, np.inf), float(np.nanmin(block)))
+    scan.high[name] = max(scan.high.get(name, -np.inf), float(np.nanmax(block)))
+    scan.not_finite += int((~np.isfinite(block)).sum())
+
+
+def _repeated(columns: dict[str, np.ndarray], rows: slice, starts: set[int]) -> int:
+    """Rows equal in observation, action and reward to the row before, within an episode."""
+    first = max(rows.start - 1, 0)
+    same = np.ones(rows.stop - first - 1, bool)
+    for name in ("rewards", "actions", "observations"):
+        block = columns[name][first : rows.stop].reshape(rows.stop - first, -1)
+        same &= (block[1:] == block[:-1]).all(1)
+    return sum(int(row) + first + 1 not in starts for row in np.flatnonzero(same))
+
+
+def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
+    yield _written(store)
+    dropped = store.header["transitions_in"] - store.num_transitions
+    yield Finding(
+        "transitions in = out",
+        "warning" if dropped else "ok",
+        f"{dropped:,} are missing" if dropped else f"{store.num_transitions:,}",
+    )
+    yield Finding(
+        "NaN or infinity", "warning" if scan.not_finite else "ok", f"{scan.not_finite:,} values"
+    )
+    yield _share("repeated steps", scan.repeated, store.num_transitions, "equal the step before")
+    yield _share(
+        "repeated episodes", _same_episodes(store), store.num_episodes, "equal another's rewards"
+    )
+    constant = int(scan.constant.sum())
+    yield Finding(
+        "constant observations", "note" if constant else "ok", f"{constant} of {scan.constant.size}"
+    )
+    yield _actions(store, scan)
+    yield _ends(store)
+    limit = store.header["max_episode_steps"]
+    over = int((store.lengths > limit).sum()) if limit else 0
+    detail = f"{over:,} episodes are longer than {limit}" if over else f"limit {limit or 'unknown'}"
+    yield Finding("step limit", "warning" if over else "ok", detail)
+
+
+def _written(store: EpisodeStore) -> Finding:
+    """The columns are what was written, and the header's returns are theirs."""
+    try:
+        store.verify()
+    except StoreDamaged as error:
+        return Finding("checksum", "warning", str(error))
+    written = store.header["statistics"].get("return_mean")
+    if written is None or not np.isclose(written, store.returns.mean(), rtol=1e-9, atol=1e-9):
+        return Finding("checksum", "warning", "the header's mean return is not that of the rewards")
+    return Finding("checksum", "ok", "columns and returns are those that were written")
+
+
+def _share(check: str, count: int, of: int, what: str) -> Finding:
+    level: Literal["ok", "note", "warning"] = (
+        "ok" if count == 0 else "note" if count < 0.01 * of else "warning"
+    )
+    return Finding(check, level, f"{count:,} of {of:,} {what}" if count else "none")
+
+
+def _same_episodes(store: EpisodeStore) -> int:
+    """Episodes of several steps whose rewards are those of an earlier one."""
+    rewards = store.columns["rewards"].array
+    seen = set()
+    long = [rewards[a:b].tobytes() for a, b in _bounds(store) if np.ptp(rewards[a:b]) > 0]
+    for content in long:
+        seen.add(hash(content))
+    return len(long) - len(seen)
+
+
+def _bounds(store: EpisodeStore) -> Iterator[tuple[int, int]]:
+    return zip(store.offsets[:-1].tolist(), store.offsets[1:].tolist(), strict=True)
+
+
+def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
+    """Whether the environment could have been given these actions."""
+    check, env_id = "actions in their space", store.header["env_id"]
+    low, high = scan.low["actions"], scan.high["actions"]
+    if store.columns["actions"].dtype.kind == "i":
+        return Finding(check, "ok", f"discrete, {low:.0f} to {high:.0f}")
+    bounds: tuple[Any, Any] = (-1.0, 1.0)
+    where = "[-1, 1], for want of an environment"
+    if env_id is not None:
+        try:
+            space = make(env_id).action_space
+            bounds, where = (space.low, space.high), f"{env_id}'s action space"
+        except (UserError, AttributeError) as error:
+            where = f"[-1, 1] ({error})"
+    statistics = store.header["statistics"]
+    least, most = np.array(statistics["action_min"]), np.array(statistics["action_max"])
+    tolerance = 1e-5
+    outside = (least < bounds[0] - tolerance) | (most > bounds[1] + tolerance)
+    detail = f"{low:.3g} to {high:.3g}; {where}"
+    if outside.any():
+        detail = f"{int(outside.sum())} of {outside.size} dimensions leave {where}: " + detail
+    return Finding(check, "warning" if outside.any() else "ok", detail)
+
+
+def _ends(store: EpisodeStore) -> Finding:
+    tails = int((~store.terminated & ~store.truncated).sum())
+    if tails == 0:
+        return Finding("episodes without an end", "ok", "none")
+    return Finding(
+        "episodes without an end",
+        "note",
+        f"{tails:,} of {store.num_episodes:,}: their returns-to-go are lower bounds;"
+        " --unfinished exclude trains without them",
+    )

@@ -15,8 +15,9 @@ It is written beside its name and renamed when whole. One fancy index gathers an
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,19 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.data.identity import sha256
 from decision_seq.types import Episode, UserError
 
-FORMAT = 1
-HEADER_KEYS = (
-    "name",
-    "source",
-    "env_id",
-    "family",
-    "max_episode_steps",
-    "transitions_in",
-    "statistics",
-    "columns",
-)
+FORMAT = 2
 STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "terminated", "truncated")
 
@@ -75,32 +67,21 @@ class EpisodeStore:
     def open(cls, path: Path) -> EpisodeStore:
         """Open a store in milliseconds; StoreDamaged when it is not whole, UserError if absent."""
         path = Path(path)
-        try:
-            header = json.loads((path / "header.json").read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is no episode store: it has no header.json") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreDamaged(f"store {path}: header.json cannot be read; delete it") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise StoreDamaged(
-                f"store {path} is not of format {FORMAT}; delete it to have it rebuilt"
-            )
-        absent = [key for key in HEADER_KEYS if key not in header]
-        if absent:
-            raise StoreDamaged(f"store {path}: header.json lacks {absent[0]!r}; delete the store")
+        header = _read_header(path)
         arrays = {
             name: _open_column(path, name, facts) for name, facts in header["columns"].items()
         }
-        missing = [name for name in (*STEP_COLUMNS, *EPISODE_COLUMNS) if name not in arrays]
-        if missing:
-            raise StoreDamaged(f"store {path} lacks the column {missing[0]}; delete it to rebuild")
+        _check_columns(path, arrays)
         episodic = {name: np.asarray(arrays.pop(name)) for name in EPISODE_COLUMNS}
-        offsets = episodic["offsets"]
-        if offsets[0] != 0 or (np.diff(offsets) < 1).any() or offsets[-1] != len(arrays["rewards"]):
-            raise StoreDamaged(f"store {path}: its offsets do not fit its columns; delete it")
         return cls(
             path, header, {name: Column(array) for name, array in arrays.items()}, **episodic
         )
+
+    def verify(self) -> None:
+        """Read every column through; StoreDamaged when one is not what was written."""
+        for name, facts in self.header["columns"].items():
+            if sha256(self.path / f"{name}.npy") != facts["sha256"]:
+                raise _damaged(self.path, f"{name}.npy is not what was written (checksum)")
 
     @property
     def name(self) -> str:
@@ -110,6 +91,13 @@ class EpisodeStore:
     def source(self) -> str:
         """One line that says where the data come from."""
         return self.header["source"]["description"]
+
+    @property
+    def checksum(self) -> str:
+        """One digest for the data of all columns: equal data, equal checksum."""
+        columns = sorted(self.header["columns"].items())
+        lines = [f"{name} {facts['sha256']}" for name, facts in columns]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def num_episodes(self) -> int:
@@ -148,16 +136,122 @@ class EpisodeStore:
         return (self.episode(index) for index in range(self.num_episodes))
 
 
+def _damaged(path: Path, what: str) -> StoreDamaged:
+    return StoreDamaged(f"store {path}: {what}; delete the store to have it rebuilt")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _columns(value: object) -> bool:
+    """name -> {dtype: text, shape: list of counts, sha256: text}"""
+    return isinstance(value, dict) and all(
+        name.isidentifier()  # a header may not lead out of its folder
+        and isinstance(facts, dict)
+        and _text(facts.get("dtype"))
+        and _text(facts.get("sha256"))
+        and isinstance(facts.get("shape"), list)
+        and all(map(_count, facts["shape"]))
+        for name, facts in value.items()
+    )
+
+
+def _statistics(value: object) -> bool:
+    """Numbers, and (nested) lists of numbers."""
+
+    def numeric(item: object) -> bool:
+        return all(map(numeric, item)) if isinstance(item, list) else _number(item)
+
+    return (
+        isinstance(value, dict)
+        and all(key in value for key in ("observation_mean", "observation_std"))
+        and all(map(numeric, value.values()))
+    )
+
+
+def _optional(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or check(value)
+
+
+# What a header must hold, and how it is recognised.
+HEADER: dict[str, Callable[[object], bool]] = {
+    "name": _text,
+    "source": lambda value: isinstance(value, dict) and _text(value.get("description")),
+    "env_id": _optional(_text),
+    "family": _optional(_text),
+    "max_episode_steps": _optional(_count),
+    "transitions_in": _count,
+    "statistics": _statistics,
+    "columns": _columns,
+}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads((path / "header.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is no episode store: it has no header.json") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, "header.json cannot be read") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise _damaged(path, f"it is not of format {FORMAT}")
+    for key, holds in HEADER.items():
+        if key not in header:
+            raise _damaged(path, f"header.json lacks {key!r}")
+        if not holds(header[key]):
+            raise _damaged(path, f"header.json: {key!r} is malformed")
+    return header
+
+
 def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
-    if not name.isidentifier():  # a header may not lead out of its folder
-        raise StoreDamaged(f"store {path}: {name!r} is no name of a column; delete the store")
     try:
         array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreDamaged(f"store {path}: {name}.npy cannot be read; delete the store") from error
+        raise _damaged(path, f"{name}.npy cannot be read") from error
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
-        raise StoreDamaged(
-            f"store {path}: {name}.npy is {array.dtype.str}{[*array.shape]}, its header says"
-            f" {facts['dtype']}{facts['shape']}; delete the store"
+        raise _damaged(
+            path,
+            f"{name}.npy is {array.dtype.str}{[*array.shape]}, its header says"
+            f" {facts['dtype']}{facts['shape']}",
         )
     return array
+
+
+def _check_columns(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """StoreDamaged unless the columns fit each other: every later use relies on it."""
+    missing = [name for name in (*STEP_COLUMNS, *EPISODE_COLUMNS) if name not in arrays]
+    if missing:
+        raise _damaged(path, f"it lacks the column {missing[0]}")
+    observations, actions, rewards = (arrays[name] for name in STEP_COLUMNS)
+    offsets, terminated, truncated = (arrays[name] for name in EPISODE_COLUMNS)
+    episodes = len(offsets) - 1 if offsets.ndim == 1 else 0
+    fits = {
+        "observations": observations.ndim >= 2 and observations.dtype in (np.float32, np.uint8),
+        "actions": (actions.ndim, actions.dtype) in ((2, np.float32), (1, np.int64)),
+        "rewards": (rewards.ndim, rewards.dtype) == (1, np.float64),
+        "offsets": episodes > 0 and offsets.dtype == np.int64,
+        "terminated": terminated.shape == (episodes,) and terminated.dtype == bool,
+        "truncated": truncated.shape == (episodes,) and truncated.dtype == bool,
+    }
+    if "final_observations" in arrays:
+        final = arrays["final_observations"]
+        shape = (episodes, *observations.shape[1:])
+        fits["final_observations"] = (final.shape, final.dtype) == (shape, observations.dtype)
+    wrong = [name for name, fit in fits.items() if not fit]
+    if wrong:
+        array = arrays[wrong[0]]
+        raise _damaged(path, f"{wrong[0]} cannot be {array.dtype.str}{[*array.shape]}")
+    rows = {len(observations), len(actions), len(rewards), int(offsets[-1])}
+    if offsets[0] != 0 or (np.diff(offsets) < 1).any() or len(rows) > 1:
+        raise _damaged(path, "its offsets do not fit its columns")
+    if (terminated & truncated).any():
+        raise _damaged(path, "an episode is both terminated and truncated")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from decision_seq.data.identity import sha256
 from decision_seq.data.store import FORMAT, EpisodeStore
 from decision_seq.types import Episode, UserError
 
@@ -21,6 +21,7 @@ class _Appender:
     """Streams rows into a .npy file whose length is known only at the end."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by `close`)
         self.rows = 0
         self.row: tuple[tuple[int, ...], np.dtype] | None = None
@@ -46,7 +47,12 @@ class _Appender:
         self._write_header()
         assert self.file.tell() == start, "the .npy header changed its length"
         self.file.close()
-        return {"dtype": self.row[1].str, "shape": [self.rows, *self.row[0]]}
+        return _facts(self.path, self.row[1], (self.rows, *self.row[0]))
+
+
+def _facts(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A column's entry of the header."""
+    return {"dtype": dtype.str, "shape": [*shape], "sha256": sha256(path)}
 
 
 class _Moments:
@@ -90,6 +96,7 @@ class StoreWriter:
             ) from error
         self.columns: dict[str, _Appender] = {}
         self.moments = _Moments()
+        self.action_range: tuple[Any, Any] | None = None
         self.returns: list[float] = []
         self.lengths: list[int] = []
         self.ends: list[tuple[bool, bool]] = []
@@ -127,6 +134,11 @@ class StoreWriter:
                 )
             column.append(array)
         self.moments.add(arrays["observations"])
+        low, high = episode.actions.min(0), episode.actions.max(0)
+        if self.action_range is not None:
+            low = np.minimum(low, self.action_range[0])
+            high = np.maximum(high, self.action_range[1])
+        self.action_range = low, high
         self.returns.append(float(episode.rewards.sum(dtype=np.float64)))
         self.lengths.append(steps)
         self.ends.append((episode.terminated, episode.truncated))
@@ -141,10 +153,12 @@ class StoreWriter:
             "terminated": ends[:, 0],
             "truncated": ends[:, 1],
         }
+        assert self.action_range is not None
+        low, high = self.action_range
         columns = {key: column.close() for key, column in self.columns.items()}
         for key, array in small.items():
             np.save(self.partial / f"{key}.npy", array)
-            columns[key] = {"dtype": array.dtype.str, "shape": [*array.shape]}
+            columns[key] = _facts(self.partial / f"{key}.npy", array.dtype, array.shape)
         header = {
             "format": FORMAT,
             "name": name,
@@ -155,6 +169,8 @@ class StoreWriter:
             "statistics": {
                 "observation_mean": np.asarray(self.moments.mean).tolist(),
                 "observation_std": np.asarray(self.moments.std).tolist(),
+                "action_min": low.tolist(),
+                "action_max": high.tolist(),
                 "return_mean": float(np.mean(self.returns)),
                 "return_std": float(np.std(self.returns)),
                 "return_min": float(np.min(self.returns)),
@@ -200,19 +216,33 @@ def _checked(episode: Episode, name: str) -> Episode:
     ):
         if array.dtype.kind not in "fiub":
             raise UserError(f"{name}: {label} are {array.dtype}, not numbers")
+    if observations.ndim < 2 or 0 in observations.shape:
+        raise UserError(f"{name}: observations of shape {observations.shape[1:]}; give vectors")
+    discrete = actions.ndim == 1 and actions.dtype.kind in "iu"
+    if not discrete and (actions.ndim != 2 or actions.shape[1] == 0):
+        raise UserError(
+            f"{name}: actions of shape {actions.shape[1:]} {actions.dtype}; vectors of numbers, or"
+            " one whole number a step, are needed"
+        )
+    if discrete and actions.min() < 0:
+        raise UserError(f"{name}: a discrete action is {actions.min()}; they are counted from 0")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        checked = Episode(
+            _as(observations, np.uint8 if observations.dtype == np.uint8 else np.float32),
+            _as(actions, np.int64 if discrete else np.float32),
+            _as(rewards, np.float64),
+            bool(episode.terminated),
+            bool(episode.truncated and not episode.terminated),
+        )
+    for label in ("observations", "actions", "rewards"):
+        array = getattr(checked, label)
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         if len(bad):
             raise UserError(f"{name}: {label} hold NaN or infinity at step {bad[0]}; mend the data")
-    if observations.dtype != np.uint8:
-        observations = observations.astype(np.float32, copy=False)
-    actions = actions.astype(np.float32 if actions.dtype.kind == "f" else np.int64, copy=False)
-    rewards = rewards.astype(np.float64, copy=False)
-    return Episode(
-        observations, actions, rewards, bool(episode.terminated), bool(episode.truncated)
-    )
+    if not np.isfinite(checked.rewards.sum()):
+        raise UserError(f"{name}: the rewards sum to infinity; mend the data")
+    return checked
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _as(array: np.ndarray, dtype: Any) -> np.ndarray:
+    return array.astype(dtype, copy=False)

@@ -1,4 +1,3 @@
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,11 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from decision_seq.data import Request, open_dataset
-from decision_seq.data.behaviour import GaussianPolicy, UniformPolicy, collect, run_wave
-from decision_seq.data.bundled import BUNDLED, POLICIES
-from decision_seq.data.store import EpisodeStore
-from decision_seq.envs import make
+from decision_seq.data.behaviour import GaussianPolicy, UniformPolicy
 from decision_seq.types import UserError
 
 LAYERS = {"fc0": (16, 11), "fc1": (16, 16), "last_fc": (3, 16), "last_fc_log_std": (3, 16)}
@@ -35,13 +30,6 @@ def in_hdf5(arrays: dict[str, np.ndarray], tmp_path: Path) -> Path:
             file[f"metadata/policy/{name}"] = array
         file["metadata/policy/nonlinearity"] = "relu"
     return path
-
-
-def digest(store: EpisodeStore) -> str:
-    joined = hashlib.sha256()
-    for name in ("observations", "actions", "rewards", "final_observations"):
-        joined.update(store.columns[name].array.tobytes())
-    return joined.hexdigest()
 
 
 def test_both_kinds_of_file_hold_the_same_policy(
@@ -73,60 +61,11 @@ def test_a_clipped_policy_is_clipped(arrays: dict[str, np.ndarray], tmp_path: Pa
         GaussianPolicy.load(path)
 
 
-def test_a_collection_is_what_the_environment_did(in_hdf5: Path) -> None:
-    """Replaying an episode's actions from its seed gives its observations and rewards."""
-    episodes = run_wave(GaussianPolicy.load(in_hdf5), "Hopper-v4", 5, 0)
-    assert len(episodes) == 32
-    for index in (0, 31):
-        episode, env = episodes[index], make("Hopper-v4")
-        seed = int(np.random.default_rng([5, index]).integers(2**31))
-        observation, _ = env.reset(seed=seed)
-        for t in range(len(episode)):
-            np.testing.assert_array_equal(episode.observations[t], observation.astype(np.float32))
-            observation, reward, terminated, truncated, _ = env.step(episode.actions[t])
-            assert episode.rewards[t] == np.float32(reward)
-            assert (terminated or truncated) == (t == len(episode) - 1)
-        np.testing.assert_array_equal(episode.observations[-1], observation.astype(np.float32))
-        assert (episode.terminated, episode.truncated) == (terminated, truncated)
-
-
-def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(
-    in_hdf5: Path, tmp_path: Path
-) -> None:
-    def made(name: str, seed: int, workers: int) -> EpisodeStore:
-        source = {"kind": "test", "description": "test"}
-        return collect(
-            GaussianPolicy.load(in_hdf5),
-            "Hopper-v4",
-            1500,
-            seed,
-            tmp_path / name,
-            name,
-            source,
-            workers,
-        )
-
-    one, two, other = made("one", 3, 1), made("two", 3, 2), made("other", 4, 1)
-    assert digest(one) == digest(two)
-    assert digest(one) != digest(other)
-    assert 1500 <= one.num_transitions < 2500
-    assert one.header["env_id"] == "Hopper-v4"
-
-
 def test_uniform_actions_are_uniform() -> None:
     noise = np.random.default_rng(0).standard_normal((20_000, 3))
     actions = UniformPolicy().act(np.zeros((20_000, 11)), noise)
     counts, _ = np.histogram(actions, 20, (-1, 1))
     assert ((counts - 3000) ** 2 / 3000).sum() < 19 + 5 * 38**0.5
-
-
-def test_a_policy_for_another_environment_is_refused(in_hdf5: Path, tmp_path: Path) -> None:
-    source = {"kind": "test", "description": "test"}
-    with pytest.raises(UserError, match="HalfCheetah-v4 has"):
-        collect(
-            GaussianPolicy.load(in_hdf5), "HalfCheetah-v4", 10, 0, tmp_path / "x", "x", source, 1
-        )
-    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("kind", ["hdf5", "safetensors"])
@@ -141,15 +80,3 @@ def test_a_file_without_a_policy_is_named(
     without.write_bytes(b"\0" * 10)
     with pytest.raises(UserError, match=without.name):
         GaussianPolicy.load(without)
-
-
-@pytest.mark.parametrize("name", sorted(BUNDLED))
-def test_bundled_data_are_as_said(name: str) -> None:
-    """Small policies; a collection's mean return within its error of the one on record."""
-    assert (POLICIES / BUNDLED[name].policy).stat().st_size <= 300_000
-    store = open_dataset(name, Request(steps=12_000))
-    assert store.header["source"]["kind"] == "bundled"
-    assert "not D4RL's data" in store.source
-    error = store.returns.std() / store.num_episodes**0.5
-    assert abs(store.returns.mean() - BUNDLED[name].return_mean) < 4 * error
-    assert open_dataset(name, Request(steps=12_000)).path == store.path

@@ -81,7 +81,7 @@ def test_a_header_may_not_lead_out_of_its_folder(store: EpisodeStore) -> None:
     header = json.loads(path.read_text())
     header["columns"]["../elsewhere"] = header["columns"]["rewards"]
     path.write_text(json.dumps(header))
-    with pytest.raises(StoreDamaged, match="no name of a column"):
+    with pytest.raises(StoreDamaged, match="'columns' is malformed"):
         EpisodeStore.open(store.path)
 
 

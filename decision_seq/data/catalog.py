@@ -1,0 +1,114 @@
+"""`data list`: every dataset that has a name, what it holds, and whether it is here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from decision_seq import envs
+from decision_seq.data import bundled, d4rl
+from decision_seq.data.identity import store_root
+from decision_seq.data.store import EpisodeStore
+from decision_seq.types import UserError
+
+COLUMNS = ("name", "source", "environment", "size", "episodes", "return", "normalized", "here")
+
+
+def catalog(source: str | None = None) -> list[dict[str, Any]]:
+    """One row a dataset, None where something is not known before the dataset is here."""
+    rows = {"bundled": _bundled, "d4rl": _d4rl, "minari": _minari, "store": _stores}
+    chosen = [rows[source]] if source else rows.values()
+    return [{column: row.get(column) for column in COLUMNS} for make in chosen for row in make()]
+
+
+def _scores(family: str | None, mean: float) -> dict[str, Any]:
+    normalized = envs.normalized_score(family, mean) if family else None
+    return {
+        "return": f"{mean:.1f}",
+        "normalized": None if normalized is None else f"{normalized:.1f}",
+    }
+
+
+def _bundled() -> Iterator[dict[str, Any]]:
+    for name, recipe in bundled.bundled().items():
+        made = store_root() / bundled.store_name(name, bundled.DEFAULT_SIZE, 0)
+        yield {
+            "name": f"bundled/{name}",
+            "source": "collected here, not D4RL's data",
+            "environment": recipe.env_id,
+            "size": f"{bundled.DEFAULT_SIZE.count:,} steps",
+            "episodes": recipe.episodes,
+            **_scores(name, recipe.return_mean),
+            "here": "yes" if made.is_dir() else "made on first use",
+        }
+
+
+def _d4rl() -> Iterator[dict[str, Any]]:
+    known = _known_stores()
+    for name, file in d4rl.published().items():
+        path = d4rl.find_file(name)
+        found = envs.facts_by_name(name)
+        store = known.get(str(path.resolve())) if path else None
+        yield {
+            "name": f"d4rl/{name}",
+            "source": "D4RL",
+            "environment": found[1].env_id if found else None,
+            "size": f"{file.bytes / 1e6:.0f} MB" if file.bytes else None,
+            **({} if store is None else _counted(store)),
+            "here": "yes" if path else "to fetch",
+        }
+
+
+def _minari() -> Iterator[dict[str, Any]]:
+    """The Minari datasets of this machine; the remote ones are not asked for."""
+    configured = os.environ.get("MINARI_DATASETS_PATH")
+    folder = Path(configured) if configured else Path.home() / ".minari" / "datasets"
+    for root in (folder, store_root() / "minari"):
+        for file in sorted(root.glob("**/data/metadata.json")):
+            try:
+                facts = json.loads(file.read_text())
+            except (OSError, ValueError):
+                facts = {}  # inspect says what is wrong with it
+            yield {
+                "name": f"minari/{file.parent.parent.relative_to(root)}",
+                "source": "Minari",
+                "size": f"{facts['total_steps']:,} steps" if "total_steps" in facts else None,
+                "episodes": facts.get("total_episodes"),
+                "here": "yes",
+            }
+
+
+def _stores() -> Iterator[dict[str, Any]]:
+    """Stores made of files, folders and joins."""
+    for path, store in _known_stores().items():
+        if store.header["source"].get("kind") != "bundled":
+            yield {
+                "name": store.name,
+                "source": path,
+                "environment": store.header["env_id"],
+                **_counted(store),
+                "here": "yes",
+            }
+
+
+def _counted(store: EpisodeStore) -> dict[str, Any]:
+    return {
+        "size": f"{store.num_transitions:,} steps",
+        "episodes": store.num_episodes,
+        **_scores(store.header["family"], store.header["statistics"]["return_mean"]),
+    }
+
+
+def _known_stores() -> dict[str, EpisodeStore]:
+    """The stores kept here, by the path of what they were made of."""
+    stores = {}
+    for folder in sorted(store_root().glob("*")):
+        try:
+            store = EpisodeStore.open(folder)
+        except UserError:
+            continue  # no store, or a damaged one, which is rebuilt when it is next opened
+        stores[str(store.header["source"].get("path", folder))] = store
+    return stores

@@ -1,0 +1,213 @@
+"""Data of any size from behaviour policies: the same bytes for the same seed, on any machine load.
+
+Episode i of part p starts from, and draws its noise from, a seed made of (seed, p, i). The policy
+sees fixed matrices of WAVE rows, an episode always in the same row, because the last bits of a
+matrix product depend on the number of rows. So an episode is a function of (seed, p, i) alone, and
+neither the number of workers nor the order of their work shows in the data.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from decision_seq.data.behaviour import Actor
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
+from decision_seq.envs import Environments, facts_by_name
+from decision_seq.types import Episode, Reporter, UserError
+
+WAVE = 32  # rows of the policy's matrices
+CHUNK = 8  # episodes a worker steps together; divides WAVE
+
+# Raised when the same seed no longer gives the same data; part of a bundled store's name.
+COLLECTOR = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to collect: at least so many steps of whole episodes, or so many episodes."""
+
+    count: int
+    unit: Literal["step", "episode"] = "step"
+
+    def of(self, episode: Episode) -> int:
+        return len(episode) if self.unit == "step" else 1
+
+    def share(self, part: int, parts: int) -> Size:
+        """The part's share; shares differ by one at most and add up."""
+        start, end = (self.count * bound // parts for bound in (part, part + 1))
+        return Size(end - start, self.unit)
+
+
+def collect(
+    actors: Sequence[Actor],
+    env_id: str,
+    size: Size,
+    seed: int,
+    output: Path,
+    name: str,
+    source: dict[str, Any],
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> EpisodeStore:
+    """Roll the actors out, one after another and equally long, into a store.
+
+    workers: processes, by default one a core. UserError when an actor does not fit the environment.
+    """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if size.count < len(actors):
+        raise UserError(f"{size.count} {size.unit}s asked for; at least {len(actors)} are needed")
+    if seed < 0 or workers < 1:
+        raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
+    limit = _check_fits(actors, env_id)
+    found = facts_by_name(env_id)
+    total = 0
+    reporter = reporter or Reporter()
+    with (
+        StoreWriter(output) as writer,
+        _pool(workers) as pool,
+        reporter.bar(f"collect {name}", size.unit, size.count) as bar,
+    ):
+        for part, actor in enumerate(actors):
+            share = size.share(part, len(actors))
+            left = share.count
+            jobs = _Jobs(pool, actor, env_id, seed, part)
+            for episode in jobs.episodes(share, limit, 2 * workers):
+                writer.append(episode)
+                total += len(episode)
+                bar.update(min(share.of(episode), left))
+                left -= min(share.of(episode), left)
+        return writer.finish(
+            name,
+            {**source, size.unit + "s": size.count, "seed": seed},
+            env_id=env_id,
+            family=found[0] if found else None,
+            max_episode_steps=limit or max(writer.lengths),
+            transitions_in=total,
+            has_timeouts=True,
+        )
+
+
+def _check_fits(actors: Sequence[Actor], env_id: str) -> int | None:
+    """The environment's step limit; UserError unless it exists and has the actors' sizes."""
+    envs = Environments(env_id, 1)
+    (shape, action_size), limit = envs.sizes, envs.max_episode_steps
+    envs.close()
+    for actor in actors:
+        if actor.sizes not in (None, (shape[0], action_size)):
+            raise UserError(
+                f"{actor.description} has {actor.sizes} observation and action dimensions;"
+                f" {env_id} has {shape[0]} and {action_size}"
+            )
+    return limit
+
+
+# Products this small gain nothing from threads, which would fight over the cores.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes of one BLAS thread each."""
+    former = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # read by the workers when they start
+    # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """One actor's episodes, computed ahead by the workers."""
+
+    pool: ProcessPoolExecutor
+    actor: Actor
+    env_id: str
+    seed: int
+    part: int
+
+    def episodes(self, size: Size, limit: int | None, ahead: int) -> Iterator[Episode]:
+        """Episodes 0, 1, 2, ... until they make up the size.
+
+        No more are begun than are expected to be needed; before any has ended, an episode is
+        expected to be as long as the `limit`. `ahead` chunks at most wait for their turn.
+        """
+        pending: deque[Future[list[Episode]]] = deque()
+        begun = done = ended = 0
+        while done < size.count:
+            mean = done / ended if ended else (limit or 1 if size.unit == "step" else 1)
+            needed = ended + math.ceil((size.count - done) / mean)
+            while (begun < needed and len(pending) < ahead) or not pending:
+                count = min(CHUNK, max(1, needed - begun), CHUNK - begun % CHUNK)
+                pending.append(self._submit(begun, count))
+                begun += count
+            for episode in pending.popleft().result():
+                if done < size.count:
+                    done, ended = done + size.of(episode), ended + 1
+                    yield episode
+
+    def _submit(self, first: int, count: int) -> Future[list[Episode]]:
+        seed = (self.seed, self.part)
+        return self.pool.submit(run_chunk, self.actor, self.env_id, seed, first, count)
+
+
+@lru_cache(1)
+def _environments(env_id: str) -> Environments:
+    """Kept by a worker from chunk to chunk: making them takes as long as a hundred steps."""
+    return Environments(env_id, CHUNK)
+
+
+def run_chunk(
+    actor: Actor, env_id: str, seed: tuple[int, ...], first: int, count: int
+) -> list[Episode]:
+    """Episodes first to first + count - 1, whole; they must lie in one chunk."""
+    if first // CHUNK != (first + count - 1) // CHUNK:
+        raise ValueError(f"episodes {first} to {first + count - 1} are not of one chunk")
+    envs = _environments(env_id)
+    shape, action_size = envs.sizes
+    slots = np.arange(first, first + count) % WAVE
+    generators = [np.random.default_rng([*seed, first + i]) for i in range(count)]
+    observations = np.zeros((WAVE, *shape))
+    observations[slots] = envs.reset([int(g.integers(2**31)) for g in generators])
+    noise = np.zeros((WAVE, action_size))
+    steps: list[list[tuple]] = [[] for _ in range(count)]
+    ends = [(False, False)] * count
+    while envs.running.any():
+        rows = np.flatnonzero(envs.running)
+        for row in rows:
+            noise[slots[row]] = generators[row].standard_normal(action_size)
+        actions = actor.act(observations, noise)[slots[rows]]
+        following, rewards, terminated, truncated = envs.step(rows, actions)
+        for i, row in enumerate(rows):
+            steps[row].append((observations[slots[row]].copy(), actions[i], rewards[i]))
+            ends[row] = (bool(terminated[i]), bool(truncated[i] and not terminated[i]))
+        observations[slots[rows]] = following
+    finals = observations[slots]
+    return [_episode(*whole) for whole in zip(steps, finals, ends, strict=True)]
+
+
+def _episode(steps: list[tuple], final: np.ndarray, ends: tuple[bool, bool]) -> Episode:
+    observations, actions, rewards = zip(*steps, strict=True)
+    return Episode(
+        np.stack([*observations, final]).astype(np.float32),
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        *ends,
+    )

@@ -1,0 +1,191 @@
+"""Files over HTTP: with progress, resumed after a cut, whole and checked or not there at all.
+
+A file on its way is `NAME.partial`; beside a whole one lies `NAME.json` with where it came from,
+its size and its SHA-256.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from decision_seq.data.identity import sha256
+from decision_seq.types import Reporter, UserError
+
+CONNECT_SECONDS = 3.0
+STALL_SECONDS = 20.0  # without a byte, once data flow
+ATTEMPTS = 3  # connections that may be cut before it is left to the user to go on
+BLOCK = 1 << 18
+OFFLINE = "DECISION_SEQ_OFFLINE"
+
+
+class Unreachable(UserError):
+    """The host cannot be reached: no network, no such host, nobody listening."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"{host}; is there a network?")
+        self.host = host
+
+
+class _Cut(Exception):
+    """The connection ended before the file did."""
+
+
+def fetch(
+    url: str,
+    path: Path,
+    size: int | None = None,
+    digest: str | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Bring `url` to `path`, going on with what an earlier attempt left; returns `path`.
+
+    size, digest: the published number of bytes and the beginning of the SHA-256, where known; a
+    file of others is refused and removed. Unreachable within seconds without a network; UserError
+    for anything else the host or the disk refuses.
+    """
+    reporter = reporter or Reporter()
+    partial = path.with_name(f"{path.name}.partial")
+    require_reachable(url)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(ATTEMPTS):
+            try:
+                total = _transfer(url, partial, size, reporter)
+                break
+            except _Cut as cut:
+                if attempt == ATTEMPTS - 1:
+                    raise UserError(f"{url}: {cut}; the same command goes on from there") from cut
+    except OSError as error:
+        where = error.filename or path.parent
+        raise UserError(f"cannot write {where}: {error.strerror}; make room there") from error
+    actual = sha256(partial)
+    _require_as_published(url, partial, total, size, actual, digest)
+    facts = {
+        "url": url,
+        "bytes": total,
+        "sha256": actual,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path.with_name(f"{path.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    os.replace(partial, path)
+    partial.with_suffix(".tag").unlink(missing_ok=True)
+    return path
+
+
+def require_reachable(url: str) -> None:
+    """Unreachable unless a connection to the URL's host opens within a few seconds.
+
+    Looking up a name has no time limit of its own, so the attempt is made on a thread.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{url!r} is no http(s) address")
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+        parts = urllib.parse.urlsplit(proxy)
+    host = f"{parts.hostname}:{_port(parts)}"
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise Unreachable(f"{host} is not asked, as {OFFLINE} is set")
+    outcome: list[str] = []
+
+    def connect() -> None:
+        try:
+            address = (str(parts.hostname), _port(parts))
+            socket.create_connection(address, CONNECT_SECONDS).close()
+            outcome.append("")
+        except OSError as error:
+            outcome.append(str(error.strerror or error))
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS + 1.0)
+    reason = outcome[0] if outcome else "no answer"
+    if reason:
+        raise Unreachable(f"{host} cannot be reached ({reason})")
+
+
+def _port(parts: urllib.parse.SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
+    """Append what is missing to `partial` -> the file's whole size. _Cut when it ends early."""
+    tag_file = partial.with_suffix(".tag")  # what the host calls this version of the file
+    have = partial.stat().st_size if partial.is_file() and tag_file.is_file() else 0
+    if size is not None and have == size:
+        return have
+    headers = {"Range": f"bytes={have}-", "If-Range": tag_file.read_text()} if have else {}
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=STALL_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to send: checked like a whole file
+            return have
+        raise UserError(_refusal(url, error.code)) from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        raise _Cut(f"no answer ({getattr(error, 'reason', error)})") from error
+    with response:
+        resumed = response.status == 206
+        have = have if resumed else 0
+        left = response.headers.get("Content-Length")
+        total = have + int(left) if left and left.isdigit() else None
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if not resumed:
+            tag_file.unlink(missing_ok=True)
+            if tag:
+                tag_file.write_text(tag)
+        if size is not None and total not in (None, size):
+            raise UserError(f"{url} has {total:,} bytes, {size:,} are published; not fetched")
+        with (
+            open(partial, "ab" if resumed else "wb") as file,
+            reporter.bar(f"fetch {partial.stem}", "B", total or size or 0, have) as bar,
+        ):
+            while block := _read(response, have, total):
+                file.write(block)
+                have += len(block)
+                bar.update(len(block))
+    if total is not None and have != total:
+        raise _Cut(f"cut after {have:,} of {total:,} bytes")
+    return have
+
+
+def _read(response: Any, have: int, total: int | None) -> bytes:
+    try:
+        return response.read(BLOCK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _Cut(f"cut after {have:,} of {total or 0:,} bytes") from error
+
+
+def _refusal(url: str, code: int) -> str:
+    reasons = {
+        401: "asks for a password",
+        403: "is forbidden",
+        404: "does not exist there",
+        429: "is asked for too often",
+    }
+    reason = reasons.get(code, "is refused by the host" if code < 500 else "fails at the host")
+    return f"{url} {reason} (HTTP {code}); try a mirror or put the file in place by hand"
+
+
+def _require_as_published(
+    url: str, partial: Path, total: int, size: int | None, actual: str, digest: str | None
+) -> None:
+    """UserError, and the file removed, unless size and checksum are the published ones."""
+    wrong = None
+    if size is not None and total != size:
+        wrong = f"has {total:,} bytes, {size:,} are published"
+    elif digest is not None and not actual.startswith(digest):
+        wrong = f"has the SHA-256 {actual[: len(digest)]}..., {digest}... is published"
+    if wrong:
+        partial.unlink()
+        raise UserError(f"{url} {wrong}; it was removed: fetch it again or use another mirror")

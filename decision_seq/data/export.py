@@ -1,0 +1,113 @@
+"""Stores written out in the layouts of others, so that data flow both ways.
+
+Every layout reads back into identical arrays; what one has no place for is kept where others do
+not look.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from decision_seq.data import hub, minari
+from decision_seq.data.store import EpisodeStore
+from decision_seq.types import Reporter, UserError
+
+BLOCK_ROWS = 65_536
+
+
+def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) -> None:
+    """Write the store at `output`, whole or not at all; UserError when something is there."""
+    if layout not in LAYOUTS:
+        raise UserError(f"{layout!r} is no layout; there are {', '.join(LAYOUTS)}")
+    if output.exists():
+        raise UserError(f"{output} exists; name another --output")
+    with _whole(output) as partial:
+        LAYOUTS[layout](store, partial, reporter)
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A temporary path of the same name; it becomes `output` when all went well."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=".partial-"))
+    except OSError as error:
+        raise UserError(f"cannot write at {output}: {error.strerror}") from error
+    try:
+        yield folder / output.name
+        os.replace(folder / output.name, output)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a half-written rest of what failed
+
+
+def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
+    """A copy of the store, without the labels kept beside it."""
+    output.mkdir()
+    for name in ("header.json", *(f"{column}.npy" for column in store.header["columns"])):
+        shutil.copyfile(store.path / name, output / name)
+
+
+def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
+    """One HDF5 file in D4RL's v2 layout.
+
+    D4RL marks the end of an episode as terminal or time-out and knows no third kind: episodes that
+    merely stop are marked as timed out, and again in `infos/unfinished`, by which they read back as
+    they were. Rewards stay float64.
+    """
+    import h5py
+
+    columns = store.columns
+    last = store.offsets[1:] - 1
+    flags = {name: np.zeros(store.num_transitions, bool) for name in FLAGS}
+    flags["terminals"][last] = store.terminated
+    flags["timeouts"][last] = ~store.terminated
+    flags["infos/unfinished"][last] = ~store.terminated & ~store.truncated
+    with h5py.File(output, "w") as file, reporter.bar("write", "row", store.num_transitions) as bar:
+        file.attrs["source"] = store.source
+        for name, array in flags.items():
+            file.create_dataset(name, data=array, compression="gzip")
+        names = {"observations", "actions", "rewards"}
+        if "final_observations" in columns:
+            names.add("next_observations")
+        for name in sorted(names):
+            like = columns["observations" if name == "next_observations" else name]
+            file.create_dataset(name, like.shape, like.dtype, compression="gzip", chunks=True)
+        for start in range(0, store.num_transitions, BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, store.num_transitions))
+            for name in names - {"next_observations"}:
+                file[name][rows] = columns[name].array[rows]
+            if "next_observations" in names:
+                file["next_observations"][rows] = _following(store, rows)
+            bar.update(rows.stop - rows.start)
+
+
+FLAGS = ("terminals", "timeouts", "infos/unfinished")
+
+
+def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
+    """The observation after each of the rows: the next row's, or an episode's final one."""
+    observations = store.columns["observations"].array
+    following = observations[
+        np.minimum(np.arange(rows.start, rows.stop) + 1, len(observations) - 1)
+    ]
+    first, end = np.searchsorted(store.offsets[1:], [rows.start + 1, rows.stop + 1])
+    finals = store.columns["final_observations"].array[first:end]
+    following[store.offsets[first + 1 : end + 1] - 1 - rows.start] = finals
+    return following
+
+
+LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], None]] = {
+    "store": write_store,
+    "d4rl": write_d4rl,
+    "minari": minari.write,
+    "parquet": hub.write,
+}

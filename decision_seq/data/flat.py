@@ -1,0 +1,128 @@
+"""The flat layout of D4RL and OGBench: one row a transition, episodes end to end.
+
+Columns `observations`, `actions`, `rewards`, `terminals`, and in newer files `timeouts` and
+`next_observations`. What differs between real files, and is accepted: flags stored as floats,
+rewards of shape (N, 1), float64 throughout, discrete actions (N,), no `timeouts` (an episode then
+ends at its terminal or at the task's step limit), and a last episode that simply stops. Every
+transition is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from decision_seq.types import Episode, UserError
+
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations", "unfinished")
+BLOCK_ROWS = 65_536  # rows held in memory at once, rounded up to whole episodes
+
+
+class Rows(Protocol):
+    """A column on disk: h5py's dataset, or a streamed one. Slices are asked for in order."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice) -> np.ndarray: ...
+
+
+def check(columns: Mapping[str, Rows], found: str) -> None:
+    """UserError unless the columns are there, numeric and of one length.
+
+    found: the names that the file holds, for the message.
+    """
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise UserError(f"it has no {missing[0]!r} (it holds {found}); is it in D4RL's layout?")
+    for name, column in columns.items():
+        if column.dtype.kind not in "fiub":
+            raise UserError(f"{name} is {column.dtype}, not numbers")
+        if len(column.shape) == 0:
+            raise UserError(f"{name} is a single number; one row a transition is needed")
+    rows = {name: column.shape[0] for name, column in columns.items()}
+    if len(set(rows.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise UserError(f"columns differ in length ({listed}); fetch it again")
+    count = rows["rewards"]
+    if count == 0:
+        raise UserError("it holds no transition")
+    for name in ("rewards", "terminals", "timeouts", "unfinished"):
+        if name in columns and int(np.prod(columns[name].shape)) != count:
+            raise UserError(f"{name} has shape {columns[name].shape}; one a row is needed")
+    observations, actions = columns["observations"], columns["actions"]
+    if len(observations.shape) < 2 or 0 in observations.shape:
+        raise UserError(f"observations has shape {observations.shape}; rows of numbers are needed")
+    if len(actions.shape) > 2 or 0 in actions.shape:
+        raise UserError(f"actions has shape {actions.shape}; rows of numbers are needed")
+    following = columns.get("next_observations")
+    if following is not None and following.shape != observations.shape:
+        raise UserError(
+            f"next_observations has shape {following.shape}, observations {observations.shape}"
+        )
+
+
+def sizes(columns: Mapping[str, Rows]) -> tuple[int, int]:
+    """Size of an observation and dimensions of an action (1 when discrete)."""
+    actions = columns["actions"].shape
+    return int(np.prod(columns["observations"].shape[1:])), actions[1] if len(actions) > 1 else 1
+
+
+def episodes(columns: Mapping[str, Rows], max_episode_steps: int | None) -> Iterator[Episode]:
+    """Whole episodes, read in blocks of about BLOCK_ROWS rows."""
+    terminals = _flags(columns, "terminals")
+    timeouts = _timeouts(columns, terminals, max_episode_steps)
+    ended = terminals | timeouts
+    if "unfinished" in columns:  # ours: an end that is no end (see `export.write_d4rl`)
+        timeouts &= ~_flags(columns, "unfinished")
+    rows = len(terminals)
+    ends = np.flatnonzero(ended) + 1
+    if len(ends) == 0 or ends[-1] != rows:
+        ends = np.append(ends, rows)  # a tail without an end: kept, flagged as neither
+    wanted = ("observations", "actions", "rewards", "next_observations")
+    first = block_start = 0
+    while first < len(ends):
+        last = int(np.searchsorted(ends, min(block_start + BLOCK_ROWS, rows)))
+        block_end = int(ends[last])
+        block = {name: columns[name][block_start:block_end] for name in wanted if name in columns}
+        starts = [block_start, *map(int, ends[first:last])]
+        for start, end in zip(starts, map(int, ends[first : last + 1]), strict=True):
+            here = slice(start - block_start, end - block_start)
+            flags = bool(terminals[end - 1]), bool(timeouts[end - 1])
+            yield _episode({name: array[here] for name, array in block.items()}, flags)
+        first, block_start = last + 1, block_end
+
+
+def _episode(rows: dict[str, np.ndarray], flags: tuple[bool, bool]) -> Episode:
+    observations = rows["observations"]
+    if "next_observations" in rows:
+        final = rows["next_observations"][-1:].astype(observations.dtype)
+        observations = np.concatenate([observations, final])
+    return Episode(observations, rows["actions"], rows["rewards"].reshape(-1), *flags)
+
+
+def _flags(columns: Mapping[str, Rows], name: str) -> np.ndarray:
+    values = columns[name][:].reshape(-1)
+    if not np.isin(values, (0, 1)).all():
+        raise UserError(f"{name} holds other values than 0 and 1")
+    return values.astype(bool)
+
+
+def _timeouts(
+    columns: Mapping[str, Rows], terminals: np.ndarray, max_episode_steps: int | None
+) -> np.ndarray:
+    """The file's own timeouts, or, where it has none, every step at the task's limit."""
+    if "timeouts" in columns:
+        return _flags(columns, "timeouts") & ~terminals
+    timeouts = np.zeros_like(terminals)
+    if max_episode_steps is not None:
+        start = 0
+        for end in [*(np.flatnonzero(terminals) + 1), len(terminals)]:
+            timeouts[start + max_episode_steps - 1 : end : max_episode_steps] = True
+            start = end
+    return timeouts & ~terminals

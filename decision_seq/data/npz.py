@@ -1,0 +1,100 @@
+"""NumPy archives in the flat layout (`flat.py`), as OGBench's are.
+
+Columns are streamed out of the archive, so that one larger than memory is read, and one made to
+explode is not.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from decision_seq import envs
+from decision_seq.data import flat
+from decision_seq.data.identity import describe_file, require_file, task
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
+from decision_seq.types import Reporter, UserError
+
+# Trajectories do not compress a hundredfold; an archive that does is a zip bomb.
+BOMB_RATIO, BOMB_BYTES = 100, 2**30
+
+
+class StreamedColumn:
+    """An array inside an open archive; slices must be asked for in order, each row once."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, open_files: ExitStack) -> None:
+        entry = archive.getinfo(f"{name}.npy")
+        self.file = open_files.enter_context(archive.open(entry))
+        version = np.lib.format.read_magic(self.file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{name}.npy has format {version}")
+        header = (
+            np.lib.format.read_array_header_1_0(self.file)
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0(self.file)
+        )
+        self.shape, fortran, self.dtype = header
+        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        if self.dtype.hasobject:
+            raise UserError(f"{name} holds Python objects, not numbers")
+        if fortran and len(self.shape) > 1:
+            raise UserError(f"{name} is stored column by column; save it in C order")
+        rows = self.shape[0] if self.shape else 0
+        if self.shape and self.file.tell() + rows * self.row_bytes != entry.file_size:
+            raise ValueError(f"{name}.npy does not hold the {rows} rows its header promises")
+        self.next_row = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        assert start == self.next_row, "a streamed column is read in order"
+        data = self.file.read((stop - start) * self.row_bytes)
+        self.next_row = stop
+        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+
+
+def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
+    """Read an archive into a store at `output`; UserError says what is wrong with a bad one."""
+    require_file(path, "an .npz archive")
+    with ExitStack() as open_files:
+        try:
+            archive = open_files.enter_context(zipfile.ZipFile(path))
+            _refuse_bomb(archive, path)
+            writer = open_files.enter_context(StoreWriter(output))
+            names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            wanted = [name for name in (*flat.REQUIRED, *flat.OPTIONAL) if name in names]
+            columns = {name: StreamedColumn(archive, name, open_files) for name in wanted}
+            flat.check(columns, ", ".join(sorted(names)) or "nothing")
+            facts = task(path.stem, *flat.sizes(columns))
+            for episode in flat.episodes(columns, facts["max_episode_steps"]):
+                writer.append(episode)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+            raise UserError(f"{path} is no .npz archive, or is damaged ({error})") from error
+        except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed unusually
+            raise UserError(f"{path} cannot be unpacked ({error})") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        return writer.finish(
+            envs.canonical(path.stem),
+            describe_file("npz", "NumPy archive", path),
+            transitions_in=len(columns["rewards"]),
+            has_timeouts="timeouts" in columns,
+            **facts,
+        )
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
+    size = sum(entry.file_size for entry in archive.infolist())
+    packed = path.stat().st_size
+    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+        raise UserError(
+            f"its {packed / 1e6:.1f} MB would unpack to {size / 1e9:.1f} GB, which no trajectories"
+            " do; it is not read"
+        )

@@ -1,0 +1,98 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decision_seq.data.behaviour import Actor, GaussianPolicy, UniformPolicy
+from decision_seq.data.collection import CHUNK, Size, collect, run_chunk
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import make
+from decision_seq.types import UserError
+
+LAYERS = {"fc0": (11, 16), "fc1": (16, 16), "last_fc": (16, 3), "last_fc_log_std": (16, 3)}
+
+
+@pytest.fixture
+def actor() -> GaussianPolicy:
+    rng = np.random.default_rng(0)
+
+    def weights(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.3, shape).astype(np.float32)
+
+    layers = {name: (weights(*shape), weights(shape[1])) for name, shape in LAYERS.items()}
+    return GaussianPolicy(layers, "tanh", "a test's policy")
+
+
+def collected(
+    folder: Path, actors: Sequence[Actor], size: Size, seed: int = 3, workers: int = 1
+) -> EpisodeStore:
+    source = {"kind": "test", "description": "test"}
+    return collect(actors, "Hopper-v4", size, seed, folder, folder.name, source, workers)
+
+
+def test_a_collection_is_what_the_environment_did(actor: GaussianPolicy) -> None:
+    """Replaying an episode's actions from its seed gives its observations and rewards."""
+    episodes = run_chunk(actor, "Hopper-v4", (5, 1), 8, CHUNK)
+    assert len(episodes) == CHUNK
+    for index in (0, CHUNK - 1):
+        episode, env = episodes[index], make("Hopper-v4")
+        seed = int(np.random.default_rng([5, 1, 8 + index]).integers(2**31))
+        observation, _ = env.reset(seed=seed)
+        for t in range(len(episode)):
+            np.testing.assert_array_equal(episode.observations[t], observation.astype(np.float32))
+            observation, reward, terminated, truncated, _ = env.step(episode.actions[t])
+            assert episode.rewards[t] == np.float32(reward)
+            assert (terminated or truncated) == (t == len(episode) - 1)
+        np.testing.assert_array_equal(episode.observations[-1], observation.astype(np.float32))
+        assert (episode.terminated, episode.truncated) == (terminated, truncated)
+
+
+def test_an_episode_does_not_depend_on_its_company(actor: GaussianPolicy) -> None:
+    together = run_chunk(actor, "Hopper-v4", (0, 0), 0, CHUNK)
+    alone = run_chunk(actor, "Hopper-v4", (0, 0), 5, 1)
+    np.testing.assert_array_equal(together[5].observations, alone[0].observations)
+    np.testing.assert_array_equal(together[5].actions, alone[0].actions)
+    with pytest.raises(ValueError, match="not of one chunk"):
+        run_chunk(actor, "Hopper-v4", (0, 0), 5, CHUNK)
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(
+    actor: GaussianPolicy, tmp_path: Path
+) -> None:
+    one = collected(tmp_path / "one", [actor], Size(1500))
+    two = collected(tmp_path / "two", [actor], Size(1500), workers=3)
+    other = collected(tmp_path / "other", [actor], Size(1500), seed=4)
+    assert one.checksum == two.checksum
+    assert one.checksum != other.checksum
+    assert 1500 <= one.num_transitions < 2500
+    assert one.header["env_id"] == "Hopper-v4"
+    one.verify()
+
+
+def test_actors_follow_each_other_and_share_equally(
+    actor: GaussianPolicy, tmp_path: Path
+) -> None:
+    both = collected(tmp_path / "both", [UniformPolicy(), actor], Size(7, "episode"))
+    first = collected(tmp_path / "first", [UniformPolicy()], Size(3, "episode"))
+    assert both.num_episodes == 7
+    for index in range(3):
+        np.testing.assert_array_equal(both.episode(index).actions, first.episode(index).actions)
+    assert [Size(10).share(part, 4).count for part in range(4)] == [2, 3, 2, 3]
+
+
+def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
+    assert collected(tmp_path / "a", [UniformPolicy()], Size(19, "episode")).num_episodes == 19
+    steps = collected(tmp_path / "b", [UniformPolicy()], Size(100))
+    assert steps.num_transitions - steps.lengths[-1] < 100 <= steps.num_transitions
+
+
+def test_a_policy_for_another_environment_is_refused(
+    actor: GaussianPolicy, tmp_path: Path
+) -> None:
+    source = {"kind": "test", "description": "test"}
+    with pytest.raises(UserError, match="HalfCheetah-v4 has"):
+        collect([actor], "HalfCheetah-v4", Size(10), 0, tmp_path / "x", "x", source, 1)
+    with pytest.raises(UserError, match="at least 2"):
+        collected(tmp_path / "x", [actor, actor], Size(1))
+    assert not (tmp_path / "x").exists()
