@@ -22,8 +22,8 @@ from decision_seq.data.identity import sha256
 from decision_seq.types import Reporter, UserError
 
 CONNECT_SECONDS = 3.0
-STALL_SECONDS = 20.0  # without a byte, once data flow
-ATTEMPTS = 3  # connections that may be cut before it is left to the user to go on
+STALL_SECONDS = 4.0  # without a byte
+ATTEMPTS = 3  # connections in a row that may bring nothing new
 BLOCK = 1 << 18
 OFFLINE = "DECISION_SEQ_OFFLINE"
 
@@ -58,13 +58,7 @@ def fetch(
     require_reachable(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(ATTEMPTS):
-            try:
-                total = _transfer(url, partial, size, reporter)
-                break
-            except _Cut as cut:
-                if attempt == ATTEMPTS - 1:
-                    raise UserError(f"{url}: {cut}; the same command goes on from there") from cut
+        total = _persist(url, partial, size, reporter)
     except OSError as error:
         where = error.filename or path.parent
         raise UserError(f"cannot write {where}: {error.strerror}; make room there") from error
@@ -80,6 +74,20 @@ def fetch(
     os.replace(partial, path)
     partial.with_suffix(".tag").unlink(missing_ok=True)
     return path
+
+
+def _persist(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
+    """Connect again after a cut, as long as every few connections bring something."""
+    failures, best = 0, 0
+    while True:
+        try:
+            return _transfer(url, partial, size, reporter)
+        except _Cut as cut:
+            have = partial.stat().st_size if partial.exists() else 0
+            failures = failures + 1 if have <= best else 1
+            best = max(best, have)
+            if failures == ATTEMPTS:
+                raise UserError(f"{url}: {cut}; the same command goes on from there") from cut
 
 
 def require_reachable(url: str) -> None:
@@ -133,7 +141,8 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
             return have
         raise UserError(_refusal(url, error.code)) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise _Cut(f"no answer ({getattr(error, 'reason', error)})") from error
+        reason = getattr(error, "reason", error)
+        raise UserError(f"{url}: the host gives no answer ({reason}); try again later") from error
     with response:
         resumed = response.status == 206
         have = have if resumed else 0
@@ -188,4 +197,5 @@ def _require_as_published(
         wrong = f"has the SHA-256 {actual[: len(digest)]}..., {digest}... is published"
     if wrong:
         partial.unlink()
+        partial.with_suffix(".tag").unlink(missing_ok=True)
         raise UserError(f"{url} {wrong}; it was removed: fetch it again or use another mirror")

@@ -70,9 +70,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(
     one.verify()
 
 
-def test_actors_follow_each_other_and_share_equally(
-    actor: GaussianPolicy, tmp_path: Path
-) -> None:
+def test_actors_follow_each_other_and_share_equally(actor: GaussianPolicy, tmp_path: Path) -> None:
     both = collected(tmp_path / "both", [UniformPolicy(), actor], Size(7, "episode"))
     first = collected(tmp_path / "first", [UniformPolicy()], Size(3, "episode"))
     assert both.num_episodes == 7
@@ -87,9 +85,7 @@ def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
     assert steps.num_transitions - steps.lengths[-1] < 100 <= steps.num_transitions
 
 
-def test_a_policy_for_another_environment_is_refused(
-    actor: GaussianPolicy, tmp_path: Path
-) -> None:
+def test_a_policy_for_another_environment_is_refused(actor: GaussianPolicy, tmp_path: Path) -> None:
     source = {"kind": "test", "description": "test"}
     with pytest.raises(UserError, match="HalfCheetah-v4 has"):
         collect([actor], "HalfCheetah-v4", Size(10), 0, tmp_path / "x", "x", source, 1)
