@@ -231,10 +231,15 @@ def _print_store(store: Any) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    from decision_seq.bench import bench_text, bench_train
+    if options.what == "data":
+        from decision_seq.bench.data import bench_data, data_text
 
-    result = bench_train(options.rounds, options.threads, _reporter())
-    print(json.dumps(result, indent=1) if options.json else bench_text(result))
+        result, text = bench_data(options.transitions, _reporter()), data_text
+    else:
+        from decision_seq.bench.training import bench_text, bench_train
+
+        result, text = bench_train(options.rounds, options.threads, _reporter()), bench_text
+    print(json.dumps(result, indent=1) if options.json else text(result))
     return 0
 
 

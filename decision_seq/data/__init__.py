@@ -77,8 +77,10 @@ def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
     if path.exists() and name not in (".", ".."):
         return open_path(path, request)
     if "+" in name:
-        parts = [open_dataset(part, request) for part in name.split("+")]
-        return joining.join(name, parts, store_root())
+        names = name.split("+")
+        if not all(names):
+            raise UserError(f"{name}: a part of it is empty; datasets are joined as A+B")
+        return joining.join(name, [open_dataset(part, request) for part in names], store_root())
     for prefix, opener in SOURCES.items():
         if name.startswith(prefix + "/"):
             return opener(name.removeprefix(prefix + "/"), request)

@@ -21,7 +21,7 @@ from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Reporter, UserError
 
 # Trajectories do not compress a hundredfold; an archive that does is a zip bomb.
-BOMB_RATIO, BOMB_BYTES = 100, 2**30
+BOMB_RATIO, BOMB_BYTES = 100, 2**28
 
 
 class StreamedColumn:

@@ -64,19 +64,15 @@ class WindowGatherer:
         self.max_timestep = max_timestep
 
     def gather(self, ids: np.ndarray) -> Batch:
-        """ids [B] -> numpy Batch. Padding repeats the window's last step; the mask says so."""
-        offsets = self.store.offsets
-        episodes = np.searchsorted(offsets, ids, side="right") - 1
-        rows = ids[:, None] + self.steps  # [B, T]
-        mask = rows < offsets[episodes + 1][:, None]
-        rows = np.minimum(rows, offsets[episodes + 1][:, None] - 1)
-        timesteps = rows - offsets[episodes][:, None]
-        columns = self.store.columns
+        """ids [B] -> numpy Batch. Padding holds whatever follows; the mask says what is real."""
+        offsets, columns = self.store.offsets, self.store.columns
+        ends = np.searchsorted(offsets, ids, side="right")
+        timesteps = (ids - offsets[ends - 1])[:, None] + self.steps  # [B, T]
         return Batch(
-            observations=columns["observations"].take(rows),
-            actions=columns["actions"].take(rows),
-            rewards=columns["rewards"].take(rows),
-            conditions=self.conditions.take(rows),
+            observations=columns["observations"].windows(ids, len(self.steps)),
+            actions=columns["actions"].windows(ids, len(self.steps)),
+            rewards=columns["rewards"].windows(ids, len(self.steps)),
+            conditions=self.conditions.windows(ids, len(self.steps)),
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
-            mask=mask,
+            mask=self.steps < (offsets[ends] - ids)[:, None],
         )

@@ -41,7 +41,7 @@ class Column:
     """A memory-mapped array of rows, gathered by one fancy index."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+        self.array = np.asarray(array)  # numpy's own class indexes faster than its memmap
         self.shape, self.dtype = array.shape, array.dtype
 
     def __len__(self) -> int:
@@ -50,6 +50,19 @@ class Column:
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows of any shape R -> [*R, ...]."""
         return self.array[rows]
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Rows start to start + length - 1 of every start [B] -> [B, length, ...].
+
+        One copy a window rather than one a row. Behind the last row the last is repeated.
+        """
+        last = len(self) - length
+        if last < 0 or starts.max() > last:
+            steps = np.arange(length)
+            return self.array[np.minimum(starts[:, None] + steps, len(self) - 1)]
+        shape = (last + 1, length, *self.shape[1:])
+        strides = (self.array.strides[0], *self.array.strides)
+        return np.lib.stride_tricks.as_strided(self.array, shape, strides, writeable=False)[starts]
 
 
 @dataclass(frozen=True)

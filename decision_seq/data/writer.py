@@ -239,7 +239,9 @@ def _checked(episode: Episode, name: str) -> Episode:
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         if len(bad):
             raise UserError(f"{name}: {label} hold NaN or infinity at step {bad[0]}; mend the data")
-    if not np.isfinite(checked.rewards.sum()):
+    with np.errstate(over="ignore"):
+        total = checked.rewards.sum()
+    if not np.isfinite(total):
         raise UserError(f"{name}: the rewards sum to infinity; mend the data")
     return checked
 

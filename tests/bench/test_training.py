@@ -1,6 +1,6 @@
 import torch
 
-from decision_seq.bench import _batch, _ours, _theirs, bench_text, bench_train
+from decision_seq.bench.training import _batch, _ours, _theirs, bench_text, bench_train
 
 
 def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:

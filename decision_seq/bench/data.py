@@ -1,0 +1,138 @@
+"""What a store of many transitions costs: opening, memory, windows a second."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decision_seq.config import require
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
+from decision_seq.report import table
+from decision_seq.types import Episode, Reporter
+
+OBSERVATION, ACTION, LENGTH, CONTEXT = 11, 3, 1000, 20
+BATCHES = (64, 1024)
+SECONDS = 5.0  # of sampling at each batch size
+
+
+def bench_data(transitions: int, reporter: Reporter | None = None) -> dict[str, Any]:
+    """A store of so many random transitions of Hopper's sizes, made in a temporary folder.
+
+    What is measured is measured in a process of its own, whose anonymous memory (RssAnon) is
+    compared with what it was after the imports; statistics are compared with those of all rows in
+    memory at once.
+    """
+    require(transitions >= LENGTH, f"--transitions {transitions} must be at least {LENGTH}")
+    with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
+        path = Path(folder) / "store"
+        written = _write(path, transitions // LENGTH, reporter or Reporter())
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            measured = pool.apply(_measure, (path,))
+        error = _statistics_error(EpisodeStore.open(path))
+    return {"transitions": transitions // LENGTH * LENGTH, **written, **measured, **error}
+
+
+def _write(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    started = time.perf_counter()
+    with (
+        StoreWriter(path) as writer,
+        reporter.bar("write", "step", episodes * LENGTH) as bar,
+    ):
+        for _ in range(episodes):
+            writer.append(
+                Episode(
+                    rng.normal(3, 2, (LENGTH + 1, OBSERVATION)).astype(np.float32),
+                    rng.uniform(-1, 1, (LENGTH, ACTION)).astype(np.float32),
+                    rng.normal(3, 1, LENGTH),
+                    True,
+                    False,
+                )
+            )
+            bar.update(LENGTH)
+        writer.finish(
+            "bench",
+            {"kind": "bench", "description": "random numbers"},
+            env_id=None,
+            family=None,
+            max_episode_steps=LENGTH,
+            transitions_in=episodes * LENGTH,
+            has_timeouts=True,
+        )
+    return {"write_steps_per_second": episodes * LENGTH / (time.perf_counter() - started)}
+
+
+def _measure(path: Path) -> dict[str, Any]:
+    before = _anonymous_memory()
+    started = time.perf_counter()
+    store = EpisodeStore.open(path)
+    opened = time.perf_counter()
+    gatherer = WindowGatherer(store, label(store, ReturnToGo(1000.0)), CONTEXT, LENGTH)
+    index = WindowIndex(store.offsets)
+    gatherer.gather(window_ids(0, 0, BATCHES[0], index))
+    first = time.perf_counter()
+    again = time.perf_counter()
+    store = EpisodeStore.open(path)
+    gatherer = WindowGatherer(store, label(store, ReturnToGo(1000.0)), CONTEXT, LENGTH)
+    gatherer.gather(window_ids(0, 0, BATCHES[0], index))
+    second = time.perf_counter()
+    for column in store.columns.values():  # into the page cache, as after a first epoch
+        column.array.view(np.uint8).reshape(-1)[::4096].max()
+    rates, most = {}, 0
+    for batch in BATCHES:
+        step, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < SECONDS:
+            gatherer.gather(window_ids(0, step, batch, index))
+            step += 1
+            if step % 256 == 0:
+                most = max(most, _anonymous_memory())
+        rates[str(batch)] = step * batch / (time.perf_counter() - begun)
+    return {
+        "open_seconds": opened - started,
+        "first_batch_seconds": first - started,
+        "first_batch_again_seconds": second - again,
+        "windows_per_second": rates,
+        "anonymous_memory_mb": (max(most, _anonymous_memory()) - before) / 1e6,
+        "anonymous_memory_at_import_mb": before / 1e6,
+    }
+
+
+def _anonymous_memory() -> int:
+    """Bytes of this process that no file backs (Linux)."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def _statistics_error(store: EpisodeStore) -> dict[str, float]:
+    rows = store.columns["observations"].array.astype(np.float64)
+    mean, std = store.observation_statistics
+    errors = [np.abs(mean / rows.mean(0) - 1).max(), np.abs(std / rows.std(0) - 1).max()]
+    return {"statistics_relative_error": float(max(errors))}
+
+
+def data_text(result: dict[str, Any]) -> str:
+    """The result as an aligned table."""
+    rows = [
+        ["transitions", f"{result['transitions']:,}"],
+        ["written, steps/s", f"{result['write_steps_per_second']:,.0f}"],
+        ["opened, ms", f"{result['open_seconds'] * 1e3:.1f}"],
+        ["first batch, labels made, s", f"{result['first_batch_seconds']:.2f}"],
+        ["first batch, labels kept, s", f"{result['first_batch_again_seconds']:.3f}"],
+        *(
+            [f"windows/s of {CONTEXT} steps, {batch} a batch", f"{rate:,.0f}"]
+            for batch, rate in result["windows_per_second"].items()
+        ),
+        ["anonymous memory above imports, MB", f"{result['anonymous_memory_mb']:.0f}"],
+        ["statistics, largest relative error", f"{result['statistics_relative_error']:.1e}"],
+    ]
+    return table(["store", "measured"], rows)
