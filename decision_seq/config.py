@@ -64,11 +64,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(dotted: str, text: str) -> dict[str, Any]:
-    """`train.steps`, `"500"` -> `{"train": {"steps": 500}}`; the text is read as YAML."""
+    """`train.steps`, `"500"` -> `{"train": {"steps": 500}}`; the text is read as YAML.
+
+    A mapping is written in braces; any other text that YAML takes for one is left as it is.
+    """
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, *BAD_SCALARS) as error:
         raise UserError(f"--{dotted}: cannot read the value {text!r}; quote it as YAML") from error
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        value = text  # an environment id may hold ": ", which YAML would take for a key's end
     for key in reversed(dotted.split(".")):
         value = {key: value}
     return value

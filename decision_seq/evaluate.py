@@ -17,7 +17,7 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
-from decision_seq.envs import Environments, environment_notes, normalized_score
+from decision_seq.envs import Environments, environment_notes, normalized_score, obstacle
 from decision_seq.policies.base import Policy
 from decision_seq.types import Batch, Reporter, Scores, Spec, TargetScore, Transition, UserError
 
@@ -231,7 +231,8 @@ def evaluate_checkpoint(
     facts = loaded.facts
     env_id = env_id or facts.env_id
     if env_id is None:
-        raise UserError(f"{path} names no environment; give one with --env")
+        reason = obstacle(None, facts.family) or "it names none"
+        raise UserError(f"{path} cannot be rolled out: {reason}; give an environment with --env")
     config = EvaluationConfig(env_id, tuple(targets or facts.targets), episodes, seed)
     require(episodes >= 1, f"{episodes} episodes asked for; at least 1 is needed")
     scores, rate = evaluate(

@@ -30,7 +30,7 @@ from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
-from decision_seq.envs import FACTS
+from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig, check_environment, evaluate_checkpoint
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.provenance import provenance
@@ -97,22 +97,26 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     )
     _say_what_to_know(config, store, reporter)
     conditioning = config.conditioning.resolved(store)
-    env_id = config.evaluation.env_id or store.header["env_id"]
-    evaluated = config.evaluation.episodes > 0
+    family = store.header["family"]
+    facts = FACTS.get(family or "")
+    evaluation = config.evaluation
+    env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
+    reason = None if evaluation.env_id else obstacle(env_id, family)
+    if reason and evaluation.episodes:
+        reporter.say(f"not rolled out: {reason}; the offline metrics are in metrics.jsonl")
+        evaluation = dataclasses.replace(evaluation, episodes=0)
     require(
-        env_id is not None or not evaluated,
+        env_id is not None or evaluation.episodes == 0,
         f"no environment is known for {config.dataset}; name one with --evaluation.env_id, or train"
         " without evaluation by --evaluation.episodes 0",
     )
-    family = store.header["family"]
-    facts = FACTS.get(family or "")
-    targets = config.evaluation.targets or (facts.targets if facts else None)
+    targets = evaluation.targets or (facts.targets if facts else None)
     if targets is None:  # nobody published any: the best that the data hold, and the middle
         targets = (float(store.returns.max()), float(np.median(store.returns)))
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
-        evaluation=dataclasses.replace(config.evaluation, env_id=env_id, targets=targets),
+        evaluation=dataclasses.replace(evaluation, env_id=env_id, targets=targets),
     )
     return Problem(
         resolved,
@@ -292,7 +296,7 @@ def _begin(
         settled = dump(problem.config)
         config.policy.build(problem.spec)
         label(problem.store, problem.config.conditioning)
-        if config.evaluation.episodes:
+        if problem.config.evaluation.episodes:
             check_environment(str(problem.facts.env_id), problem.spec)
         if resume and (output / "config.yaml").is_file():
             check_same_run(output, problem)

@@ -89,3 +89,9 @@ def test_the_paper_recipe_is_the_papers() -> None:
     assert train.rate(0) == pytest.approx(1e-4 / 10_000)
     assert train.rate(9_999) == train.rate(99_999) == 1e-4
     assert made.evaluation.episodes == 100
+
+
+def test_an_environment_id_with_keyword_arguments_stays_text() -> None:
+    env_id = 'Ant-v4?{"use_contact_forces": true}'
+    assert config.override("evaluation.env_id", env_id) == {"evaluation": {"env_id": env_id}}
+    assert config.override("policy", "{context_length: 5}") == {"policy": {"context_length": 5}}

@@ -1,6 +1,8 @@
 import importlib.util
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,8 @@ def test_the_talks_targets_in_normalized_score() -> None:
         ("Hopper-v4", "hopper"),
         ("HalfCheetah-v5", "halfcheetah"),
         ("antmaze-umaze-v0", "antmaze-umaze"),
-        ("antmaze-large-play-v2", "antmaze"),
+        ("antmaze-large-play-v2", "antmaze-large"),
+        ("antmaze-ultra-play-v0", "antmaze"),
         ("ant-medium-v2", "ant"),
         ("maze2d-umaze-dense-v1", "maze2d-umaze-dense"),
     ],
@@ -47,6 +50,9 @@ def test_family_by_name(name: str, family: str) -> None:
 def test_unknown_names_have_no_family_and_shared_sizes_none_either() -> None:
     assert envs.facts_by_name("hopperish") is None
     assert envs.facts_by_sizes(17, 6) is None  # halfcheetah or walker2d
+    assert envs.facts_by_sizes(29, 8) is None  # one of three mazes
+    assert envs.facts_by_sizes(4, 2) is None
+    assert envs.facts_by_sizes(60, 9) is None  # kitchen: no environment
     found = envs.facts_by_sizes(11, 3)
     assert found is not None
     assert found[0] == "hopper"
@@ -55,6 +61,70 @@ def test_unknown_names_have_no_family_and_shared_sizes_none_either() -> None:
 def test_unknown_environment_is_named() -> None:
     with pytest.raises(UserError, match="Hoper-v4"):
         envs.make("Hoper-v4")
+
+
+def test_an_id_carries_its_keyword_arguments() -> None:
+    """D4RL's ant has 111 observations, 84 of them contact forces that Ant-v4 leaves out."""
+    assert envs.Environments("Ant-v4", 1).sizes == ((27,), 8)
+    ant = envs.Environments('Ant-v4?{"use_contact_forces": true}', 1)
+    assert ant.sizes == ((111,), 8)
+    assert ant.env_id == envs.FACTS["ant"].env_id
+    found = envs.facts_by_name(ant.env_id)
+    assert found is not None
+    assert found[0] == "ant"
+    notes = envs.environment_notes(ant.env_id)
+    assert any("Gymnasium -v4" in note for note in notes)
+    assert any("contact forces" in note for note in notes)
+
+
+@pytest.mark.parametrize("behind", ["{", "use_contact_forces", "[1]", "", '{"contacts": true}'])
+def test_what_follows_the_question_mark_must_be_known_keyword_arguments(behind: str) -> None:
+    with pytest.raises(UserError, match=r"Ant-v4\?") as caught:
+        envs.make(f"Ant-v4?{behind}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dictionary_of_observations_becomes_one_vector_in_the_order_of_its_keys() -> None:
+    env = envs.make('PointMaze_UMaze-v3?{"max_episode_steps": 7}')
+    assert env.observation_space.shape == (8,)
+    assert envs.Environments("PointMaze_UMaze-v3", 1).sizes == ((8,), 2)
+    observation, _ = env.reset(seed=3)
+    entries, _ = env.env.reset(seed=3)
+    np.testing.assert_array_equal(
+        observation,
+        np.concatenate([entries[k] for k in ("achieved_goal", "desired_goal", "observation")]),
+    )
+    ended = [env.step(np.zeros(2))[3] for _ in range(7)]
+    assert ended == [False] * 6 + [True]
+
+
+def test_a_missing_extra_is_named_with_its_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if "robotics" in name else find(name)
+    )
+    for env_id in ("AdroitHandPen-v1", "d4rl/pen-v0", 'PointMaze_UMaze-v3?{"a": 1}'):
+        with pytest.raises(UserError, match=r"pip install 'decision-seq\[robotics\]'"):
+            envs.make(env_id)
+        assert "robotics" in str(envs.obstacle(env_id, None))
+    assert envs.obstacle("Hopper-v4", "hopper") is None
+    with pytest.raises(UserError, match="Hoper-v4"):
+        envs.make("Hoper-v4")
+
+
+def test_gymnasium_robotics_is_quiet_and_loaded_only_where_it_is_needed() -> None:
+    code = (
+        "import sys; from decision_seq import envs; envs.make('Hopper-v4');"
+        "assert 'gymnasium_robotics' not in sys.modules;"
+        "envs.make('AdroitHandPen-v1'); envs.make('d4rl/door-v0')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout + run.stderr == ""
+
+
+def test_an_environment_that_its_simulator_refuses_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="FrankaKitchen-v1"):
+        envs.make("FrankaKitchen-v1")
 
 
 def test_environments_step_exactly_the_running_ones_with_their_own_seeds() -> None:

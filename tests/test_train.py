@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,9 +16,10 @@ import yaml
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
+from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.experiment import Config
 from decision_seq.train import TrainConfig, masked_mean
-from decision_seq.types import UserError
+from decision_seq.types import Reporter, UserError
 
 TINY = {
     "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.1}},
@@ -79,6 +82,65 @@ def test_training_lowers_the_loss_and_writes_a_run(
     assert list((output / "tensorboard").iterdir())
     assert experiment.finish(path, output) is None
     assert json.loads((output / "provenance.json").read_text())["data"]["transitions"] == 125
+
+
+class Lines(Reporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "reason"),
+    [
+        ("kitchen-partial-v0.hdf5", "no environment stands for kitchen today"),
+        ("pen-human-v1.hdf5", "d4rl/pen-v0 needs gymnasium-robotics"),
+    ],
+)
+def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
+    dataset: str,
+    reason: str,
+    write_d4rl: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if "robotics" in name else find(name, *a)
+    )
+    asked = {"evaluation": {"episodes": 2}}
+    made = configs.load(Config, configs.to_tree(tiny(write_d4rl(name=dataset), steps=2)), asked)
+    reporter, output = Lines(), tmp_path / "run"
+    path = experiment.train(made, output, reporter=reporter)
+    assert [line for line in reporter.lines if reason in line and "not rolled out" in line]
+    assert path is not None
+    assert experiment.finish(path, output, reporter) is None
+    assert not (output / "scores.json").exists()
+    with pytest.raises(UserError, match=reason) as caught:
+        evaluate_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    reporter.lines.clear()
+    experiment.train(made, output, resume=True, reporter=reporter)
+    assert [line for line in reporter.lines if reason in line]
+
+
+def test_an_environment_asked_for_by_name_must_exist(
+    write_d4rl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Only the task's own environment may be lacking; and an unknown task still needs a choice."""
+    asked = {"evaluation": {"episodes": 2, "env_id": "NoSuch-v0"}}
+    kitchen = tiny(write_d4rl(name="kitchen-partial-v0.hdf5"), steps=2)
+    with pytest.raises(UserError, match="NoSuch-v0"):
+        experiment.train(configs.load(Config, configs.to_tree(kitchen), asked), tmp_path / "run")
+    widened = {
+        key: lambda column: np.tile(column, (1, 2)) for key in ("observations", "next_observations")
+    }
+    unknown = tiny(write_d4rl(name="mine.hdf5", change=widened), steps=2)
+    asked = {"evaluation": {"episodes": 2}}
+    with pytest.raises(UserError, match="no environment is known for"):
+        experiment.train(configs.load(Config, configs.to_tree(unknown), asked), tmp_path / "run")
 
 
 def test_the_same_seed_is_the_same_run(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:

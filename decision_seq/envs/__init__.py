@@ -9,7 +9,7 @@ from decision_seq.envs.facts import (
     facts_by_sizes,
     normalized_score,
 )
-from decision_seq.envs.running import Environments, make
+from decision_seq.envs.running import Environments, make, obstacle
 
 __all__ = [
     "FACTS",
@@ -21,4 +21,5 @@ __all__ = [
     "facts_by_sizes",
     "make",
     "normalized_score",
+    "obstacle",
 ]

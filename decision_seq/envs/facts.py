@@ -12,9 +12,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NAMESPACE = "d4rl/"  # of the environments that `envs.standins` registers
 ENVIRONMENT_NOTE = (
     "Gymnasium -v4 environments follow D4RL's -v2 in rewards and observations; the MuJoCo"
     " simulator is newer, so scores are close to, not equal to, those measured with mujoco-py"
+)
+SIMULATOR_NOTE = (
+    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator and"
+    " gymnasium-robotics' models are newer, so scores are close to, not equal to, D4RL's"
+)
+ANT_NOTE = (
+    "contact forces are computed here and cost reward, while mujoco-py 2.0 left them at 0"
+    " (openai/gym#1541)"
+)
+ANTMAZE_DIFFERENCES = (
+    "the goal is drawn anew around its cell for every episode, as in D4RL's v2; its v0 and v1 draw"
+    " it once",
 )
 
 
@@ -26,6 +39,8 @@ class EnvironmentFacts:
         published any.
     targets: the two raw returns the Decision Transformer's code asks for (kzl/decision-transformer
     gym/experiment.py); return_scale: what it divides returns by. None where nobody published one.
+    differences: of the environment from the one that made the data, a sentence each; absent: why
+    no environment stands for the task.
     """
 
     env_id: str | None
@@ -34,6 +49,35 @@ class EnvironmentFacts:
     sizes: tuple[int, int] | None = None  # observation and action size
     return_scale: float | None = None
     targets: tuple[float, ...] | None = None
+    differences: tuple[str, ...] = ()
+    absent: str | None = None
+
+
+def _stand_in(
+    name: str,
+    scores: tuple[float, float],
+    steps: int,
+    sizes: tuple[int, int],
+    differences: tuple[str, ...],
+) -> EnvironmentFacts:
+    """A task beyond locomotion, for which `envs.standins` registers an environment."""
+    return EnvironmentFacts(
+        f"{NAMESPACE}{name}-v0", scores, steps, sizes, differences=(SIMULATOR_NOTE, *differences)
+    )
+
+
+def _antmaze(layout: str, steps: int) -> EnvironmentFacts:
+    return _stand_in(f"antmaze-{layout}", (0.0, 1.0), steps, (29, 8), ANTMAZE_DIFFERENCES)
+
+
+def _maze2d(layout: str, scores: tuple[float, float], steps: int) -> EnvironmentFacts:
+    return _stand_in(f"maze2d-{layout}", scores, steps, (4, 2), ())
+
+
+def _adroit(
+    task: str, scores: tuple[float, float], steps: int, sizes: tuple[int, int]
+) -> EnvironmentFacts:
+    return _stand_in(task, scores, steps, sizes, ())
 
 
 # Keyed by the beginning of D4RL's dataset names; the longest that fits wins.
@@ -48,23 +92,42 @@ FACTS: dict[str, EnvironmentFacts] = {
         "Walker2d-v4", (1.629008, 4592.3), 1000, (17, 6), 1000.0, (5000.0, 2500.0)
     ),
     "reacher2d": EnvironmentFacts("Reacher2d-v0", None, 100, (12, 2), 10.0, (76.0, 40.0)),
-    "ant": EnvironmentFacts("Ant-v4", (-325.6, 3879.7), 1000, (111, 8)),
-    "antmaze-umaze": EnvironmentFacts(None, (0.0, 1.0), 700, (29, 8)),
-    "antmaze": EnvironmentFacts(None, (0.0, 1.0), 1000, (29, 8)),
-    "pen": EnvironmentFacts(None, (96.262799, 3076.8331017826877), 100, (45, 24)),
-    "hammer": EnvironmentFacts(None, (-274.856578, 12794.134825156867), 200, (46, 26)),
-    "door": EnvironmentFacts(None, (-56.512833, 2880.5693087298737), 200, (39, 28)),
-    "relocate": EnvironmentFacts(None, (-6.425911, 4233.877797728884), 200, (39, 30)),
-    "kitchen": EnvironmentFacts(None, (0.0, 4.0), 280, (60, 9)),
-    "maze2d-open": EnvironmentFacts(None, (0.01, 20.66), 150, (4, 2)),
-    "maze2d-umaze": EnvironmentFacts(None, (23.85, 161.86), 300, (4, 2)),
-    "maze2d-medium": EnvironmentFacts(None, (13.13, 277.39), 600, (4, 2)),
-    "maze2d-large": EnvironmentFacts(None, (6.7, 273.99), 800, (4, 2)),
-    "maze2d-open-dense": EnvironmentFacts(None, (11.17817, 27.166538620695782), 150, (4, 2)),
-    "maze2d-umaze-dense": EnvironmentFacts(None, (68.537689, 193.66285642381482), 300, (4, 2)),
-    "maze2d-medium-dense": EnvironmentFacts(None, (44.264742, 297.4552547777125), 600, (4, 2)),
-    "maze2d-large-dense": EnvironmentFacts(None, (30.569041, 303.4857382709002), 800, (4, 2)),
-    "minigrid-fourrooms": EnvironmentFacts(None, (0.01442, 2.89685), None),
+    # Ant-v4 leaves the contact forces out unless asked; D4RL's data have their 84 columns.
+    "ant": EnvironmentFacts(
+        'Ant-v4?{"use_contact_forces": true}',
+        (-325.6, 3879.7),
+        1000,
+        (111, 8),
+        differences=(ANT_NOTE,),
+    ),
+    "antmaze-umaze": _antmaze("umaze", 700),
+    "antmaze-medium": _antmaze("medium", 1000),
+    "antmaze-large": _antmaze("large", 1000),
+    "antmaze": EnvironmentFacts(
+        None, (0.0, 1.0), 1000, (29, 8), absent="only umaze, medium and large are rebuilt"
+    ),
+    "pen": _adroit("pen", (96.262799, 3076.8331017826877), 100, (45, 24)),
+    "hammer": _adroit("hammer", (-274.856578, 12794.134825156867), 200, (46, 26)),
+    "door": _adroit("door", (-56.512833, 2880.5693087298737), 200, (39, 28)),
+    "relocate": _adroit("relocate", (-6.425911, 4233.877797728884), 200, (39, 30)),
+    "kitchen": EnvironmentFacts(
+        None,
+        (0.0, 4.0),
+        280,
+        (60, 9),
+        absent="gymnasium-robotics' FrankaKitchen-v1 fails with MuJoCo 3 and 4",
+    ),
+    "maze2d-open": _maze2d("open", (0.01, 20.66), 150),
+    "maze2d-umaze": _maze2d("umaze", (23.85, 161.86), 300),
+    "maze2d-medium": _maze2d("medium", (13.13, 277.39), 600),
+    "maze2d-large": _maze2d("large", (6.7, 273.99), 800),
+    "maze2d-open-dense": _maze2d("open-dense", (11.17817, 27.166538620695782), 150),
+    "maze2d-umaze-dense": _maze2d("umaze-dense", (68.537689, 193.66285642381482), 300),
+    "maze2d-medium-dense": _maze2d("medium-dense", (44.264742, 297.4552547777125), 600),
+    "maze2d-large-dense": _maze2d("large-dense", (30.569041, 303.4857382709002), 800),
+    "minigrid-fourrooms": EnvironmentFacts(
+        None, (0.01442, 2.89685), None, absent="D4RL's gridworld is not rebuilt"
+    ),
 }
 
 
@@ -98,8 +161,13 @@ def normalized_score(name: str, returns: float | np.ndarray) -> float | np.ndarr
 
 def environment_notes(env_id: str) -> list[str]:
     """What must be known of a score's environment, to stand beside it."""
-    import gymnasium
-    import mujoco
+    from importlib.metadata import version
 
-    versions = f"gymnasium {gymnasium.__version__}, mujoco {mujoco.__version__}"
-    return [versions, ENVIRONMENT_NOTE] if env_id.endswith("-v4") else [versions]
+    name = env_id.partition("?")[0]
+    stands_in = name.startswith(NAMESPACE)
+    packages = ["gymnasium", "mujoco", *(["gymnasium-robotics"] if stands_in else [])]
+    notes = [", ".join(f"{package} {version(package)}" for package in packages)]
+    for facts in FACTS.values():
+        if facts.env_id in (env_id, name):
+            notes += facts.differences
+    return [*notes, ENVIRONMENT_NOTE] if name.endswith("-v4") else notes

@@ -1,34 +1,100 @@
-"""N copies of one environment, stepped together."""
+"""One environment by its id, and N copies of it stepped together."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib.util
+import io
+import json
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from decision_seq.envs.facts import FACTS, NAMESPACE
 from decision_seq.types import UserError
+
+# How the ids of the `robotics` extra begin, so that its lack can be named.
+ROBOTICS = (NAMESPACE, "AdroitHand", "AntMaze_", "Fetch", "FrankaKitchen", "Hand", "PointMaze_")
+# What environments raise on an argument they do not know, or on a simulator they do not fit.
+REFUSALS = (ImportError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def make(env_id: str) -> Any:
-    """One Gymnasium environment; UserError when the id is unknown or its simulator is missing."""
+    """One Gymnasium environment; UserError when the id is unknown or its simulator is missing.
+
+    env_id: a registered id, with Gymnasium's keyword arguments as JSON behind a question mark
+    where it needs any: `Ant-v4?{"use_contact_forces": true}`. A dictionary of observations becomes
+    one vector by Gymnasium's `FlattenObservation`: the entries in the space's order of keys.
+    """
     import gymnasium
 
-    from decision_seq.envs import reacher2d  # noqa: F401 (registers itself)
-
+    name, options = _parse(env_id)
+    _find(name)
     _silence_mujoco()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # -v4 is what D4RL's data need
-            return gymnasium.make(env_id)
+            env = gymnasium.make(name, **options)
     except gymnasium.error.NameNotFound as error:
-        known = difflib.get_close_matches(env_id, list(gymnasium.registry), 3, 0.5)
+        known = difflib.get_close_matches(name, list(gymnasium.registry), 3, 0.5)
         hint = f"; did you mean {', '.join(known)}?" if known else ""
-        raise UserError(f"environment {env_id!r} is not registered with Gymnasium{hint}") from error
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"environment {name!r} is not registered with Gymnasium{hint}") from error
+    except (gymnasium.error.Error, *REFUSALS) as error:
         raise UserError(f"environment {env_id!r}: {' '.join(str(error).split())}") from error
+    if isinstance(env.observation_space, gymnasium.spaces.Dict):
+        return gymnasium.wrappers.FlattenObservation(env)
+    return env
+
+
+def _parse(env_id: str) -> tuple[str, dict[str, Any]]:
+    """`id?{"keyword": value}` -> the id, the keyword arguments."""
+    name, mark, text = env_id.partition("?")
+    try:
+        options = json.loads(text) if mark else {}
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(
+            f"environment {env_id!r}: behind the question mark stands a JSON object of keyword"
+            f' arguments, as in {name}?{{"max_episode_steps": 100}}'
+        )
+    return name, options
+
+
+def obstacle(env_id: str | None, family: str | None) -> str | None:
+    """Why the policies of a known task cannot be rolled out here; None where nothing is known."""
+    if env_id is not None:
+        return _missing_extra(env_id)
+    facts = FACTS.get(family or "")
+    return f"no environment stands for {family} today ({facts.absent})" if facts else None
+
+
+def _missing_extra(env_id: str) -> str | None:
+    if not env_id.startswith(ROBOTICS) or importlib.util.find_spec("gymnasium_robotics"):
+        return None
+    name = env_id.partition("?")[0]
+    return f"{name} needs gymnasium-robotics (pip install 'decision-seq[robotics]')"
+
+
+def _find(name: str) -> None:
+    """Fill Gymnasium's registry from the packages that may know the id."""
+    import gymnasium
+
+    from decision_seq.envs import reacher2d, standins  # noqa: F401 (they register themselves)
+
+    missing = _missing_extra(name)
+    if missing:
+        raise UserError(f"environment {missing}")
+    known = name in gymnasium.registry and not name.startswith(NAMESPACE)
+    if not known and importlib.util.find_spec("gymnasium_robotics"):
+        # On every import it prints a note on its Adroit rewards, which `envs.adroit` does not use.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            import_module("gymnasium_robotics")
 
 
 def _silence_mujoco() -> None:
