@@ -1,0 +1,289 @@
+"""An HTTP server on this machine that serves a folder, plainly and as a Hugging Face Hub.
+
+    with Loopback(folder) as server:
+        server.url                               # http://127.0.0.1:PORT
+        server.faults["gym/hopper.hdf5"] = cut(1000)
+        server.requests                          # what was asked for, in order
+
+`{url}/PATH` is the file `folder/PATH`: GET and HEAD, with Content-Length, ETag and Range.
+`folder/datasets/OWNER/NAME` is moreover a dataset repository of a Hub whose endpoint is `url`; its
+branch B lies in `folder/datasets/OWNER/NAME@B`, with `-` for `/`.
+
+A fault belongs to a path: of a file under `folder` (`datasets/OWNER/NAME/FILE` within a
+repository), of an API call as it is asked for (`api/datasets/OWNER/NAME/tree/SHA`), or `*` for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+
+@dataclass
+class Fault:
+    """kind: cut (the connection breaks after `after` bytes of the body), short (a file that ends
+    after `after` bytes, and says it is whole), status, hang (no answer until the server stops), or
+    no_range (the whole file, whatever was asked for). times: how often it strikes; None is always.
+    """
+
+    kind: str
+    after: int = 0
+    status: int = 500
+    times: int | None = None
+
+
+def cut(after: int, times: int | None = 1) -> Fault:
+    return Fault("cut", after=after, times=times)
+
+
+def short(after: int, times: int | None = None) -> Fault:
+    return Fault("short", after=after, times=times)
+
+
+def status(code: int, times: int | None = None) -> Fault:
+    return Fault("status", status=code, times=times)
+
+
+def hang(times: int | None = None) -> Fault:
+    return Fault("hang", times=times)
+
+
+def no_range(times: int | None = None) -> Fault:
+    return Fault("no_range", times=times)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: method, path below the server's root, Range header."""
+
+    method: str
+    path: str
+    range: str | None
+
+
+@dataclass
+class Loopback:
+    """Serves `folder` from entering to leaving the context."""
+
+    folder: Path
+    faults: dict[str, Fault] = field(default_factory=dict)
+    requests: list[Asked] = field(default_factory=list)
+
+    def __enter__(self) -> Loopback:
+        self.stopped = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self.server.daemon_threads = True
+        self.server.block_on_close = False
+        self.server.loopback = self  # type: ignore[attr-defined]
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def fault(self, path: str, method: str) -> Fault | None:
+        """The fault that strikes now, counted down; those of a body leave a HEAD alone."""
+        for key in (path, "*"):
+            found = self.faults.get(key)
+            if found and method == "HEAD" and found.kind not in ("status", "hang"):
+                continue
+            if found and found.times != 0:
+                if found.times is not None:
+                    found.times -= 1
+                return found
+        return None
+
+    def repository(self, name: str, revision: str) -> Path | None:
+        """The folder of a branch or of a commit."""
+        base = self.folder / "datasets" / name
+        branches = [base, *base.parent.glob(f"{base.name}@*")]
+        for branch in filter(Path.is_dir, branches):
+            label = branch.name.partition("@")[2] or "main"
+            if revision.replace("/", "-") == label or revision == commit(branch):
+                return branch
+        return None
+
+    def repositories(self, author: str | None, search: str | None) -> list[str]:
+        found = (path for path in sorted(self.folder.glob("datasets/*/*")) if path.is_dir())
+        names = [f"{path.parent.name}/{path.name}" for path in found if "@" not in path.name]
+        return [
+            name
+            for name in names
+            if (not author or name.startswith(author + "/")) and (search or "") in name
+        ]
+
+
+def commit(branch: Path) -> str:
+    """Changes when a file does."""
+    facts = [(str(file.relative_to(branch)), file.stat().st_mtime_ns) for file in _files(branch)]
+    return hashlib.sha1(json.dumps([branch.name, facts]).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _card(branch: Path) -> dict[str, Any]:
+    """The metadata at the head of a repository's README."""
+    readme = branch / "README.md"
+    if not readme.is_file() or not readme.read_text().startswith("---"):
+        return {}
+    return yaml.safe_load(readme.read_text().split("---")[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def loopback(self) -> Loopback:
+        return self.server.loopback  # type: ignore[attr-defined]
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on standard error."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path).strip("/")
+        self.loopback.requests.append(Asked(self.command, path, self.headers.get("Range")))
+        file, commit_hash = self.loopback.folder / path, None
+        if "/resolve/" in path and path.startswith("datasets/"):
+            name, _, rest = path.removeprefix("datasets/").partition("/resolve/")
+            branch, inner = self._resolve(name, rest)
+            if branch is None:
+                return self._refuse(404, "RevisionNotFound")
+            file, commit_hash = branch / inner, commit(branch)
+            path = str(file.relative_to(self.loopback.folder))
+        fault = self.loopback.fault(path, self.command)
+        if fault and fault.kind == "hang":
+            self.loopback.stopped.wait()
+            self.close_connection = True
+        elif fault and fault.kind == "status":
+            self._refuse(fault.status, None)
+        elif path.startswith("api/datasets"):
+            self._api(path.removeprefix("api/datasets").strip("/"), parse_qs(url.query))
+        elif file.is_file():
+            self._file(file, commit_hash, fault)
+        elif path == "":
+            self._send(200, b"", {})
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _resolve(self, name: str, rest: str) -> tuple[Path | None, str]:
+        """Branch and file of `REVISION/FILE`; a revision may have slashes."""
+        parts = rest.split("/")
+        for count in range(1, len(parts)):
+            branch = self.loopback.repository(name, "/".join(parts[:count]))
+            if branch is not None:
+                return branch, "/".join(parts[count:])
+        return None, ""
+
+    def _api(self, path: str, query: dict[str, list[str]]) -> None:
+        if not path:
+            author, search = (query.get(key, [None])[0] for key in ("author", "search"))
+            names = self.loopback.repositories(author, search)
+            return self._json([{"id": name, "tags": [], "private": False} for name in names])
+        repository = "/".join(path.split("/")[:2])
+        verb, _, revision = path.removeprefix(repository).strip("/").partition("/")
+        if repository not in self.loopback.repositories(None, None):
+            return self._refuse(404, "RepoNotFound")
+        branch = self.loopback.repository(repository, revision or "main")
+        if branch is None:
+            return self._refuse(404, "RevisionNotFound")
+        files = _files(branch)
+        if verb == "tree":
+            return self._json(
+                [
+                    {
+                        "type": "file",
+                        "path": file.relative_to(branch).as_posix(),
+                        "size": file.stat().st_size,
+                        "oid": _etag(file)[:40],
+                    }
+                    for file in files
+                ]
+            )
+        self._json(
+            {
+                "id": repository,
+                "sha": commit(branch),
+                "private": False,
+                "tags": [],
+                "cardData": _card(branch),
+                "siblings": [{"rfilename": file.relative_to(branch).as_posix()} for file in files],
+            }
+        )
+
+    def _file(self, file: Path, commit_hash: str | None, fault: Fault | None) -> None:
+        body, etag = file.read_bytes(), f'"{_etag(file)}"'
+        headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+        if commit_hash:
+            headers["X-Repo-Commit"] = commit_hash
+        if fault and fault.kind == "short":
+            return self._send(200, body[: fault.after], headers)
+        start, asked = 0, self.headers.get("Range")
+        same = self.headers.get("If-Range", etag) == etag
+        if asked and same and not (fault and fault.kind == "no_range"):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start = int(first)
+            end = min(int(last) + 1 if last else len(body), len(body))
+            if start >= len(body):
+                return self._send(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+            body = body[start:end]
+            code = 206
+        else:
+            code = 200
+        breaks = fault.after if fault and fault.kind == "cut" else None
+        self._send(code, body, headers, breaks)
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _refuse(self, code: int, error: str | None) -> None:
+        self._send(code, b"", {"X-Error-Code": error} if error else {})
+
+    def _send(
+        self, code: int, body: bytes, headers: dict[str, str], breaks: int | None = None
+    ) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body if breaks is None else body[:breaks])
+        if breaks is not None:
+            self.wfile.flush()
+            self.close_connection = True
+
+
+_ETAGS: dict[tuple[Path, int, int], str] = {}
+
+
+def _etag(file: Path) -> str:
+    facts = file.stat()
+    key = (file, facts.st_size, facts.st_mtime_ns)
+    if key not in _ETAGS:
+        _ETAGS[key] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return _ETAGS[key]
