@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl, hub, joining, minari, npz, pickles
+from decision_seq.data import bundled, d4rl, hub, joining, minari, minari_remote, npz, pickles
 from decision_seq.data.collection import Size
 from decision_seq.data.download import Unreachable
 from decision_seq.data.identity import stamp, store_root
@@ -173,7 +173,9 @@ def _open_bundled(name: str, request: Request) -> EpisodeStore:
 
 def _open_minari(name: str, request: Request) -> EpisodeStore:
     _require_name("minari", name, r"[\w-]+(/[\w-]+)*-v\d+", "mujoco/hopper/medium-v0")
-    return open_path(minari.open_remote(name, store_root() / "minari", request.reporter), request)
+    return open_path(
+        minari_remote.open_remote(name, store_root() / "minari", request.reporter), request
+    )
 
 
 def _open_hub(name: str, request: Request) -> EpisodeStore:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decision_seq.data import hub, minari
+from decision_seq.data import hub, minari_export
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
@@ -108,6 +108,6 @@ def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
 LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], None]] = {
     "store": write_store,
     "d4rl": write_d4rl,
-    "minari": minari.write,
+    "minari": minari_export.write,
     "parquet": hub.write,
 }

@@ -1,0 +1,89 @@
+"""Minari datasets from where they are published, through Minari's own client.
+
+`$MINARI_REMOTE` names the place, `hf://farama-minari` unless set. What comes is kept under
+`.partial-` until it is whole; a run that was cut short goes on with the files that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from decision_seq.data import remote
+from decision_seq.data.minari_files import read_metadata, require_whole
+from decision_seq.types import Reporter, UserError
+
+NAME = re.compile(r"([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+-v[0-9]+")
+
+
+def find(name: str, folder: Path) -> Path | None:
+    """The dataset's folder where it is at hand: Minari's own folders, then `folder`."""
+    roots = [Path.home() / ".minari" / "datasets", folder]
+    if os.environ.get("MINARI_DATASETS_PATH"):
+        roots.insert(0, Path(os.environ["MINARI_DATASETS_PATH"]))
+    found = (root / name for root in roots if (root / name / "data" / "metadata.json").is_file())
+    return next(found, None)
+
+
+def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Path:
+    """The folder of `mujoco/hopper/medium-v0`, fetched into `folder` unless it is at hand.
+
+    UserError within seconds where there is no network, no such dataset or no leave to read it.
+    """
+    reporter = reporter or Reporter()
+    if not NAME.fullmatch(name):
+        raise UserError(f"minari/{name}: Minari's names are like mujoco/hopper/medium-v0")
+    found = find(name, folder)
+    if found is not None:
+        return found
+    storage = _storage(name)
+    with remote.told_of(f"minari/{name}", lambda: _known(name, storage)), remote.quiet():
+        facts = storage.get_dataset_metadata(name)
+        partial = folder / f".partial-{name.replace('/', '--')}"
+        megabytes = facts.get("dataset_size") if isinstance(facts, dict) else None
+        total = int(megabytes * 1e6) if isinstance(megabytes, int | float) else 0
+        reporter.say(f"minari/{name}: fetching {total / 1e6:.0f} MB to {folder}")
+        partial.mkdir(parents=True, exist_ok=True)
+        with remote.watched(partial, f"fetch {name}", total, reporter):
+            storage.download_dataset(name, partial)
+    try:
+        require_whole(partial / name, read_metadata(partial / name))
+    except UserError as error:
+        shutil.rmtree(partial)  # whatever came is not what was announced
+        message = str(error).replace(str(partial / name), f"minari/{name}")
+        raise UserError(message) from error
+    final = remote.settle(partial / name, folder / name)
+    shutil.rmtree(partial)
+    return final
+
+
+def _storage(name: str) -> Any:
+    """Minari's client for `$MINARI_REMOTE`, once its host has answered."""
+    from minari.storage.remotes import DEFAULT_REMOTE, get_cloud_storage
+
+    place = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
+    kind, _, where = place.partition("://")
+    if kind == "hf" and where:
+        remote.require_hub(f"minari/{name}")
+    elif kind == "gcp" and where:
+        remote.require_reachable(f"minari/{name}", remote.GCS_ENDPOINT)
+    try:
+        return get_cloud_storage(place)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"MINARI_REMOTE is {place!r}; hf://ORGANISATION is known") from error
+    except ImportError as error:
+        raise UserError(f"MINARI_REMOTE {place!r}: {error}") from error
+
+
+def _known(name: str, storage: Any) -> str:
+    """The nearest of the published names, where the listing can be had."""
+    try:
+        listed = sorted(storage.list_datasets())
+    except Exception as error:
+        if not remote.is_failure(error):
+            raise
+        return "and its listing cannot be had; check the name"
+    return remote.nearest(name, listed)

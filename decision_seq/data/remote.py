@@ -1,0 +1,207 @@
+"""Fetching from other machines: whether they can be reached, how far it has come, what went wrong.
+
+The clients of Hugging Face and Minari wait for half a minute before they say that there is no
+network; `require_reachable` says it within SECONDS.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from decision_seq.types import Reporter, UserError
+
+SECONDS = 3.0
+GCS_ENDPOINT = "https://storage.googleapis.com"
+
+
+def hub_endpoint() -> str:
+    """Where Hugging Face's client looks: `$HF_ENDPOINT`, read when it is imported."""
+    import huggingface_hub.constants
+
+    return huggingface_hub.constants.ENDPOINT
+
+
+def require_hub(name: str) -> None:
+    """UserError unless the Hub may be asked and answers."""
+    import huggingface_hub.constants
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise UserError(f"{name} is not at hand, and HF_HUB_OFFLINE forbids to fetch it; unset it")
+    require_reachable(name, hub_endpoint())
+
+
+def require_reachable(name: str, url: str) -> None:
+    """UserError unless the host of `url` answers anything at all within SECONDS."""
+    failures: list[Exception | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=SECONDS).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # an answer, if not a friendly one
+        except (OSError, ValueError) as error:
+            failures.append(error)
+            return
+        failures.append(None)
+
+    # In a thread, because looking up a host's name knows no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(SECONDS + 0.5)
+    reason: object = f"no answer within {SECONDS:g} s"
+    if failures:
+        if failures[0] is None:
+            return
+        reason = getattr(failures[0], "reason", None) or failures[0]
+        reason = getattr(reason, "strerror", None) or reason
+    raise UserError(
+        f"{name} is not at hand and cannot be fetched: {url} cannot be reached"
+        f" ({' '.join(str(reason).split())}); check the network, or put the data here by hand"
+    )
+
+
+@contextmanager
+def told_of(name: str, unknown: Callable[[], str]) -> Iterator[None]:
+    """Failures of Hugging Face's client in one line; `unknown` says what there is instead."""
+    import huggingface_hub.errors as hub
+
+    absent = (hub.RepositoryNotFoundError, hub.RemoteEntryNotFoundError, hub.RevisionNotFoundError)
+    try:
+        yield
+    except Exception as error:
+        status = _status(error)
+        if isinstance(error, hub.HFValidationError):
+            message = f"{name} is no name of a dataset there; {unknown()}"
+        elif isinstance(error, absent) and not isinstance(error, hub.GatedRepoError):
+            # the Hub answers 401 for what does not exist as for what is private
+            private = " or is private (then set HF_TOKEN)" if status == 401 else ""
+            message = f"{name} is not at {hub_endpoint()}{private}; {unknown()}"
+        elif status is not None:
+            message = _refused(name, status)
+        elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            message = f"{name}: the disk is full; make room and run again"
+        elif is_failure(error):
+            message = f"{name} could not be fetched: {_reason(error)}; run again to go on"
+        else:
+            raise  # a bug
+        raise UserError(message) from error
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether the network, the disk or the other side failed, rather than our code."""
+    kinds = (OSError, json.JSONDecodeError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("httpx")
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that is behind an error, or behind what it was raised from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        status = getattr(getattr(seen, "response", None), "status_code", None)
+        if status is not None:
+            return status
+        seen = seen.__cause__
+    return None
+
+
+def _refused(name: str, status: int) -> str:
+    host = hub_endpoint()
+    if status in (401, 403):
+        return (
+            f"{name}: {host} refuses it (HTTP {status}); accept its terms on the site and set"
+            " HF_TOKEN"
+        )
+    if status == 429:
+        return f"{name}: {host} asks to wait (HTTP 429); run again later, or set HF_TOKEN"
+    return f"{name} could not be fetched: {host} answers HTTP {status}; run again later"
+
+
+def _reason(error: BaseException) -> str:
+    strerror = getattr(error, "strerror", None)
+    text = strerror or " ".join(str(error).split()) or type(error).__name__
+    return text[:200].rstrip(".;, ")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The client's own bars and warnings are not shown: ours say the same."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+        logging,
+    )
+
+    shown, level = not are_progress_bars_disabled(), logging.get_verbosity()
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            enable_progress_bars()
+
+
+@contextmanager
+def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator[None]:
+    """A bar over the bytes that have come to lie in `folder`, looked at twice a second."""
+    done = threading.Event()
+    with reporter.bar(what, "B", total) as bar:
+
+        def look(shown: int = 0) -> None:
+            while True:
+                last = done.wait(0.5)
+                size = min(folder_bytes(folder), total) if total else folder_bytes(folder)
+                bar.update(max(size - shown, 0))
+                shown = max(size, shown)
+                if last:
+                    return
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files now in it; those that vanish meanwhile count nothing."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(base, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def settle(partial: Path, final: Path) -> Path:
+    """Give what is whole its name; another run may have been faster."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(partial, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+    return final
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint of what was meant."""
+    import difflib
+
+    found = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
+    return f"nearest there: {', '.join(found)}" if found else "check its spelling"

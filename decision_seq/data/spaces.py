@@ -1,0 +1,142 @@
+"""Gymnasium spaces of foreign data -> the arrays of a store, a whole episode at once.
+
+Observations follow the rule of `gymnasium.spaces.flatten`: the entries of a Dict are concatenated
+in the order of the space's keys, those of a Tuple in theirs, a Discrete one is one-hot. A Box that
+stands alone keeps its shape. Actions: a Box is [T, A] float32, a Discrete one [T] int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from decision_seq.types import UserError
+
+
+def observations(space: Any, values: Any) -> np.ndarray:
+    """[T, ...] of a Box, else [T, S]; UserError when the values do not fit the space."""
+    if _kind(space) == "Box":
+        array = _numbers(values, "observations")
+        _require_shape(array, space, "observations")
+        return array
+    # one-hot entries are small integers and images are refused: a float32 vector in every case
+    return _flat(space, values, "observations").astype(np.float32, copy=False)
+
+
+def actions(space: Any, values: Any) -> np.ndarray:
+    """[T, A] float32 of a Box, [T] int64 of a Discrete space."""
+    array = _numbers(values, "actions")
+    if _kind(space) == "Discrete":
+        array = array.reshape(len(array))
+        _require_range(array, 0, int(space.n), "actions")
+        return array.astype(np.int64, copy=False)
+    _require_shape(array, space, "actions")
+    return array.reshape(len(array), -1).astype(np.float32, copy=False)
+
+
+def require_known(observation_space: Any, action_space: Any, images: bool) -> None:
+    """UserError that names the first space which is not vectors of numbers.
+
+    images: whether arrays of pixels are accepted, as they are where nothing was lost in storing.
+    """
+    _require_vector(observation_space, "the observation space", images)
+    kind = _kind(action_space)
+    if kind not in ("Box", "Discrete"):
+        raise UserError(f"the action space is {_named(action_space)}; Box or Discrete is needed")
+    if kind == "Discrete" and action_space.start != 0:
+        raise UserError(f"the action space is {action_space}; choices must be counted from 0")
+
+
+def keys(space: Any, prefix: str = "") -> list[str] | None:
+    """The entries of a Dict in the order in which they are concatenated, `outer/inner` if nested;
+    None where the space is no Dict."""
+    if _kind(space) != "Dict":
+        return None
+    found: list[str] = []
+    for key, entry in space.spaces.items():
+        found += keys(entry, f"{prefix}{key}/") or [f"{prefix}{key}"]
+    return found
+
+
+def _require_vector(space: Any, name: str, images: bool) -> None:
+    kind = _kind(space)
+    entries: Sequence[tuple[Any, Any]] = ()
+    if kind == "Dict":
+        entries = list(space.spaces.items())
+    elif kind == "Tuple":
+        entries = list(enumerate(space.spaces))
+    elif kind == "Box":
+        if space.dtype == np.uint8 and len(space.shape) > 1 and not images:
+            raise UserError(
+                f"{name} is an image ({space.shape} uint8); only vectors of numbers are read"
+            )
+    elif kind not in ("Discrete", "MultiDiscrete", "MultiBinary"):
+        raise UserError(f"{name} is {_named(space)}; only vectors of numbers are read")
+    for key, entry in entries:
+        _require_vector(entry, f"{name}'s entry {key!r}", images)
+
+
+def _flat(space: Any, values: Any, name: str) -> np.ndarray:
+    """[T, S] by Gymnasium's rule, time at once."""
+    kind = _kind(space)
+    if kind in ("Dict", "Tuple"):
+        entries = space.spaces.items() if kind == "Dict" else enumerate(space.spaces)
+        parts = []
+        for key, entry in entries:
+            try:
+                inner = values[key]
+            except (KeyError, IndexError, TypeError) as error:
+                raise UserError(f"{name} lack the entry {key!r} of their space") from error
+            parts.append(_flat(entry, inner, f"{name}[{key!r}]"))
+        lengths = {len(part) for part in parts}
+        if len(lengths) != 1:
+            raise UserError(f"{name}: entries of different lengths {sorted(lengths)}")
+        return np.concatenate(parts, 1)
+    array = _numbers(values, name)
+    if kind == "Discrete":
+        return _one_hot(array.reshape(len(array)), int(space.start), int(space.n), name)
+    _require_shape(array, space, name)
+    array = array.reshape(len(array), -1)
+    if kind != "MultiDiscrete":
+        return array
+    choices = zip(array.T, space.start.ravel(), space.nvec.ravel(), strict=True)
+    return np.concatenate([_one_hot(a, int(start), int(n), name) for a, start, n in choices], 1)
+
+
+def _one_hot(array: np.ndarray, start: int, count: int, name: str) -> np.ndarray:
+    _require_range(array, start, count, name)
+    return np.eye(count, dtype=np.float32)[array.astype(np.int64) - start]
+
+
+def _require_range(array: np.ndarray, start: int, count: int, name: str) -> None:
+    if array.dtype.kind not in "iub":
+        raise UserError(f"{name} are {array.dtype}; their space has {count} choices")
+    if len(array) and not (start <= array.min() and array.max() < start + count):
+        raise UserError(
+            f"{name} run from {array.min()} to {array.max()}; their space has {count} choices"
+            f" from {start}"
+        )
+
+
+def _require_shape(array: np.ndarray, space: Any, name: str) -> None:
+    if array.shape[1:] != space.shape:
+        raise UserError(f"{name} have shape {array.shape[1:]}; their space has {space.shape}")
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise UserError(f"{name} are {array.dtype}, not rows of numbers")
+    return array
+
+
+def _kind(space: Any) -> str:
+    return type(space).__name__
+
+
+def _named(space: Any) -> str:
+    """`Text(...)`, in a few words."""
+    text = " ".join(str(space).split())
+    return text if len(text) <= 60 else f"{_kind(space)}(...)"
