@@ -36,6 +36,8 @@ class Bundled:
     parts: tuple[str, ...]
     episodes: int
     return_mean: float
+    return_std: float = 0.0
+    return_max: float = 0.0
 
     def actors(self) -> list[Actor]:
         return [
@@ -84,7 +86,19 @@ def collect_bundled(
     reporter: Reporter | None = None,
 ) -> EpisodeStore:
     """Collect `name` into a store at `output`. UserError for an unknown name."""
-    found = recipe(name)
+    return collect_recipe(name, recipe(name), output, size, seed, workers, reporter)
+
+
+def collect_recipe(
+    name: str,
+    found: Bundled,
+    output: Path,
+    size: Size = DEFAULT_SIZE,
+    seed: int = 0,
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> EpisodeStore:
+    """Collect by a recipe, in the table or not."""
     actors = found.actors()
     source = {
         "kind": "bundled",

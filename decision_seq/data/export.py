@@ -105,7 +105,7 @@ def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
     return following
 
 
-LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], None]] = {
+LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], object]] = {
     "store": write_store,
     "d4rl": write_d4rl,
     "minari": minari_export.write,
