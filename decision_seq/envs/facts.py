@@ -18,8 +18,8 @@ ENVIRONMENT_NOTE = (
     " simulator is newer, so scores are close to, not equal to, those measured with mujoco-py"
 )
 SIMULATOR_NOTE = (
-    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator and"
-    " gymnasium-robotics' models are newer, so scores are close to, not equal to, D4RL's"
+    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator is newer, so"
+    " scores are close to, not equal to, D4RL's"
 )
 ANT_NOTE = (
     "contact forces are computed here and cost reward, while mujoco-py 2.0 left them at 0"
