@@ -199,6 +199,13 @@ def test_the_ant_is_d4rls_not_gymnasiums() -> None:
     )
 
 
+def ball_at_target(inner: Any) -> np.ndarray:
+    positions = inner.init_qpos.copy()
+    way = inner.model.site("target").pos - inner.model.body("Object").pos
+    positions[[inner.model.joint(f"OBJT{axis}").qposadr[0] for axis in "xyz"]] = way
+    return positions
+
+
 @pytest.mark.parametrize("family", ["pen", "hammer", "door", "relocate"])
 def test_adroits_rewards_differ_from_gymnasium_robotics_in_the_reach_alone(family: str) -> None:
     """D4RL punishes the distance of palm and object; gymnasium-robotics 1.4.2 rewards it."""
@@ -206,6 +213,8 @@ def test_adroits_rewards_differ_from_gymnasium_robotics_in_the_reach_alone(famil
     rng = np.random.default_rng(0)
     inner = task(family)
     made(family).reset(seed=0)
+    if family == "relocate":  # lifted, and near its target
+        inner.unwrapped.set_state(ball_at_target(inner.unwrapped), inner.unwrapped.init_qvel)
     for _ in range(15):
         action = rng.uniform(-1, 1, inner.action_space.shape)
         theirs = inner.env.step(action)[1]
@@ -232,20 +241,33 @@ def test_a_fallen_pen_ends_the_episode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "bonuses"), [("hammer", [100, 25, 0]), ("door", [20, 10, 2, 0])]
+    ("family", "joint", "settings", "bonuses"),
+    [
+        ("pen", "OBJRx", [0.0, 0.4, 0.5], [60, 10, 0]),
+        ("hammer", "nail_dir", [0.085, 0.075, 0.05], [100, 25, 0]),
+        ("door", "door_hinge", [1.4, 1.2, 0.5, 0.1], [20, 10, 2, 0]),
+        ("relocate", "OBJTx", [0.03, 0.08, 0.2], [31, 11, 1]),
+    ],
 )
-def test_adroits_bonuses_come_at_d4rls_thresholds(family: str, bonuses: list[int]) -> None:
-    """Nail within 0.01 and 0.02 of its goal; door opened by more than 1.35, 1.0 and 0.2."""
+def test_adroits_bonuses_come_at_d4rls_thresholds(
+    family: str, joint: str, settings: list[float], bonuses: list[int]
+) -> None:
+    """Angle of pen and target (cosine above 0.95, 0.9); nail and goal within 0.01 and 0.02; door
+    opened by 1.35, 1.0, 0.2; ball within 0.05 and 0.1 of its target, and off the table."""
     made(family).reset(seed=0)
     inner: Any = task(family).unwrapped
-    joint = {"hammer": "nail_dir", "door": "door_hinge"}[family]
-    settings = {"hammer": [0.085, 0.075, 0.05], "door": [1.4, 1.2, 0.5, 0.1]}[family]
+    rest = inner.init_qpos.copy()
+    if family == "pen":
+        inner.model.body("target").quat = inner.model.body("Object").quat
+    if family == "relocate":
+        rest = ball_at_target(inner)
     for setting, bonus in zip(settings, bonuses, strict=True):
-        positions = inner.init_qpos.copy()
-        positions[inner.model.joint(joint).qposadr[0]] = setting
+        positions = rest.copy()
+        positions[inner.model.joint(joint).qposadr[0]] += setting
         inner.set_state(positions, inner.init_qvel)
-        reward, _ = task(family).judge(inner._get_obs(), inner.data)
-        assert bonus - 2.5 < reward <= bonus + 0.01
+        reward, ended = task(family).judge(inner._get_obs(), inner.data)
+        assert bonus - 2.5 < reward <= bonus + 1.01
+        assert not ended
 
 
 def test_every_stand_in_says_how_it_differs() -> None:

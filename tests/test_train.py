@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ import yaml
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
+from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.experiment import Config
 from decision_seq.train import TrainConfig, masked_mean
@@ -92,6 +94,13 @@ class Lines(Reporter):
         self.lines.append(line)
 
 
+def without_robotics(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if "robotics" in name else find(name, *a)
+    )
+
+
 @pytest.mark.parametrize(
     ("dataset", "reason"),
     [
@@ -106,10 +115,7 @@ def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if "robotics" in name else find(name, *a)
-    )
+    without_robotics(monkeypatch)
     asked = {"evaluation": {"episodes": 2}}
     made = configs.load(Config, configs.to_tree(tiny(write_d4rl(name=dataset), steps=2)), asked)
     reporter, output = Lines(), tmp_path / "run"
@@ -127,13 +133,15 @@ def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
 
 
 def test_an_environment_asked_for_by_name_must_exist(
-    write_d4rl: Callable[..., Path], tmp_path: Path
+    write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the task's own environment may be lacking; and an unknown task still needs a choice."""
-    asked = {"evaluation": {"episodes": 2, "env_id": "NoSuch-v0"}}
+    without_robotics(monkeypatch)
     kitchen = tiny(write_d4rl(name="kitchen-partial-v0.hdf5"), steps=2)
-    with pytest.raises(UserError, match="NoSuch-v0"):
-        experiment.train(configs.load(Config, configs.to_tree(kitchen), asked), tmp_path / "run")
+    for env_id in ("NoSuch-v0", "AdroitHandPen-v1"):
+        asked = {"evaluation": {"episodes": 2, "env_id": env_id}}
+        with pytest.raises(UserError, match=env_id):
+            experiment.train(configs.load(Config, configs.to_tree(kitchen), asked), tmp_path / "r")
     widened = {
         key: lambda column: np.tile(column, (1, 2)) for key in ("observations", "next_observations")
     }
@@ -141,6 +149,16 @@ def test_an_environment_asked_for_by_name_must_exist(
     asked = {"evaluation": {"episodes": 2}}
     with pytest.raises(UserError, match="no environment is known for"):
         experiment.train(configs.load(Config, configs.to_tree(unknown), asked), tmp_path / "run")
+
+
+def test_data_read_before_their_environment_was_known_find_it(
+    write_d4rl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
+    with monkeypatch.context() as before:
+        before.setitem(FACTS, "pen", dataclasses.replace(FACTS["pen"], env_id=None))
+        assert experiment.prepare(asked, Reporter()).facts.env_id is None
+    assert experiment.prepare(asked, Reporter()).facts.env_id == "d4rl/pen-v0"
 
 
 def test_the_same_seed_is_the_same_run(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:

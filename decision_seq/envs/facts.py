@@ -18,16 +18,21 @@ ENVIRONMENT_NOTE = (
     " simulator is newer, so scores are close to, not equal to, those measured with mujoco-py"
 )
 SIMULATOR_NOTE = (
-    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator and"
-    " gymnasium-robotics' models are newer, so scores are close to, not equal to, D4RL's"
+    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator is newer, so"
+    " scores are close to, not equal to, D4RL's"
 )
 ANT_NOTE = (
     "contact forces are computed here and cost reward, while mujoco-py 2.0 left them at 0"
     " (openai/gym#1541)"
 )
 ANTMAZE_DIFFERENCES = (
+    "the ant is Gymnasium's with the strength, time step and contacts of D4RL's",
     "the goal is drawn anew around its cell for every episode, as in D4RL's v2; its v0 and v1 draw"
     " it once",
+)
+MAZE2D_DIFFERENCES = ("time limits are those of the newest version D4RL has of each maze",)
+ADROIT_DIFFERENCES = (
+    "rewards and ends are computed as D4RL's source has them; gymnasium-robotics' own differ",
 )
 
 
@@ -71,13 +76,13 @@ def _antmaze(layout: str, steps: int) -> EnvironmentFacts:
 
 
 def _maze2d(layout: str, scores: tuple[float, float], steps: int) -> EnvironmentFacts:
-    return _stand_in(f"maze2d-{layout}", scores, steps, (4, 2), ())
+    return _stand_in(f"maze2d-{layout}", scores, steps, (4, 2), MAZE2D_DIFFERENCES)
 
 
 def _adroit(
     task: str, scores: tuple[float, float], steps: int, sizes: tuple[int, int]
 ) -> EnvironmentFacts:
-    return _stand_in(task, scores, steps, sizes, ())
+    return _stand_in(task, scores, steps, sizes, ADROIT_DIFFERENCES)
 
 
 # Keyed by the beginning of D4RL's dataset names; the longest that fits wins.
