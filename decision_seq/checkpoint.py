@@ -35,8 +35,9 @@ PREFIX = "step-"
 class DataFacts:
     """What evaluation must know of the data, so that it never opens them.
 
-    dataset: the name asked for; source: what was really used; env_id, family: where and by whose
-    reference scores to evaluate; targets: the pre-declared raw returns.
+    dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
+    the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
+    returns are normalised; targets: the pre-declared raw returns.
     """
 
     dataset: str
@@ -44,6 +45,7 @@ class DataFacts:
     env_id: str | None
     family: str | None
     targets: tuple[float, ...]
+    reference_scores: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def find(path: Path) -> Path:
     return found[-1]
 
 
+def _data_facts(tree: dict[str, Any]) -> DataFacts:
+    scores = tree["reference_scores"]
+    low_high = None if scores is None else (float(scores[0]), float(scores[1]))
+    return DataFacts(**{**tree, "targets": tuple(tree["targets"]), "reference_scores": low_high})
+
+
 def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
     """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged."""
     path = find(path)
@@ -122,7 +130,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
     try:
         spec_tree = tree["spec"]
         spec = Spec(**{**spec_tree, "observation_shape": tuple(spec_tree["observation_shape"])})
-        facts = DataFacts(**{**tree["data"], "targets": tuple(tree["data"]["targets"])})
+        facts = _data_facts(tree["data"])
         policy_config = load_config(PolicyConfig, tree["policy"])
         conditioning = load_config(Conditioning, tree["conditioning"])
         policy = policy_config.build(spec)

@@ -17,7 +17,7 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
-from decision_seq.envs import Environments, environment_notes, normalized_score, obstacle
+from decision_seq.envs import Environments, environment_notes, normalize, obstacle
 from decision_seq.policies.base import Policy
 from decision_seq.types import Batch, Reporter, Scores, Spec, TargetScore, Transition, UserError
 
@@ -161,13 +161,13 @@ def evaluate(
     targets: Sequence[float],
     episodes: int,
     seed: int,
-    family: str | None = None,
+    reference_scores: tuple[float, float] | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[list[TargetScore], float]:
     """Roll out `episodes` episodes a target -> scores in the order of `targets`, env steps/s.
 
-    family: the task whose reference scores normalise the returns. UserError when the environment
-    does not fit the policy.
+    reference_scores: (random, expert) raw returns, which normalise the others. UserError when the
+    environment does not fit the policy.
     """
     count = len(targets) * episodes
     environments = Environments(env_id, count)
@@ -187,7 +187,7 @@ def evaluate(
     per_target = zip(
         targets, np.split(returns, len(targets)), np.split(lengths, len(targets)), strict=True
     )
-    return [score(t, r, n, seed, family) for t, r, n in per_target], float(rate)
+    return [score(t, r, n, seed, reference_scores) for t, r, n in per_target], float(rate)
 
 
 def _device(name: str | None) -> torch.device:
@@ -243,7 +243,7 @@ def evaluate_checkpoint(
         config.targets or (),
         episodes,
         seed,
-        facts.family,
+        facts.reference_scores,
         reporter,
     )
     return Scores(
@@ -258,14 +258,18 @@ def evaluate_checkpoint(
 
 
 def score(
-    target: float, returns: np.ndarray, lengths: np.ndarray, seed: int, family: str | None
+    target: float,
+    returns: np.ndarray,
+    lengths: np.ndarray,
+    seed: int,
+    reference_scores: tuple[float, float] | None,
 ) -> TargetScore:
-    """Summarise one target's episodes, normalised by the reference scores of `family`."""
+    """Summarise one target's episodes, normalised where reference scores are known."""
     low, high = mean_interval(returns)
     mean = float(returns.mean())
-    normalized = normalized_score(family, mean) if family else None
-    if family and normalized is not None:
-        low, high = (float(normalized_score(family, bound) or 0.0) for bound in (low, high))
+    normalized = None
+    if reference_scores is not None:
+        normalized, low, high = (normalize(v, reference_scores) for v in (mean, low, high))
     return TargetScore(
         target=float(target),
         returns=[float(value) for value in returns],
@@ -273,7 +277,7 @@ def score(
         seed=seed,
         return_mean=mean,
         return_std=float(returns.std(ddof=1)) if len(returns) > 1 else 0.0,
-        normalized_score=None if normalized is None else float(normalized),
+        normalized_score=normalized,
         interval_95=(low, high) if len(returns) > 1 else None,
         episodes=len(returns),
     )

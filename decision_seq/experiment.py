@@ -122,7 +122,14 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         resolved,
         store,
         _spec(store, conditioning),
-        DataFacts(config.dataset, store.source, env_id, family, tuple(targets)),
+        DataFacts(
+            config.dataset,
+            store.source,
+            env_id,
+            family,
+            tuple(targets),
+            store.reference_scores,
+        ),
     )
 
 

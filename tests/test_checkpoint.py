@@ -17,7 +17,9 @@ from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.types import Spec, UserError
 
-FACTS = DataFacts("hopper-medium", "a test", "Hopper-v4", "hopper", (3600.0, 1800.0))
+FACTS = DataFacts(
+    "hopper-medium", "a test", "Hopper-v4", "hopper", (3600.0, 1800.0), (-20.0, 3234.0)
+)
 CONFIG = DecisionTransformerConfig(8, GPTConfig(layers=1, width=16))
 
 

@@ -17,6 +17,7 @@ from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.types import Batch, Spec, Transition, UserError
 
 K = 8
+HOPPER = (-20.272305, 3234.3)  # reference scores
 CONDITIONING = ReturnToGo(100.0)
 
 
@@ -163,7 +164,7 @@ def test_the_context_shows_what_happened(spec: Spec) -> None:
 def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
     def scores(seed: int) -> Sequence[list[float]]:
         found, rate = evaluate(
-            policy, CONDITIONING, K, "Hopper-v4", [300.0, 100.0], 3, seed, "hopper"
+            policy, CONDITIONING, K, "Hopper-v4", [300.0, 100.0], 3, seed, HOPPER
         )
         assert rate > 0
         assert [len(target.returns) for target in found] == [3, 3]
@@ -175,13 +176,13 @@ def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
 
 
 def test_the_target_reaches_the_policy(policy: Policy) -> None:
-    found, _ = evaluate(policy, CONDITIONING, K, "Hopper-v4", [3000.0, -3000.0], 2, 0, "hopper")
+    found, _ = evaluate(policy, CONDITIONING, K, "Hopper-v4", [3000.0, -3000.0], 2, 0, HOPPER)
     assert found[0].returns != found[1].returns
 
 
 def test_a_score_is_normalised_with_its_interval() -> None:
     returns = np.array([1000.0, 1200.0, 1100.0, 900.0])
-    made = score(3600, returns, np.array([300, 400, 350, 280]), 7, "hopper")
+    made = score(3600, returns, np.array([300, 400, 350, 280]), 7, HOPPER)
     assert made.normalized_score == pytest.approx(100 * (1050 + 20.272305) / (3234.3 + 20.272305))
     low, high = made.interval_95
     # t(3, 0.975) = 3.182446 (any table); the standard error is 64.5497

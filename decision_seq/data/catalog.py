@@ -24,16 +24,14 @@ def catalog(source: str | None = None) -> list[dict[str, Any]]:
     return [{column: row.get(column) for column in COLUMNS} for make in chosen for row in make()]
 
 
-def _scores(family: str | None, mean: float) -> dict[str, Any]:
-    normalized = envs.normalized_score(family, mean) if family else None
-    return {
-        "return": f"{mean:.1f}",
-        "normalized": None if normalized is None else f"{normalized:.1f}",
-    }
+def _scores(references: tuple[float, float] | None, mean: float) -> dict[str, Any]:
+    normalized = f"{envs.normalize(mean, references):.1f}" if references else None
+    return {"return": f"{mean:.1f}", "normalized": normalized}
 
 
 def _bundled() -> Iterator[dict[str, Any]]:
     for name, recipe in bundled.bundled().items():
+        found = envs.facts_by_name(name)
         made = store_root() / bundled.store_name(name, bundled.DEFAULT_SIZE, 0)
         yield {
             "name": f"bundled/{name}",
@@ -41,7 +39,7 @@ def _bundled() -> Iterator[dict[str, Any]]:
             "environment": recipe.env_id,
             "size": f"{bundled.DEFAULT_SIZE.count:,} steps",
             "episodes": recipe.episodes,
-            **_scores(name, recipe.return_mean),
+            **_scores(found[1].reference_scores if found else None, recipe.return_mean),
             "here": "yes" if made.is_dir() else "made on first use",
         }
 
@@ -98,7 +96,7 @@ def _counted(store: EpisodeStore) -> dict[str, Any]:
     return {
         "size": f"{store.num_transitions:,} steps",
         "episodes": store.num_episodes,
-        **_scores(store.header["family"], store.header["statistics"]["return_mean"]),
+        **_scores(store.reference_scores, store.header["statistics"]["return_mean"]),
     }
 
 

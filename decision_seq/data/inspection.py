@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from decision_seq.data.store import EpisodeStore, StoreDamaged
-from decision_seq.envs import make, normalized_score
+from decision_seq.envs import make, normalize
 from decision_seq.types import Reporter, UserError
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -32,9 +32,9 @@ class Finding:
 
 def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, Any]:
     """Counts, ranges, returns and findings of a store, as plain values."""
-    family, header = store.header["family"], store.header
+    references, header = store.reference_scores, store.header
     returns, lengths = store.returns, store.lengths
-    normalized = normalized_score(family, returns) if family else None
+    normalized = normalize(returns, references) if references else None
     counts, edges = np.histogram(returns, BINS)
     scan = _scan(store, reporter or Reporter())
     return {

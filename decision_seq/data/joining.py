@@ -24,6 +24,7 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             (p.columns["observations"].shape[1:], p.columns["actions"].shape[1:]) for p in parts
         },
         "task": {p.header["family"] for p in parts} - {None},
+        "reference scores": {str(p.header["reference_scores"]) for p in parts},
         "environment": {p.header["env_id"] for p in parts} - {None},
     }.items():
         if len(values) > 1:
@@ -48,6 +49,7 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             },
             env_id=next((p.header["env_id"] for p in parts if p.header["env_id"]), None),
             family=next((p.header["family"] for p in parts if p.header["family"]), None),
+            reference_scores=parts[0].header["reference_scores"],
             max_episode_steps=max((limit for limit in limits if limit), default=None),
             transitions_in=sum(part.header["transitions_in"] for part in parts),
             has_timeouts=all(part.header["has_timeouts"] for part in parts),

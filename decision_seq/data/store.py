@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.data.identity import sha256
+from decision_seq.envs import FACTS
 from decision_seq.types import Episode, UserError
 
 FORMAT = 2
@@ -104,6 +105,13 @@ class EpisodeStore:
     def source(self) -> str:
         """One line that says where the data come from."""
         return self.header["source"]["description"]
+
+    @property
+    def reference_scores(self) -> tuple[float, float] | None:
+        """(random, expert) raw returns: the dataset's own, else the task's, else unknown."""
+        own = self.header["reference_scores"]
+        facts = FACTS.get(self.header["family"] or "")
+        return (own[0], own[1]) if own else facts.reference_scores if facts else None
 
     @property
     def checksum(self) -> str:
@@ -202,6 +210,9 @@ HEADER: dict[str, Callable[[object], bool]] = {
     "env_id": _optional(_text),
     "family": _optional(_text),
     "max_episode_steps": _optional(_count),
+    "reference_scores": _optional(
+        lambda v: isinstance(v, list) and [*map(_number, v)] == [True] * 2
+    ),
     "transitions_in": _count,
     "statistics": _statistics,
     "columns": _columns,

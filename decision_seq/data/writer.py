@@ -144,7 +144,10 @@ class StoreWriter:
         self.ends.append((episode.terminated, episode.truncated))
 
     def finish(self, name: str, source: dict[str, Any], **facts: Any) -> EpisodeStore:
-        """Write the header and give the store its name. `source` needs a `description`."""
+        """Write the header and give the store its name. `source` needs a `description`.
+
+        facts: the entries of `store.HEADER` that say what the task is.
+        """
         if not self.lengths:
             raise UserError(f"{source['description']} holds no transition")
         ends = np.array(self.ends, bool)
@@ -176,6 +179,7 @@ class StoreWriter:
                 "return_min": float(np.min(self.returns)),
                 "return_max": float(np.max(self.returns)),
             },
+            "reference_scores": None,
             **facts,
         }
         (self.partial / "header.json").write_text(json.dumps(header, indent=1))

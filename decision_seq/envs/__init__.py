@@ -7,6 +7,7 @@ from decision_seq.envs.facts import (
     environment_notes,
     facts_by_name,
     facts_by_sizes,
+    normalize,
     normalized_score,
 )
 from decision_seq.envs.running import Environments, make, obstacle
@@ -20,6 +21,7 @@ __all__ = [
     "facts_by_name",
     "facts_by_sizes",
     "make",
+    "normalize",
     "normalized_score",
     "obstacle",
 ]

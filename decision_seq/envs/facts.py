@@ -9,9 +9,11 @@ collected the data; the simulator itself is newer (see `ENVIRONMENT_NOTE`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
+Returns = TypeVar("Returns", float, np.ndarray)
 NAMESPACE = "d4rl/"  # of the environments that `envs.standins` registers
 ENVIRONMENT_NOTE = (
     "Gymnasium -v4 environments follow D4RL's -v2 in rewards and observations; the MuJoCo"
@@ -155,12 +157,17 @@ def facts_by_sizes(observation_size: int, action_size: int) -> tuple[str, Enviro
     return found[0] if len(found) == 1 else None
 
 
-def normalized_score(name: str, returns: float | np.ndarray) -> float | np.ndarray | None:
+def normalized_score(name: str, returns: Returns) -> Returns | None:
     """100 * (return - random) / (expert - random), as D4RL's papers print it; None if unknown."""
     found = facts_by_name(name)
     if found is None or found[1].reference_scores is None:
         return None
-    low, high = found[1].reference_scores
+    return normalize(returns, found[1].reference_scores)
+
+
+def normalize(returns: Returns, reference_scores: tuple[float, float]) -> Returns:
+    """100 * (return - random) / (expert - random)."""
+    low, high = reference_scores
     return 100.0 * (returns - low) / (high - low)
 
 

@@ -36,7 +36,7 @@ def test_sound_data_have_no_warning(tmp_path: Path) -> None:
 def test_counts_are_those_of_plain_numpy(store: EpisodeStore) -> None:
     facts = inspect(store)
     rewards = store.columns["rewards"].array
-    returns = np.array([rewards[a:b].sum() for a, b in zip(store.offsets, store.offsets[1:])])  # noqa: B905, RUF007
+    returns = np.array([rewards[a:b].sum() for a, b in zip(store.offsets, store.offsets[1:])])  # noqa: B905
     assert facts["return"]["mean"] == pytest.approx(returns.mean())
     assert facts["return_quantiles"]["0.5"] == pytest.approx(np.median(returns))
     assert facts["suggested_targets"] == pytest.approx(list(np.quantile(returns, [1, 0.9, 0.5])))
