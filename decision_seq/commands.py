@@ -69,7 +69,7 @@ def run_train(options: argparse.Namespace) -> int:
 def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The config and the run's folder that the options ask for."""
     from decision_seq import config as configs
-    from decision_seq.experiment import Config
+    from decision_seq.problem import Config
 
     if options.resume and options.output is None:
         raise UserError("--resume needs --output, the folder of the run to go on with")

@@ -22,6 +22,7 @@ LAYERS = [
     "train",
     "report",
     "provenance",
+    "problem",
     "experiment",
     "bench",
     "commands",

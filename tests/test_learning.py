@@ -11,7 +11,7 @@ from decision_seq import experiment
 from decision_seq.cli import main
 from decision_seq.commands import recipe_path
 from decision_seq.evaluate import mean_interval
-from decision_seq.experiment import Config
+from decision_seq.problem import Config
 
 EPISODES = 20
 

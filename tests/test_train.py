@@ -19,7 +19,7 @@ from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
-from decision_seq.experiment import Config
+from decision_seq.problem import Config
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 

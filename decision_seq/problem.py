@@ -1,0 +1,156 @@
+"""What a run is about: its configuration, and that configuration resolved by its data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from decision_seq.checkpoint import DataFacts
+from decision_seq.config import require
+from decision_seq.data import Request, open_dataset
+from decision_seq.data.bundled import DEFAULT_SIZE
+from decision_seq.data.collection import Size
+from decision_seq.data.conditioning import Conditioning, ReturnToGo
+from decision_seq.data.sampler import WindowIndex
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import FACTS, obstacle
+from decision_seq.evaluate import EvaluationConfig
+from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.train import TrainConfig
+from decision_seq.types import Reporter, Spec
+
+
+@dataclass(frozen=True)
+class CollectionConfig:
+    """Size and seed of a bundled collection; other datasets have their own."""
+
+    steps: int = DEFAULT_SIZE.count
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, f"config: collection.steps {self.steps} must be at least 1")
+        require(self.seed >= 0, f"config: collection.seed {self.seed} must not be negative")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole: what `config.yaml` in its folder holds.
+
+    unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
+    are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
+    """
+
+    dataset: str = "hopper-medium"
+    unfinished: Literal["keep", "exclude"] = "keep"
+    seed: int = 0
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
+    conditioning: Conditioning = field(default_factory=ReturnToGo)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A configuration with everything that depends on the data written out, and the data."""
+
+    config: Config
+    store: EpisodeStore
+    spec: Spec
+    facts: DataFacts
+
+
+def prepare(config: Config, reporter: Reporter) -> Problem:
+    """Open the data and resolve the config by it; UserError when they do not fit together."""
+    request = Request(
+        size=Size(config.collection.steps), seed=config.collection.seed, reporter=reporter
+    )
+    store = open_dataset(config.dataset, request)
+    reporter.say(
+        f"data: {store.source}: {store.num_episodes:,} episodes,"
+        f" {store.num_transitions:,} transitions"
+    )
+    _say_what_to_know(config, store, reporter)
+    conditioning = config.conditioning.resolved(store)
+    family = store.header["family"]
+    facts = FACTS.get(family or "")
+    evaluation = config.evaluation
+    env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
+    reason = None if evaluation.env_id else obstacle(env_id, family)
+    if reason and evaluation.episodes:
+        reporter.say(f"not rolled out: {reason}; the offline metrics are in metrics.jsonl")
+        evaluation = dataclasses.replace(evaluation, episodes=0)
+    require(
+        env_id is not None or evaluation.episodes == 0,
+        f"no environment is known for {config.dataset}; name one with --evaluation.env_id, or train"
+        " without evaluation by --evaluation.episodes 0",
+    )
+    targets = evaluation.targets or (facts.targets if facts else None)
+    if targets is None:  # nobody published any: the best that the data hold, and the middle
+        targets = (float(store.returns.max()), float(np.median(store.returns)))
+    resolved = dataclasses.replace(
+        config,
+        conditioning=conditioning,
+        evaluation=dataclasses.replace(evaluation, env_id=env_id, targets=targets),
+    )
+    return Problem(
+        resolved,
+        store,
+        _spec(store, conditioning),
+        DataFacts(
+            config.dataset,
+            store.source,
+            env_id,
+            family,
+            tuple(targets),
+            store.reference_scores,
+        ),
+    )
+
+
+def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -> None:
+    """What in the data bears on training; UserError when nothing would be left to train on."""
+    unfinished = ~store.terminated & ~store.truncated
+    if unfinished.any():
+        does = "are left out" if config.unfinished == "exclude" else "are kept as they are"
+        reporter.say(
+            f"data: {int(unfinished.sum()):,} episodes stop without an end, so their returns-to-go"
+            f" are lower bounds; they {does} (--unfinished)"
+        )
+    require(
+        config.unfinished == "keep" or not unfinished.all(),
+        f"{config.dataset}: no episode has an end; train with --unfinished keep",
+    )
+    actions = store.columns["actions"]
+    reach = np.abs([store.header["statistics"][key] for key in ("action_min", "action_max")]).max()
+    if actions.dtype.kind == "f" and reach > 1 + 1e-5:
+        reporter.say(
+            f"data: actions reach {reach:.3g}; a policy whose actions end in tanh cannot go beyond"
+            " [-1, 1]"
+        )
+
+
+def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
+    """Where windows may start."""
+    ended = store.terminated | store.truncated
+    if config.unfinished == "keep" or ended.all():
+        return WindowIndex(store.offsets)
+    return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(ended, store.lengths)))
+
+
+def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
+    actions = store.columns["actions"]
+    discrete = actions.dtype.kind == "i"
+    return Spec(
+        observation_shape=tuple(store.columns["observations"].shape[1:]),
+        action_size=int(actions.array.max()) + 1 if discrete else actions.shape[1],
+        action_kind="discrete" if discrete else "continuous",
+        condition_size=conditioning.size,
+        max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),
+    )
