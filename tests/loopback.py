@@ -18,12 +18,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
 
 
@@ -287,3 +290,20 @@ def _etag(file: Path) -> str:
     if key not in _ETAGS:
         _ETAGS[key] = hashlib.sha256(file.read_bytes()).hexdigest()
     return _ETAGS[key]
+
+
+def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's client, which reads its variables once when it is imported, asks `url` and
+    keeps its cache in `folder`; it does not sleep between attempts."""
+    import huggingface_hub.constants as constants
+
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", hurried)

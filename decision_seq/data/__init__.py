@@ -24,7 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl, hub, joining, minari, minari_remote, npz, pickles
+from decision_seq.data import (
+    bundled,
+    d4rl,
+    hub,
+    hub_remote,
+    joining,
+    minari,
+    minari_remote,
+    npz,
+    pickles,
+)
 from decision_seq.data.collection import Size
 from decision_seq.data.download import Unreachable
 from decision_seq.data.identity import stamp, store_root
@@ -182,7 +192,7 @@ def _open_hub(name: str, request: Request) -> EpisodeStore:
     _require_name(
         "hub", name, r"\w[\w.-]*/\w[\w.-]*(:\w[\w.-]*)?", "OWNER/NAME or OWNER/NAME:CONFIG"
     )
-    return open_path(hub.open_remote(name, store_root() / "hub", request.reporter), request)
+    return open_path(hub_remote.open_remote(name, store_root() / "hub", request.reporter), request)
 
 
 def _require_name(source: str, name: str, pattern: str, example: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decision_seq.data import hub, minari_export
+from decision_seq.data import hub_export, minari_export
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
@@ -109,5 +109,5 @@ LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], object]] = {
     "store": write_store,
     "d4rl": write_d4rl,
     "minari": minari_export.write,
-    "parquet": hub.write,
+    "parquet": hub_export.write,
 }

@@ -23,6 +23,7 @@ from decision_seq.data import identity, spaces
 from decision_seq.data.minari_files import (
     environment_id,
     environment_spec,
+    named,
     own_facts,
     read_metadata,
     registered,
@@ -45,14 +46,14 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     metadata = read_metadata(path)
     own = own_facts(path, metadata)
     spec = environment_spec(path, metadata)
-    with told_of(path), StoreWriter(output) as writer:
-        require_whole(path, metadata)
-        dataset = _open(path, metadata, spec)
+    require_whole(path, metadata)
+    dataset = _open(path, metadata, spec)
+    with named(path), StoreWriter(output) as writer:
         spaces.require_known(dataset.observation_space, dataset.action_space, images=bool(own))
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
             within = 0  # steps flagged as an end that are not the last of their episode
-            for raw in _episodes(dataset, metadata["total_episodes"]):
+            for raw in _episodes(dataset, path, metadata["total_episodes"]):
                 episode, early = _episode(raw, dataset, repeated=own.get("final") == "repeated")
                 writer.append(episode)
                 within += early
@@ -90,13 +91,21 @@ def _open(path: Path, metadata: dict[str, Any], spec: dict[str, Any] | None) -> 
                 f"{path}: the metadata lack {lacking[0]}, and their environment ({name}) is not"
                 " registered with Gymnasium here; install the package it belongs to"
             )
-    return minari.MinariDataset(path / "data")
+    with told_of(path):
+        return minari.MinariDataset(path / "data")
 
 
-def _episodes(dataset: Any, count: int) -> Iterator[Any]:
+def _episodes(dataset: Any, path: Path, count: int) -> Iterator[Any]:
     indices = iter(range(count))
     while block := list(islice(indices, EPISODES_AT_ONCE)):
-        yield from dataset.iterate_episodes(block)
+        with told_of(path):
+            episodes = iter(dataset.iterate_episodes(block))
+        while True:
+            with told_of(path):
+                episode = next(episodes, None)
+            if episode is None:
+                break
+            yield episode
 
 
 def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
@@ -104,8 +113,8 @@ def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
 
     repeated: its last observation only fills the place of one that was not known.
     """
-    rewards = np.asarray(raw.rewards)
-    rewards = rewards.reshape(len(rewards)) if rewards.size == len(rewards) else rewards
+    rewards = np.atleast_1d(raw.rewards)
+    rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards  # of shape (T, 1)
     steps = len(rewards)
     observations = spaces.observations(dataset.observation_space, raw.observations)
     flags = [np.asarray(values).reshape(-1) for values in (raw.terminations, raw.truncations)]

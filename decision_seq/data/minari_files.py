@@ -22,16 +22,23 @@ FINAL = ("kept", "repeated")  # what the observation after an episode's last ste
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What is wrong is said with the path in which it is."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if str(path) in message else f"{path}: {message}") from error
+
+
+@contextmanager
 def told_of(path: Path) -> Iterator[None]:
     """Whatever Minari, h5py, pyarrow and Pillow raise for a broken dataset, in one line with its
-    path."""
+    path. To be put around their calls only: our own mistakes must not look like damage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to a dataset's author
             yield
-    except UserError as error:
-        message = str(error)
-        raise UserError(message if str(path) in message else f"{path}: {message}") from error
     except ImportError as error:
         raise UserError(f"{path}: {error}") from error  # Minari says what to install
     except (
@@ -140,8 +147,10 @@ def environment_id(spec: dict[str, Any]) -> str:
     """`ID`, or `ID?{...}` with the keyword arguments that differ from those it is registered
     with."""
     known = registered(spec["id"])
-    usual = known.kwargs if known else {}
-    changed = {key: v for key, v in (spec.get("kwargs") or {}).items() if usual.get(key) != v}
+    # compared as the specification writes them, where a tuple is a list
+    usual = {key: json.dumps(v, default=repr) for key, v in known.kwargs.items()} if known else {}
+    given = spec.get("kwargs") or {}
+    changed = {key: v for key, v in given.items() if usual.get(key) != json.dumps(v)}
     return f"{spec['id']}?{json.dumps(changed, sort_keys=True)}" if changed else spec["id"]
 
 

@@ -73,9 +73,11 @@ def _storage(name: str) -> Any:
     try:
         return get_cloud_storage(place)
     except (KeyError, ValueError) as error:
-        raise UserError(f"MINARI_REMOTE is {place!r}; hf://ORGANISATION is known") from error
+        raise UserError(
+            f"minari/{name}: MINARI_REMOTE is {place!r}; hf://ORGANISATION is known"
+        ) from error
     except ImportError as error:
-        raise UserError(f"MINARI_REMOTE {place!r}: {error}") from error
+        raise UserError(f"minari/{name}: MINARI_REMOTE is {place!r}: {error}") from error
 
 
 def _known(name: str, storage: Any) -> str:

@@ -77,6 +77,8 @@ def told_of(name: str, unknown: Callable[[], str]) -> Iterator[None]:
     absent = (hub.RepositoryNotFoundError, hub.RemoteEntryNotFoundError, hub.RevisionNotFoundError)
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         status = _status(error)
         if isinstance(error, hub.HFValidationError):

@@ -29,7 +29,7 @@ def actions(space: Any, values: Any) -> np.ndarray:
     """[T, A] float32 of a Box, [T] int64 of a Discrete space."""
     array = _numbers(values, "actions")
     if _kind(space) == "Discrete":
-        array = array.reshape(len(array))
+        array = _one_a_step(array, "actions")
         _require_range(array, 0, int(space.n), "actions")
         return array.astype(np.int64, copy=False)
     _require_shape(array, space, "actions")
@@ -96,13 +96,19 @@ def _flat(space: Any, values: Any, name: str) -> np.ndarray:
         return np.concatenate(parts, 1)
     array = _numbers(values, name)
     if kind == "Discrete":
-        return _one_hot(array.reshape(len(array)), int(space.start), int(space.n), name)
+        return _one_hot(_one_a_step(array, name), int(space.start), int(space.n), name)
     _require_shape(array, space, name)
     array = array.reshape(len(array), -1)
     if kind != "MultiDiscrete":
         return array
     choices = zip(array.T, space.start.ravel(), space.nvec.ravel(), strict=True)
     return np.concatenate([_one_hot(a, int(start), int(n), name) for a, start, n in choices], 1)
+
+
+def _one_a_step(array: np.ndarray, name: str) -> np.ndarray:
+    if array.size != len(array):
+        raise UserError(f"{name} have shape {array.shape[1:]}; their space is one choice a step")
+    return array.reshape(-1)
 
 
 def _one_hot(array: np.ndarray, start: int, count: int, name: str) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""Arrow's list columns -> one numpy array an episode, without a Python object a number."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decision_seq.types import UserError
+
+NESTING = {  # how deep the lists of a column may be
+    "observations": (2,),
+    "actions": (1, 2),
+    "rewards": (1,),
+    "dones": (1,),
+    "final_observation": (1,),
+    "terminated": (0,),
+    "truncated": (0,),
+}
+
+FLAGS = ("dones", "terminated", "truncated")
+
+
+def decode(
+    batch: Any, file: Path, observation_shape: list[int] | None
+) -> dict[str, list[np.ndarray]]:
+    """Columns of a record batch -> name -> one array a row; UserError names what is wrong.
+
+    observation_shape: of one observation, where it was more than a vector before it was written.
+    """
+    found = {}
+    for name in batch.schema.names:
+        where = f"{file}: {name}"
+        found[name] = _rows(batch.column(name), where, NESTING[name])
+        if name == "actions":
+            found[name] = [_action(rows, where) for rows in found[name]]
+        elif name == "observations" and observation_shape is not None:
+            found[name] = [_shaped(rows, observation_shape, where) for rows in found[name]]
+        elif name == "final_observation" and observation_shape is not None:
+            found[name] = [_shaped(row[None], observation_shape, where)[0] for row in found[name]]
+        elif name in FLAGS and any(row.dtype != bool for row in found[name]):
+            raise UserError(f"{where} is no column of true and false")
+    return found
+
+
+def _rows(column: Any, where: str, depths: tuple[int, ...]) -> list[np.ndarray]:
+    values, offsets, depth = column, None, 0
+    inner = 1  # numbers of one entry of the outer list
+    while _is_list(values.type):
+        _require_no_nulls(values, where)
+        depth += 1
+        if depth == 1:
+            lengths = _lengths(values)
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+        else:
+            inner *= _width(_lengths(values), where)
+        values = values.flatten()
+    _require_no_nulls(values, where)
+    if depth not in depths:
+        wanted = " or ".join("a plain value" if d == 0 else f"lists {d} deep" for d in depths)
+        raise UserError(f"{where} is {column.type}; {wanted} is needed")
+    numbers = _numbers(values, where)
+    if offsets is None:
+        return [number for number in numbers]
+    if depth == 2:
+        numbers = numbers.reshape(-1, inner)
+    return [numbers[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _lengths(lists: Any) -> np.ndarray:
+    import pyarrow.types as types
+
+    if types.is_fixed_size_list(lists.type):
+        return np.full(len(lists), lists.type.list_size)
+    return lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _width(lengths: np.ndarray, where: str) -> int:
+    """The one length that all inner lists have."""
+    if len(lengths) == 0:
+        return 1
+    if lengths.min() != lengths.max() or lengths[0] == 0:
+        raise UserError(
+            f"{where} has vectors of {lengths.min()} to {lengths.max()} numbers; one size, more"
+            " than 0, is needed"
+        )
+    return int(lengths[0])
+
+
+def _numbers(values: Any, where: str) -> np.ndarray:
+    import pyarrow.types as types
+
+    kind = values.type
+    if not (types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind)):
+        raise UserError(f"{where} holds {kind}, not numbers")
+    return values.to_numpy(zero_copy_only=False)
+
+
+def _require_no_nulls(values: Any, where: str) -> None:
+    if values.null_count:
+        raise UserError(f"{where} lacks {values.null_count} values; mend the data")
+
+
+def _action(rows: np.ndarray, where: str) -> np.ndarray:
+    """[T, A] of floats or [T] of integers: nothing else is told apart with certainty."""
+    if (rows.ndim, rows.dtype.kind) in ((2, "f"), (1, "i"), (1, "u")):
+        return rows
+    raise UserError(
+        f"{where} has {rows.dtype} of {rows.ndim - 1} dimensions; lists of floats, or one integer a"
+        " step, are needed"
+    )
+
+
+def _shaped(rows: np.ndarray, shape: list[int], where: str) -> np.ndarray:
+    if rows.shape[1] != int(np.prod(shape)):
+        raise UserError(f"{where} has vectors of {rows.shape[1]} numbers, not {shape}")
+    return rows.reshape(-1, *shape)
