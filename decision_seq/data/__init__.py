@@ -152,7 +152,7 @@ def _open_best(name: str, request: Request) -> EpisodeStore:
         except Unreachable as error:
             if not stands_in:
                 raise
-            request.reporter.say(f"{name}: {error.host}; the bundled collection is used instead")
+            request.reporter.say(f"{name}: {error.reason}; the bundled collection is used instead")
     return _open_bundled(collected, request)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import threading
 import urllib.error
 import urllib.parse
@@ -31,9 +30,9 @@ OFFLINE = "DECISION_SEQ_OFFLINE"
 class Unreachable(UserError):
     """The host cannot be reached: no network, no such host, nobody listening."""
 
-    def __init__(self, host: str) -> None:
-        super().__init__(f"{host}; is there a network?")
-        self.host = host
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; check the network, or put the data in place by hand")
+        self.reason = reason
 
 
 class _Cut(Exception):
@@ -91,39 +90,34 @@ def _persist(url: str, partial: Path, size: int | None, reporter: Reporter) -> i
 
 
 def require_reachable(url: str) -> None:
-    """Unreachable unless a connection to the URL's host opens within a few seconds.
-
-    Looking up a name has no time limit of its own, so the attempt is made on a thread.
-    """
+    """Unreachable unless the host of `url` answers anything at all within CONNECT_SECONDS."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"{url!r} is no http(s) address")
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname):
-        parts = urllib.parse.urlsplit(proxy)
-    host = f"{parts.hostname}:{_port(parts)}"
+    host = f"{parts.scheme}://{parts.netloc}"
     if os.environ.get(OFFLINE, "0") not in ("", "0"):
         raise Unreachable(f"{host} is not asked, as {OFFLINE} is set")
     outcome: list[str] = []
-
-    def connect() -> None:
-        try:
-            address = (str(parts.hostname), _port(parts))
-            socket.create_connection(address, CONNECT_SECONDS).close()
-            outcome.append("")
-        except OSError as error:
-            outcome.append(str(error.strerror or error))
-
-    thread = threading.Thread(target=connect, daemon=True)
+    # On a thread, because looking up a host's name knows no time limit.
+    thread = threading.Thread(target=lambda: outcome.append(_failure(host)), daemon=True)
     thread.start()
-    thread.join(CONNECT_SECONDS + 1.0)
-    reason = outcome[0] if outcome else "no answer"
+    thread.join(CONNECT_SECONDS + 0.5)
+    reason = outcome[0] if outcome else f"no answer within {CONNECT_SECONDS:g} s"
     if reason:
         raise Unreachable(f"{host} cannot be reached ({reason})")
 
 
-def _port(parts: urllib.parse.SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
+def _failure(host: str) -> str:
+    """Why the host does not answer; empty when it does, if with an error."""
+    try:
+        request = urllib.request.Request(f"{host}/", method="HEAD")
+        urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return " ".join(str(getattr(reason, "strerror", None) or reason).split()) or "no answer"
+    return ""
 
 
 def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:

@@ -1,7 +1,7 @@
 """Fetching from other machines: whether they can be reached, how far it has come, what went wrong.
 
 The clients of Hugging Face and Minari wait for half a minute before they say that there is no
-network; `require_reachable` says it within SECONDS.
+network; `require_reachable` says it within seconds.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import errno
 import json
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from decision_seq.data import download
 from decision_seq.types import Reporter, UserError
 
-SECONDS = 3.0
 GCS_ENDPOINT = "https://storage.googleapis.com"
 
 
@@ -39,34 +37,13 @@ def require_hub(name: str) -> None:
 
 
 def require_reachable(name: str, url: str) -> None:
-    """UserError unless the host of `url` answers anything at all within SECONDS."""
-    failures: list[Exception | None] = []
-
-    def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=SECONDS).close()
-        except urllib.error.HTTPError as error:
-            error.close()  # an answer, if not a friendly one
-        except (OSError, ValueError) as error:
-            failures.append(error)
-            return
-        failures.append(None)
-
-    # In a thread, because looking up a host's name knows no time limit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(SECONDS + 0.5)
-    reason: object = f"no answer within {SECONDS:g} s"
-    if failures:
-        if failures[0] is None:
-            return
-        reason = getattr(failures[0], "reason", None) or failures[0]
-        reason = getattr(reason, "strerror", None) or reason
-    raise UserError(
-        f"{name} is not at hand and cannot be fetched: {url} cannot be reached"
-        f" ({' '.join(str(reason).split())}); check the network, or put the data here by hand"
-    )
+    """Unreachable, naming the dataset, unless the host of `url` answers within seconds."""
+    try:
+        download.require_reachable(url)
+    except download.Unreachable as error:
+        raise download.Unreachable(
+            f"{name} is not at hand and cannot be fetched: {error.reason}"
+        ) from error
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def test_a_file_is_fetched_once_and_recorded(host: Loopback) -> None:
 def test_a_cut_connection_is_taken_up_where_it_broke(host: Loopback) -> None:
     host.faults[FILE] = cut(20_000, times=2)
     assert open_dataset("d4rl/hopper-medium-v2").num_transitions == 700
-    ranges = [asked.range for asked in host.requests]
+    ranges = [asked.range for asked in host.requests if asked.method == "GET"]
     assert ranges[0] is None
     assert all(range_ and int(range_[6:-1]) >= 20_000 for range_ in ranges[1:])
 
@@ -86,7 +86,7 @@ def test_a_later_command_goes_on_from_there(host: Loopback) -> None:
     host.faults.clear()
     host.requests.clear()
     fetch(f"{host.url}/{FILE}", cache_folder() / "x")
-    assert host.requests[0].range == f"bytes={have}-"
+    assert [asked.range for asked in host.requests if asked.method == "GET"] == [f"bytes={have}-"]
     assert (cache_folder() / "x").read_bytes() == (host.folder / FILE).read_bytes()
     assert not partial.exists()
 
