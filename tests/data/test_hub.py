@@ -1,5 +1,6 @@
 """Parquet trajectories: invariant 7, round trips, what `dones` says, fetching, damage."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,8 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from decision_seq.data import hub
-from decision_seq.data.hub_export import write
-from decision_seq.data.hub_remote import open_remote
+from decision_seq.data.hub import open_remote, write
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
@@ -529,6 +529,16 @@ def test_an_unknown_name_hears_what_there_is(server: Loopback, case: tuple, tmp_
 def test_a_repository_of_code_alone_is_not_run(server: Loopback, tmp_path: Path) -> None:
     shutil.rmtree(server.folder / CONVERTED)
     one_line_within_seconds(NAME, "its own code is not run", tmp_path)
+
+
+def test_a_full_disk_is_said(
+    server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    one_line_within_seconds(NAME, "the disk is full; make room", tmp_path)
 
 
 def test_no_network_is_said_at_once(
