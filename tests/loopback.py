@@ -15,6 +15,7 @@ repository), of an API call as it is asked for (`api/datasets/OWNER/NAME/tree/SH
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import threading
@@ -140,6 +141,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def _entry(file: Path, branch: Path) -> dict[str, Any]:
+    name, size = file.relative_to(branch).as_posix(), file.stat().st_size
+    return {"type": "file", "path": name, "size": size, "oid": _etag(file)[:40]}
+
+
 def _card(branch: Path) -> dict[str, Any]:
     """The metadata at the head of a repository's README."""
     readme = branch / "README.md"
@@ -214,17 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound")
         files = _files(branch)
         if verb == "tree":
-            return self._json(
-                [
-                    {
-                        "type": "file",
-                        "path": file.relative_to(branch).as_posix(),
-                        "size": file.stat().st_size,
-                        "oid": _etag(file)[:40],
-                    }
-                    for file in files
-                ]
-            )
+            return self._json([_entry(file, branch) for file in files])
         self._json(
             {
                 "id": repository,
@@ -281,15 +277,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-_ETAGS: dict[tuple[Path, int, int], str] = {}
-
-
 def _etag(file: Path) -> str:
-    facts = file.stat()
-    key = (file, facts.st_size, facts.st_mtime_ns)
-    if key not in _ETAGS:
-        _ETAGS[key] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return _ETAGS[key]
+    return _digest(file, file.stat().st_size, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ long as the task's step limit is taken to have been cut by it (`truncated`), any
 last step is done to have `terminated`; one that is done nowhere and is shorter has no end.
 
 Files are read in batches of rows; numbers pass from Arrow's buffers to numpy's, never through
-Python objects. `hub_export.write` writes such folders, `hub_remote.open_remote` fetches them.
+Python objects.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
-from decision_seq.data import identity
+from decision_seq.data import hub_columns, identity
+from decision_seq.data.hub_columns import FACTS_FILE, FETCHED_FILE
+from decision_seq.data.hub_export import write
+from decision_seq.data.hub_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
 
-FACTS_FILE = "decision_seq.json"  # our own export: what the columns cannot say
-FETCHED_FILE = "hub.json"  # where `open_remote` got the files
+__all__ = ["open_remote", "read", "write"]
+
 ROWS_AT_ONCE = 32  # episodes decoded together
 REQUIRED = ("observations", "actions", "rewards")
 ENDS = ("terminated", "truncated")
@@ -70,8 +73,6 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
 
 
 def _read(parquet: _Parquet, writer: StoreWriter, reporter: Reporter) -> EpisodeStore:
-    from decision_seq.data import hub_columns
-
     columns = [_columns(file) for file in parquet.files]
     total = sum(count for _, count in columns)
     task: dict[str, Any] | None = None

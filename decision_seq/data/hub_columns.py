@@ -1,4 +1,7 @@
-"""Arrow's list columns -> one numpy array an episode, without a Python object a number."""
+"""A folder of Parquet files: what lies beside them, and how their columns become arrays.
+
+Arrow's lists turn into one numpy array an episode, without a Python object a number.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import numpy as np
 
 from decision_seq.types import UserError
 
+FACTS_FILE = "decision_seq.json"  # our own export: what the columns cannot say
+FETCHED_FILE = "hub.json"  # where `open_remote` got the files
 NESTING = {  # how deep the lists of a column may be
     "observations": (2,),
     "actions": (1, 2),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.data.hub import FACTS_FILE
+from decision_seq.data.hub_columns import FACTS_FILE
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 

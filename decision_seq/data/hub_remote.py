@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.data import remote
-from decision_seq.data.hub import FETCHED_FILE
+from decision_seq.data.hub_columns import FETCHED_FILE
 from decision_seq.types import Reporter, UserError
 
 NAME = re.compile(

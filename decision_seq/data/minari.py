@@ -4,8 +4,6 @@ A dataset is a folder with `data/metadata.json` and the episodes beside it. The 
 of every episode are kept; how spaces become arrays is said in `spaces.py`, and the order of a Dict
 space's entries stands in the store's header (`source.observation_keys`). What the dataset's author
 gave as reference scores stands there as `reference_scores`.
-
-`minari_export.write` writes such folders, `minari_remote.open_remote` fetches them.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import numpy as np
 
 from decision_seq import envs
 from decision_seq.data import identity, spaces
+from decision_seq.data.minari_export import dataset_id, write
 from decision_seq.data.minari_files import (
     environment_id,
     environment_spec,
@@ -30,9 +29,12 @@ from decision_seq.data.minari_files import (
     require_whole,
     told_of,
 )
+from decision_seq.data.minari_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
+
+__all__ = ["dataset_id", "open_remote", "read", "write"]
 
 EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens as many files as it is asked for episodes
 # Tasks whose Gymnasium environments have D4RL's observations and rewards whatever their version, so

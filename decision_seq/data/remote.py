@@ -96,8 +96,8 @@ def _refused(name: str, status: int) -> str:
     host = hub_endpoint()
     if status in (401, 403):
         return (
-            f"{name}: {host} refuses it (HTTP {status}); accept its terms on the site and set"
-            " HF_TOKEN"
+            f"{name}: {host} refuses it (HTTP {status}); check the name, or accept its terms"
+            " on the site and set HF_TOKEN"
         )
     if status == 429:
         return f"{name}: {host} asks to wait (HTTP 429); run again later, or set HF_TOKEN"

@@ -1,5 +1,6 @@
 """Minari datasets: invariant 7 in every format, spaces, round trips, fetching, damage."""
 
+import errno
 import json
 import os
 import shutil
@@ -20,8 +21,8 @@ from gymnasium import spaces
 from minari.serialization import serialize_space
 
 from decision_seq.data import minari
-from decision_seq.data.minari_export import dataset_id, minari_root, write
-from decision_seq.data.minari_remote import open_remote
+from decision_seq.data.minari import dataset_id, open_remote, write
+from decision_seq.data.minari_export import minari_root
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
@@ -608,6 +609,18 @@ def test_what_came_broken_is_thrown_away(hub: Loopback, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-50_000])
     one_line_within_seconds(NAME, "cut short", tmp_path)
     assert list((tmp_path / "got").iterdir()) == []
+
+
+def test_a_full_disk_is_said(
+    hub: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # the small files asked for first come from the client's cache
+    open_remote(NAME, tmp_path / "first")
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    one_line_within_seconds(NAME, "the disk is full; make room", tmp_path)
 
 
 def test_no_network_is_said_at_once(
