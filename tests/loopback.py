@@ -297,6 +297,7 @@ def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "0")
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
     for module in ("file_download", "utils._http"):

@@ -17,9 +17,10 @@ import yaml
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
+from decision_seq.data.sampler import window_ids
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
-from decision_seq.problem import Config
+from decision_seq.problem import Config, prepare, window_index
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 
@@ -154,11 +155,33 @@ def test_an_environment_asked_for_by_name_must_exist(
 def test_data_read_before_their_environment_was_known_find_it(
     write_d4rl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
+    asked = configs.configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
     with monkeypatch.context() as before:
         before.setitem(FACTS, "pen", dataclasses.replace(FACTS["pen"], env_id=None))
         assert experiment.prepare(asked, Reporter()).facts.env_id is None
     assert experiment.prepare(asked, Reporter()).facts.env_id == "d4rl/pen-v0"
+
+
+def test_unfinished_episodes_are_left_out_on_demand(write_d4rl: Callable[..., Path]) -> None:
+    said: list[str] = []
+    reporter = Reporter()
+    reporter.say = said.append  # type: ignore[method-assign]
+    path = str(write_d4rl((40, 25), tail=13))
+    found = {}
+    for choice in ("keep", "exclude"):
+        config = configs.load(Config, {"dataset": path, "unfinished": choice})
+        problem = prepare(config, reporter)
+        index = window_index(problem.config, problem.store)
+        found[choice] = {row for step in range(60) for row in window_ids(0, step, 64, index)}
+    assert found["keep"] == set(range(78))
+    assert found["exclude"] == set(range(65))
+    assert any("1 episodes stop without an end" in line for line in said)
+    endless = str(write_d4rl((), "hopper_x-v2.hdf5", tail=13))
+    config = configs.load(Config, {"dataset": endless, "unfinished": "exclude"})
+    with pytest.raises(UserError, match="no episode has an end"):
+        prepare(config, Reporter())
+    with pytest.raises(UserError, match="unfinished"):
+        configs.load(Config, {"unfinished": "perhaps"})
 
 
 def test_the_same_seed_is_the_same_run(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:

@@ -72,8 +72,11 @@ SIGNATURES: dict[bytes, Reader] = {
     b"PAR1": hub.read,
     b"\x80": pickles.read,
 }
-# A file within the folder by which its kind is recognised.
-FOLDER_READERS: dict[str, Reader] = {"data/metadata.json": minari.read, "**/*.parquet": hub.read}
+# A file by which a folder's kind is recognised -> its reader, and the files that hold the data.
+FOLDER_READERS: dict[str, tuple[Reader, str]] = {
+    "data/metadata.json": (minari.read, "data/**/*"),
+    "**/*.parquet": (hub.read, "**/*.parquet"),
+}
 
 
 def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
@@ -121,9 +124,9 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
 def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
     """Who reads the path, and which files of a folder."""
     if path.is_dir():
-        for pattern, reader in FOLDER_READERS.items():
-            if any(path.glob(pattern)):
-                return reader, sorted(file for file in path.rglob("*") if file.is_file())
+        for marker, (reader, pattern) in FOLDER_READERS.items():
+            if any(path.glob(marker)):
+                return reader, [file for file in path.glob(pattern) if file.is_file()]
         raise UserError(
             f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
             " (Minari) and no .parquet file"

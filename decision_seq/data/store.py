@@ -214,6 +214,7 @@ HEADER: dict[str, Callable[[object], bool]] = {
         lambda v: isinstance(v, list) and [*map(_number, v)] == [True] * 2
     ),
     "transitions_in": _count,
+    "has_timeouts": lambda value: isinstance(value, bool),
     "statistics": _statistics,
     "columns": _columns,
 }
