@@ -114,7 +114,9 @@ def test_inspect_prints_what_came_in_and_went_out(
 def test_list_names_the_bundled_data(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["data", "list"]) == 0
     assert re.search(
-        r"^hopper-medium +bundled collection .* on first use$", capsys.readouterr().out, re.M
+        r"^bundled/hopper-medium +collected here.* made on first use$",
+        capsys.readouterr().out,
+        re.M,
     )
 
 
@@ -164,7 +166,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
     "resume nowhere": (["--resume"], "--resume needs --output"),
     "resume a typo": (["--resume", "--output", "typo"], "typo does not exist"),
-    "empty name": (["--dataset", ""], "name is empty"),
+    "empty name": (["--dataset", ""], "'' is no dataset's name"),
     "a name too long": (["--dataset", "x" * 5000], "File name too long"),
     "bad number": (["--seed", "one"], "invalid int value"),
 }

@@ -155,11 +155,11 @@ def test_an_environment_asked_for_by_name_must_exist(
 def test_data_read_before_their_environment_was_known_find_it(
     write_d4rl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = configs.configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
+    asked = configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
     with monkeypatch.context() as before:
         before.setitem(FACTS, "pen", dataclasses.replace(FACTS["pen"], env_id=None))
-        assert experiment.prepare(asked, Reporter()).facts.env_id is None
-    assert experiment.prepare(asked, Reporter()).facts.env_id == "d4rl/pen-v0"
+        assert prepare(asked, Reporter()).facts.env_id is None
+    assert prepare(asked, Reporter()).facts.env_id == "d4rl/pen-v0"
 
 
 def test_unfinished_episodes_are_left_out_on_demand(write_d4rl: Callable[..., Path]) -> None:

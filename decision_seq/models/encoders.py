@@ -23,10 +23,14 @@ class VectorEncoder(nn.Module):
         self.embed = nn.Linear(size, width)
 
     def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
-        """Mean and population standard deviation of the observations, [S] each."""
+        """Mean and population standard deviation of the observations, [S] each.
+
+        A dimension that never varied in the data is only centred. (kzl/decision-transformer,
+        gym/experiment.py, divides it by 1e-6: were it to vary at evaluation, as the contact forces
+        of D4RL's ant do in newer simulators, it would drown all others.)
+        """
         self.mean.copy_(torch.as_tensor(mean))
-        # The 1e-6 keeps a constant dimension finite (kzl/decision-transformer gym/experiment.py).
-        self.std.copy_(torch.as_tensor(std) + 1e-6)
+        self.std.copy_(torch.as_tensor(np.where(std > 1e-6, std + 1e-6, 1.0)))
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, T, S] -> [B, T, D]."""

@@ -12,7 +12,7 @@ Reads a YAML of the chosen snapshots:
 and writes decision_seq/data/behaviours/*.safetensors and datasets.json with the episodes and the
 mean return of every default collection.
 
-    python experiments/behaviour/bundle.py experiments/behaviour/tiers.yaml --runs runs
+    python experiments/behaviour/bundle.py experiments/behaviour/tiers.yml --runs runs
 """
 
 import argparse
