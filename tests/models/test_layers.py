@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.encoders import VectorEncoder
 from decision_seq.models.layers import Dropout, causal_mask, select
 
 
@@ -84,3 +85,10 @@ def test_more_heads_see_more() -> None:
     four.load_state_dict(one.state_dict())
     tokens = torch.randn(2, 6, 128)
     assert (one(tokens) - four(tokens)).abs().max() > 1e-3
+
+
+def test_a_dimension_that_never_varied_is_only_centred() -> None:
+    encoder = VectorEncoder(3, 8)
+    encoder.fit(np.array([1.0, 5.0, 0.0]), np.array([2.0, 0.0, 1e-9]))
+    torch.testing.assert_close(encoder.std, torch.tensor([2.0 + 1e-6, 1.0, 1.0]))
+    assert encoder(torch.full((1, 1, 3), 9.0)).abs().max() < 50
