@@ -38,7 +38,7 @@ def test_an_observation_is_what_it_says(env) -> None:
     observation, _ = env.reset(seed=3)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        observation, reward, terminated, _, _ = env.step(rng.uniform(-1, 1, 2))
+        observation, _, terminated, _, _ = env.step(rng.uniform(-1, 1, 2))
         first, second = env.unwrapped.data.qpos
         both = first + second
         tip = [
