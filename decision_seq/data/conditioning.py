@@ -91,13 +91,13 @@ class ReturnToGo(Conditioning):
         return 1
 
     def relabel(self, episode: Episode) -> np.ndarray:
-        return (returns_to_go(episode.rewards) / self._scale)[:, None].astype(np.float32)
+        return self._labels(episode.rewards)
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
         """As `relabel` does, from the rewards alone: the other columns are not read."""
         rewards, offsets = store.columns["rewards"].array, store.offsets
         for start, end in itertools.pairwise(offsets):
-            out[start:end, 0] = returns_to_go(rewards[start:end]) / self._scale
+            out[start:end] = self._labels(rewards[start:end])
 
     def prompt(self, targets: np.ndarray) -> np.ndarray:
         return (np.asarray(targets, np.float64) / self._scale)[:, None].astype(np.float32)
@@ -119,6 +119,9 @@ class ReturnToGo(Conditioning):
             return ReturnToGo(facts.return_scale)
         largest = float(np.abs(store.returns).max())
         return ReturnToGo(float(10.0 ** np.floor(np.log10(largest))) if largest > 0 else 1.0)
+
+    def _labels(self, rewards: np.ndarray) -> np.ndarray:
+        return (returns_to_go(rewards) / self._scale)[:, None].astype(np.float32)
 
     @property
     def _scale(self) -> float:

@@ -76,13 +76,16 @@ def test_actors_follow_each_other_and_share_equally(actor: GaussianPolicy, tmp_p
     assert both.num_episodes == 7
     for index in range(3):
         np.testing.assert_array_equal(both.episode(index).actions, first.episode(index).actions)
+    twice = collected(tmp_path / "twice", [UniformPolicy(), UniformPolicy()], Size(2, "episode"))
+    assert (twice.episode(0).observations[0] != twice.episode(1).observations[0]).any()
     assert [Size(10).share(part, 4).count for part in range(4)] == [2, 3, 2, 3]
 
 
 def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
     assert collected(tmp_path / "a", [UniformPolicy()], Size(19, "episode")).num_episodes == 19
-    steps = collected(tmp_path / "b", [UniformPolicy()], Size(100))
-    assert steps.num_transitions - steps.lengths[-1] < 100 <= steps.num_transitions
+    for count in (100, 300, 500, 700):
+        store = collected(tmp_path / str(count), [UniformPolicy()], Size(count))
+        assert store.num_transitions - store.lengths[-1] < count <= store.num_transitions
 
 
 def test_a_policy_for_another_environment_is_refused(actor: GaussianPolicy, tmp_path: Path) -> None:

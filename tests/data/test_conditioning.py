@@ -28,6 +28,17 @@ def test_return_to_go_obeys_its_recursion(rewards: np.ndarray) -> None:
     np.testing.assert_allclose(to_go[:-1], rewards[:-1] + to_go[1:], rtol=1e-9, atol=1e-9)
 
 
+def test_a_stores_labels_are_those_of_its_episodes(store: EpisodeStore) -> None:
+    conditioning = ReturnToGo(10.0)
+    column = label(store, conditioning).array
+    assert column.shape == (store.num_transitions, 1)
+    for index, episode in enumerate(store.episodes()):
+        rows = slice(store.offsets[index], store.offsets[index + 1])
+        np.testing.assert_array_equal(column[rows], conditioning.relabel(episode))
+        plain = [sum(map(float, episode.rewards[t:])) / 10 for t in range(len(episode))]
+        np.testing.assert_allclose(column[rows, 0], plain, rtol=1e-6)
+
+
 def test_advancing_the_prompt_retraces_the_labels(store: EpisodeStore) -> None:
     """The evaluation's conditions, given an episode's return, are the training's."""
     conditioning = ReturnToGo(1000.0)

@@ -142,6 +142,23 @@ def test_several_datasets_join_into_one(write_d4rl: Write) -> None:
     assert open_dataset(f"{a}+{b}").path == both.path
 
 
+def test_parts_of_different_tasks_do_not_join(write_d4rl: Write) -> None:
+    """HalfCheetah's and Walker2d's sizes are the same; nothing else is."""
+
+    def wide(name: str, sizes: tuple[int, int] = (17, 6)) -> str:
+        change = {key: lambda a: np.zeros((len(a), sizes[0])) for key in ("observations",)}
+        change["actions"] = lambda a: np.zeros((len(a), sizes[1]))
+        return str(write_d4rl((9,), name, drop=["next_observations"], change=change))
+
+    cheetah, walker = wide("halfcheetah_medium-v2.hdf5"), wide("walker2d_medium-v2.hdf5")
+    with pytest.raises(UserError, match="differ in task"):
+        open_dataset(f"{cheetah}+{walker}")
+    with pytest.raises(UserError, match="differ in observation or action size"):
+        open_dataset(f"{cheetah}+{write_d4rl((9,), 'hopper_medium-v2.hdf5')}")
+    unknown = wide("mine.hdf5")
+    assert open_dataset(f"{unknown}+{walker}").header["env_id"] == "Walker2d-v4"
+
+
 def test_a_part_joined_twice_is_not_another_part(write_d4rl: Write) -> None:
     a, b = (str(write_d4rl((n,), f"{n}.hdf5")) for n in (9, 8))
     assert open_dataset(f"{a}+{a}").lengths.tolist() == [9, 9]

@@ -81,8 +81,9 @@ def test_every_fault_is_found(tmp_path: Path) -> None:
         assert words in detail
 
 
-def test_a_bit_that_fell_over_is_found(store: EpisodeStore) -> None:
-    file = store.path / "rewards.npy"
+@pytest.mark.parametrize("column", ["observations", "actions", "rewards", "final_observations"])
+def test_a_bit_that_fell_over_is_found(store: EpisodeStore, column: str) -> None:
+    file = store.path / f"{column}.npy"
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
