@@ -433,13 +433,13 @@ def test_other_files_become_parquet_without_code(
     repository = server.folder / "datasets" / "own" / "lines"
     repository.mkdir(parents=True)
     rows = rows_of([30, 9])
-    (repository / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (repository / "lines.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     (repository / "dataset_infos.json").write_text("{}")
     path = open_remote("own/lines", tmp_path / "got")
     assert sorted(file.name for file in path.iterdir()) == ["all.parquet", "hub.json"]
     store = read(path)
     np.testing.assert_allclose(store.returns, [sum(row["rewards"]) for row in rows])
-    (repository / "train.jsonl").write_text("[1, 2")
+    (repository / "lines.jsonl").write_text("[1, 2")
     shutil.rmtree(tmp_path / "got")
     one_line_within_seconds("own/lines", "its files cannot be read", tmp_path)
 
@@ -471,8 +471,9 @@ def test_a_repository_that_changed_meanwhile_is_not_mixed(
     second = FILE.replace("0000", "0001")
     server.faults[second] = status(403, times=1)
     one_line_within_seconds(NAME, "HTTP 403", tmp_path)
-    parquet(server.folder / FILE, rows_of([11]))
-    assert read(open_remote(NAME, tmp_path / "got")).lengths.tolist() == [11, 400, 300]
+    (server.folder / FILE).unlink()  # fetched already, and no longer part of the set
+    parquet(server.folder / FILE.replace("0000", "0002"), rows_of([11]))
+    assert read(open_remote(NAME, tmp_path / "got")).lengths.tolist() == [400, 300, 11]
     assert list((tmp_path / "got").glob(".partial-*")) == []
 
 
