@@ -46,6 +46,13 @@ def test_counts_are_those_of_plain_numpy(store: EpisodeStore) -> None:
     assert facts["transitions_in"] == facts["transitions_out"] == 113
 
 
+def test_the_datas_own_reference_scores_come_first(tmp_path: Path) -> None:
+    store = written(tmp_path, [make_episode(30, 0)], reference_scores=[10.0, 60.0])
+    assert store.reference_scores == (10.0, 60.0)
+    facts = inspect(store)
+    assert facts["normalized"]["mean"] == pytest.approx(2 * (facts["return"]["mean"] - 10))
+
+
 def _repeat(episode: Episode) -> Episode:
     for array in (episode.observations, episode.actions, episode.rewards):
         array[10:15] = array[10]
