@@ -37,7 +37,7 @@ from decision_seq.data import (
 )
 from decision_seq.data.collection import Size
 from decision_seq.data.download import Unreachable
-from decision_seq.data.identity import stamp, store_root
+from decision_seq.data.identity import stamp, store_root, visible
 from decision_seq.data.store import EpisodeStore, StoreDamaged
 from decision_seq.types import Reporter, UserError
 
@@ -87,7 +87,7 @@ def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
             f"{name!r} is no dataset's name; `decision-seq data list` shows what there is"
         )
     path = Path(name).expanduser()
-    if path.exists() and name not in (".", ".."):
+    if path.exists():
         return open_path(path, request)
     if "+" in name:
         names = name.split("+")
@@ -125,8 +125,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
     """Who reads the path, and which files of a folder."""
     if path.is_dir():
         for marker, (reader, pattern) in FOLDER_READERS.items():
-            if any(path.glob(marker)):
-                return reader, [file for file in path.glob(pattern) if file.is_file()]
+            if visible(path, marker):
+                return reader, visible(path, pattern)
         raise UserError(
             f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
             " (Minari) and no .parquet file"

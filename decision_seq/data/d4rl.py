@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from decision_seq import envs
 from decision_seq.data import flat
 from decision_seq.data.download import fetch
-from decision_seq.data.identity import describe_file, require_file, task
+from decision_seq.data.identity import describe_file, require_file
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Reporter, UserError
@@ -114,22 +113,14 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             wanted = (*flat.REQUIRED, *flat.OPTIONAL)
             held = {name: file.get(_INSIDE.get(name, name)) for name in wanted}
             columns = {k: v for k, v in held.items() if isinstance(v, h5py.Dataset)}
-            flat.check(columns, ", ".join(sorted(map(str, file))) or "nothing")
-            facts = task(path.name, *flat.sizes(columns))
-            for episode in flat.episodes(columns, facts["max_episode_steps"]):
-                writer.append(episode)
+            found = ", ".join(sorted(map(str, file))) or "nothing"
+            source = describe_file("d4rl-hdf5", "D4RL-layout file", path)
+            return flat.fill(writer, columns, found, path.stem, source)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
             # h5py reports damage within the file by any of these
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        return writer.finish(
-            envs.canonical(path.name),
-            describe_file("d4rl-hdf5", "D4RL-layout file", path),
-            transitions_in=len(columns["rewards"]),
-            has_timeouts="timeouts" in columns,
-            **facts,
-        )
 
 
 # Where our own exports keep what D4RL's layout has no place for.

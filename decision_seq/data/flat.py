@@ -10,10 +10,14 @@ transition is kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from decision_seq import envs
+from decision_seq.data.identity import task
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, UserError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -67,10 +71,27 @@ def check(columns: Mapping[str, Rows], found: str) -> None:
         )
 
 
-def sizes(columns: Mapping[str, Rows]) -> tuple[int, int]:
-    """Size of an observation and dimensions of an action (1 when discrete)."""
+def fill(
+    writer: StoreWriter, columns: Mapping[str, Rows], found: str, name: str, source: dict[str, Any]
+) -> EpisodeStore:
+    """Write the columns of a file into a store.
+
+    found: the names that the file holds, for the message; name: the file's, from which the task is
+    told where it can be. UserError unless the columns are sound.
+    """
+    check(columns, found)
     actions = columns["actions"].shape
-    return int(np.prod(columns["observations"].shape[1:])), actions[1] if len(actions) > 1 else 1
+    observation_size = int(np.prod(columns["observations"].shape[1:]))
+    facts = task(name, observation_size, actions[1] if len(actions) > 1 else 1)
+    for episode in episodes(columns, facts["max_episode_steps"]):
+        writer.append(episode)
+    return writer.finish(
+        envs.canonical(name),
+        source,
+        transitions_in=len(columns["rewards"]),
+        has_timeouts="timeouts" in columns,
+        **facts,
+    )
 
 
 def episodes(columns: Mapping[str, Rows], max_episode_steps: int | None) -> Iterator[Episode]:

@@ -106,7 +106,7 @@ def _read(parquet: _Parquet, writer: StoreWriter, reporter: Reporter) -> Episode
 
 def _find(path: Path) -> _Parquet:
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if ".cache" not in p.parts)
+        files = identity.visible(path, "**/*.parquet")
         if not files:
             raise UserError(f"{path} holds no .parquet file; give a folder that does")
     else:

@@ -24,6 +24,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of the folder, outside hidden folders, in order."""
+    return sorted(
+        file
+        for file in folder.glob(pattern)
+        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    )
+
+
 def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
     """Size and time of change of a file, or of the `files` of a folder: cheap to look at.
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from decision_seq import envs
 from decision_seq.data import flat
-from decision_seq.data.identity import describe_file, require_file, task
+from decision_seq.data.identity import describe_file, require_file
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Reporter, UserError
@@ -71,23 +70,15 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             names = [entry.removesuffix(".npy") for entry in archive.namelist()]
             wanted = [name for name in (*flat.REQUIRED, *flat.OPTIONAL) if name in names]
             columns = {name: StreamedColumn(archive, name, open_files) for name in wanted}
-            flat.check(columns, ", ".join(sorted(names)) or "nothing")
-            facts = task(path.stem, *flat.sizes(columns))
-            for episode in flat.episodes(columns, facts["max_episode_steps"]):
-                writer.append(episode)
+            found = ", ".join(sorted(names)) or "nothing"
+            source = describe_file("npz", "NumPy archive", path)
+            return flat.fill(writer, columns, found, path.stem, source)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise UserError(f"{path} is no .npz archive, or is damaged ({error})") from error
         except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed unusually
             raise UserError(f"{path} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        return writer.finish(
-            envs.canonical(path.stem),
-            describe_file("npz", "NumPy archive", path),
-            transitions_in=len(columns["rewards"]),
-            has_timeouts="timeouts" in columns,
-            **facts,
-        )
 
 
 def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
