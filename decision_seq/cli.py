@@ -217,6 +217,7 @@ def _add_collect(verbs: Any) -> None:
         "collect",
         commands.run_collect,
         "Roll out a behaviour policy into a store that `train --dataset` takes.",
+        "  decision-seq data collect hopper-medium\n"
         "  decision-seq data collect hopper-medium --steps 1000000 --seed 1 --output big\n"
         "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 \\\n"
         "      --steps 200000 --output regrown\n"
@@ -237,7 +238,11 @@ def _add_collect(verbs: Any) -> None:
     parser.add_argument(
         "--workers", type=int, help="processes (default one a core); the data do not depend on it"
     )
-    parser.add_argument("--output", type=Path, required=True, help="the new store's folder")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the new store's folder (default, with NAME: where `train` looks for it)",
+    )
 
 
 def _add_convert(verbs: Any) -> None:

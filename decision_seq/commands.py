@@ -199,6 +199,7 @@ def run_convert(options: argparse.Namespace) -> int:
 
 
 def run_collect(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
     from decision_seq.data.bundled import DEFAULT_SIZE, collect_named
     from decision_seq.data.collection import Size
 
@@ -208,16 +209,23 @@ def run_collect(options: argparse.Namespace) -> int:
     size = DEFAULT_SIZE if options.steps is None else Size(options.steps)
     if options.episodes is not None:
         size = Size(options.episodes, "episode")
-    store = collect_named(
-        options.name,
-        options.policy,
-        options.env,
-        size,
-        options.seed,
-        options.output,
-        options.workers,
-        _reporter(),
-    )
+    reporter = _reporter()
+    if options.output is not None:
+        store = collect_named(
+            options.name,
+            options.policy,
+            options.env,
+            size,
+            options.seed,
+            options.output,
+            options.workers,
+            reporter,
+        )
+    elif named:
+        request = Request(size, options.seed, options.workers, reporter)
+        store = open_dataset(f"bundled/{options.name}", request)
+    else:
+        raise UserError("--policy needs --output, the new store's folder")
     _print_store(store)
     print(f"checksum {store.checksum}")
     return 0

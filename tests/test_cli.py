@@ -120,6 +120,17 @@ def test_list_names_the_bundled_data(capsys: pytest.CaptureFixture) -> None:
     )
 
 
+def test_a_bundled_collection_needs_no_output(capsys: pytest.CaptureFixture) -> None:
+    command = ["data", "collect", "hopper-random", "--episodes", "3", "--workers", "1"]
+    assert cli.main(command) == 0
+    first = capsys.readouterr().out
+    assert "3 episodes" in first
+    assert cli.main(command) == 0  # it is there
+    assert capsys.readouterr().out == first
+    assert cli.main(["data", "collect", "--policy", "uniform", "--env", "Hopper-v4"]) == 2
+    assert "--policy needs --output" in capsys.readouterr().err
+
+
 def test_collect_writes_a_store(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["data", "collect", "--policy", "uniform", "--env", "Hopper-v4", "--steps", "300"]
     output = tmp_path / "random"
