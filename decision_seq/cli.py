@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
     options.overrides = rest
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:

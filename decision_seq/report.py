@@ -128,11 +128,16 @@ def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
     return "\n".join(["episodes by return", *lines])
 
 
+PLOTS = (".png", ".svg", ".pdf")
+
+
 def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
     """The histogram of the episodes' returns, with the suggested targets, as an image.
 
     UserError when the file's kind is unknown or it cannot be written.
     """
+    if path.suffix not in PLOTS:
+        raise UserError(f"cannot draw {path}: name a file that ends in {', '.join(PLOTS)}")
     import matplotlib
 
     matplotlib.use("agg")

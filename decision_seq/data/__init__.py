@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +60,8 @@ class Request:
 
 Reader = Callable[[Path, Path, Reporter], EpisodeStore]  # (path, output, reporter) -> store
 
+STAMP = "stamp.json"  # beside a store's columns: the file or folder it was made of
+
 FILE_READERS: dict[str, Reader] = {
     ".hdf5": d4rl.read,
     ".h5": d4rl.read,
@@ -72,23 +77,23 @@ SIGNATURES: dict[bytes, Reader] = {
     b"PAR1": hub.read,
     b"\x80": pickles.read,
 }
-# A file by which a folder's kind is recognised -> its reader, and the files that hold the data.
+# A file by which a folder's kind is recognised -> its reader, and the files it may read.
 FOLDER_READERS: dict[str, tuple[Reader, str]] = {
     "data/metadata.json": (minari.read, "data/**/*"),
-    "**/*.parquet": (hub.read, "**/*.parquet"),
+    "**/*.parquet": (hub.read, "**/*"),
 }
 
 
 def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
     """Open a dataset by name or path; UserError names an unknown one and its nearest kin."""
     request = request or Request()
+    path = _path(name)
+    if path is not None:
+        return open_path(path, request)
     if not name or not name.isprintable():
         raise UserError(
             f"{name!r} is no dataset's name; `decision-seq data list` shows what there is"
         )
-    path = Path(name).expanduser()
-    if path.exists():
-        return open_path(path, request)
     if "+" in name:
         names = name.split("+")
         if not all(names):
@@ -97,9 +102,18 @@ def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
     for prefix, opener in SOURCES.items():
         if name.startswith(prefix + "/"):
             return opener(name.removeprefix(prefix + "/"), request)
-    if path.suffix.lower() in FILE_READERS:
+    if Path(name).suffix.lower() in FILE_READERS:
         raise UserError(f"{name} does not exist")
     return _open_best(name, request)
+
+
+def _path(name: str) -> Path | None:
+    """The file or folder of that name, where there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (ValueError, RuntimeError):  # a NUL, or the home of nobody
+        return None
 
 
 def open_path(path: Path, request: Request) -> EpisodeStore:
@@ -107,7 +121,7 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     if path.is_dir() and (path / "header.json").exists():
         return EpisodeStore.open(path)
     reader, files = _reader(path)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
     if output.is_dir():
@@ -116,9 +130,22 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
         except UserError as error:
             request.reporter.say(f"{error}: rebuilt")
         else:
-            if {key: store.header["source"].get(key) for key in now} == now:
+            if _kept_stamp(output) == now:
                 return store
-    return reader(path, output, request.reporter)
+    store = reader(path, output, request.reporter)
+    if stamp(path, files) != now:  # whatever was read, it is not the file as it is
+        shutil.rmtree(output)
+        raise UserError(f"{path} changed while it was read; run again")
+    (output / STAMP).write_text(json.dumps(now))
+    return store
+
+
+def _kept_stamp(store: Path) -> object:
+    """What the store was made of; None where it is not known."""
+    try:
+        return json.loads((store / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:

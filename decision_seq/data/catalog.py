@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl
+from decision_seq.data import bundled, d4rl, minari_files
 from decision_seq.data.identity import store_root
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
@@ -67,13 +66,13 @@ def _minari() -> Iterator[dict[str, Any]]:
     for root in (folder, store_root() / "minari"):
         for file in sorted(root.glob("**/data/metadata.json")):
             try:
-                facts = json.loads(file.read_text())
-            except (OSError, ValueError):
-                facts = {}  # inspect says what is wrong with it
+                facts = minari_files.read_metadata(file.parent.parent)
+            except UserError:
+                facts = {}  # `data inspect` says what is wrong with it
             yield {
                 "name": f"minari/{file.parent.parent.relative_to(root)}",
                 "source": "Minari",
-                "size": f"{facts['total_steps']:,} steps" if "total_steps" in facts else None,
+                "size": f"{facts['total_steps']:,} steps" if facts else None,
                 "episodes": facts.get("total_episodes"),
                 "here": "yes",
             }

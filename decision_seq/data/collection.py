@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,7 +26,7 @@ import numpy as np
 from decision_seq.data.behaviour import Actor
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
-from decision_seq.envs import Environments, facts_by_name
+from decision_seq.envs import Environments, facts_by_name, trust
 from decision_seq.types import Episode, Reporter, UserError
 
 WAVE = 32  # rows of the policy's matrices
@@ -71,6 +72,7 @@ def collect(
         raise UserError(f"{size.count} {size.unit}s asked for; at least {len(actors)} are needed")
     if seed < 0 or workers < 1:
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
+    trust(env_id)
     limit = _check_fits(actors, env_id)
     found = facts_by_name(env_id)
     total = 0
@@ -124,13 +126,26 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     former = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # read by the workers when they start
     # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_die_with_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
         for name, value in former.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _die_with_parent() -> None:
+    """A worker would otherwise wait for ever for the next job of a process that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -171,6 +186,7 @@ class _Jobs:
 @lru_cache(1)
 def _environments(env_id: str) -> Environments:
     """Kept by a worker from chunk to chunk: making them takes as long as a hundred steps."""
+    trust(env_id)  # whoever collects has named it
     return Environments(env_id, CHUNK)
 
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from decision_seq.data import flat
 from decision_seq.data.download import fetch
@@ -59,7 +60,7 @@ def versioned(name: str) -> str | None:
 def cache_folder() -> Path:
     """Where D4RL keeps its files, and so do we: `$D4RL_DATASET_DIR`, else `~/.d4rl/datasets`."""
     configured = os.environ.get("D4RL_DATASET_DIR")
-    return Path(configured) if configured else Path.home() / ".d4rl" / "datasets"
+    return Path(configured).expanduser() if configured else Path.home() / ".d4rl" / "datasets"
 
 
 def find_file(name: str) -> Path | None:
@@ -110,9 +111,9 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         raise UserError(f"{path} is no HDF5 file, or is cut short; fetch it again") from error
     with file, StoreWriter(output) as writer:
         try:
-            wanted = (*flat.REQUIRED, *flat.OPTIONAL)
-            held = {name: file.get(_INSIDE.get(name, name)) for name in wanted}
-            columns = {k: v for k, v in held.items() if isinstance(v, h5py.Dataset)}
+            columns = _columns(file)
+            stored = sum(column.id.get_storage_size() for column in columns.values())
+            flat.refuse_bomb(stored, sum(column.nbytes for column in columns.values()))
             found = ", ".join(sorted(map(str, file))) or "nothing"
             source = describe_file("d4rl-hdf5", "D4RL-layout file", path)
             return flat.fill(writer, columns, found, path.stem, source)
@@ -121,6 +122,23 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+
+def _columns(file: Any) -> dict[str, Any]:
+    """The datasets of the layout that the file itself holds."""
+    import h5py
+
+    columns = {}
+    for name in (*flat.REQUIRED, *flat.OPTIONAL):
+        inside = _INSIDE.get(name, name)
+        if isinstance(file.get(inside, getlink=True), h5py.ExternalLink):
+            raise UserError(f"{name} lies in another file; give one file that holds its data")
+        column = file.get(inside)
+        if isinstance(column, h5py.Dataset):
+            if column.is_virtual or column.external:
+                raise UserError(f"{name} lies in other files; give one file that holds its data")
+            columns[name] = column
+    return columns
 
 
 # Where our own exports keep what D4RL's layout has no place for.

@@ -91,8 +91,12 @@ def _persist(url: str, partial: Path, size: int | None, reporter: Reporter) -> i
 
 def require_reachable(url: str) -> None:
     """Unreachable unless the host of `url` answers anything at all within CONNECT_SECONDS."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        sound = False
+    if not sound:
         raise UserError(f"{url!r} is no http(s) address")
     host = f"{parts.scheme}://{parts.netloc}"
     if os.environ.get(OFFLINE, "0") not in ("", "0"):

@@ -26,8 +26,12 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
     """Write the store at `output`, whole or not at all; UserError when something is there."""
     if layout not in LAYOUTS:
         raise UserError(f"{layout!r} is no layout; there are {', '.join(LAYOUTS)}")
+    output = Path(os.path.abspath(output))
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
+    for folder in (store.path, Path(str(store.header["source"].get("path", store.path)))):
+        if output.is_relative_to(folder.resolve()):
+            raise UserError(f"{output} lies within the dataset itself; name another --output")
     with _whole(output) as partial:
         LAYOUTS[layout](store, partial, reporter)
 

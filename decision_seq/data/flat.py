@@ -36,6 +36,19 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> np.ndarray: ...
 
 
+# Trajectories do not compress a hundredfold; what unpacks to more is made to fill a disk.
+BOMB_RATIO, BOMB_BYTES = 100, 2**28
+
+
+def refuse_bomb(packed: int, size: int) -> None:
+    """UserError when `packed` bytes would unpack to an implausible `size`."""
+    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
+        raise UserError(
+            f"its {packed / 1e6:.1f} MB would unpack to {size / 1e9:.1f} GB, which no trajectories"
+            " do; it is not read"
+        )
+
+
 def check(columns: Mapping[str, Rows], found: str) -> None:
     """UserError unless the columns are there, numeric and of one length.
 
@@ -68,6 +81,10 @@ def check(columns: Mapping[str, Rows], found: str) -> None:
     if following is not None and following.shape != observations.shape:
         raise UserError(
             f"next_observations has shape {following.shape}, observations {observations.shape}"
+        )
+    if following is not None and (following.dtype == np.uint8) != (observations.dtype == np.uint8):
+        raise UserError(
+            f"next_observations are {following.dtype}, observations {observations.dtype}"
         )
 
 

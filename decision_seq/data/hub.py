@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
-from decision_seq.data import hub_columns, identity
+from decision_seq.data import flat, hub_columns, identity
 from decision_seq.data.hub_columns import FACTS_FILE, FETCHED_FILE
 from decision_seq.data.hub_export import write
 from decision_seq.data.hub_remote import open_remote
@@ -64,7 +64,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     try:
         with StoreWriter(output) as writer:
             return _read(parquet, writer, reporter)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged ({reason}); fetch it again") from error
     except UserError as error:
@@ -122,7 +122,7 @@ def _find(path: Path) -> _Parquet:
 
 
 def _table(file: Path) -> dict[str, Any]:
-    if not file.exists():
+    if not file.is_file():
         return {}
     try:
         table = json.loads(file.read_text())
@@ -165,6 +165,7 @@ def _columns(file: Path) -> tuple[list[str], int]:
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
             found, rows = opened.schema_arrow.names, opened.metadata.num_rows
+            flat.refuse_bomb(file.stat().st_size, _decoded_bytes(opened.metadata))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file} is no Parquet file, or is cut short; fetch it again") from error
     listed = ", ".join(found) or "nothing"
@@ -182,6 +183,12 @@ def _columns(file: Path) -> tuple[list[str], int]:
     if set(ENDS) <= set(found) and "dones" in found:
         names.remove("dones")  # the scalars say more
     return names, rows
+
+
+def _decoded_bytes(metadata: Any) -> int:
+    """At least so many bytes come of the file: a row group repeats a number for next to nothing."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    return sum(4 * g.column(i).num_values for g in groups for i in range(g.num_columns))
 
 
 def _batches(file: Path, names: list[str]) -> Iterator[Any]:

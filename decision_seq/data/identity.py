@@ -15,7 +15,7 @@ from decision_seq.types import UserError
 def store_root() -> Path:
     """Where stores are kept: `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`."""
     configured = os.environ.get("DECISION_SEQ_DATA")
-    return Path(configured) if configured else Path.home() / ".cache" / "decision_seq"
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "decision_seq"
 
 
 def sha256(path: Path) -> str:
@@ -34,15 +34,16 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
-    """Size and time of change of a file, or of the `files` of a folder: cheap to look at.
+    """Sizes and times of change of a file, or of the `files` of a folder: cheap to look at.
 
     A store is made anew when its source's stamp differs from the one in its header.
     """
-    facts = [file.stat() for file in ([path] if files is None else files)]
+    listed = [(str(f), f.stat()) for f in ([path] if files is None else files)]
+    lines = [f"{name} {fact.st_size} {fact.st_mtime_ns}" for name, fact in listed]
     return {
         "path": str(path.resolve()),
-        "bytes": sum(fact.st_size for fact in facts),
-        "modified_ns": max(fact.st_mtime_ns for fact in facts),
+        "bytes": sum(fact.st_size for _, fact in listed),
+        "files": hashlib.sha256("\n".join(lines).encode(errors="replace")).hexdigest(),
     }
 
 
@@ -69,9 +70,11 @@ def require_file(path: Path, what: str) -> None:
 
 
 def task(name: str, observation_size: int, action_size: int) -> dict[str, Any]:
-    """The task's entries of a store's header: by the name, else by the sizes where one task alone
-    has them, else unknown."""
-    found = envs.facts_by_name(name) or envs.facts_by_sizes(observation_size, action_size)
+    """The task's entries of a store's header: by the name, where the sizes do not contradict it,
+    else by the sizes where one task alone has them, else unknown."""
+    found = envs.facts_by_name(name)
+    if found is None or found[1].sizes not in (None, (observation_size, action_size)):
+        found = envs.facts_by_sizes(observation_size, action_size)
     family, facts = found or (None, None)
     return {
         "env_id": facts.env_id if facts else None,

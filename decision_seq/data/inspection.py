@@ -35,7 +35,7 @@ def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, 
     references, header = store.reference_scores, store.header
     returns, lengths = store.returns, store.lengths
     normalized = normalize(returns, references) if references else None
-    counts, edges = np.histogram(returns, BINS)
+    counts, edges = _histogram(returns)
     scan = _scan(store, reporter or Reporter())
     return {
         "name": store.name,
@@ -74,6 +74,13 @@ def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, 
         "checksum": store.checksum,
         "store": str(store.path),
     }
+
+
+def _histogram(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return np.histogram(returns, BINS)
+    except ValueError:  # they differ by too little, or by too much, for bins of finite width
+        return np.array([len(returns)]), np.array([returns.min(), returns.max()])
 
 
 def _quantiles(values: np.ndarray, at: tuple[float, ...]) -> dict[str, float]:
@@ -205,6 +212,9 @@ def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
             where = f"[-1, 1] ({error})"
     statistics = store.header["statistics"]
     least, most = np.array(statistics["action_min"]), np.array(statistics["action_max"])
+    if np.shape(bounds[0]) not in ((), least.shape):
+        detail = f"{env_id} has {np.size(bounds[0])} action dimensions, the data {least.size}"
+        return Finding(check, "warning", detail)
     tolerance = 1e-5
     outside = (least < bounds[0] - tolerance) | (most > bounds[1] + tolerance)
     detail = f"{low:.3g} to {high:.3g}; {where}"

@@ -163,7 +163,7 @@ def _reference_scores(metadata: dict[str, Any]) -> list[float] | None:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is None or high is None:
         return None
-    numbers = all(type(score) in (int, float) and np.isfinite(score) for score in (low, high))
+    numbers = all(type(score) in (int, float) and abs(score) < 1e300 for score in (low, high))
     if not numbers or low == high:
         raise UserError(f"ref_min_score {low!r} and ref_max_score {high!r} are no two numbers")
     return [float(low), float(high)]

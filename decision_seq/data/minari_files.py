@@ -87,6 +87,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
         )
     if metadata["total_episodes"] < 1 or metadata["total_steps"] < 1:
         raise UserError(f"{path} holds no transition")
+    if max(metadata["total_episodes"], metadata["total_steps"]) >= 2**53:
+        raise UserError(f"{file}: no dataset is so long; fetch the dataset again")
     return metadata
 
 

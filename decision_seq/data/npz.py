@@ -6,10 +6,12 @@ explode is not.
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -19,8 +21,18 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Reporter, UserError
 
-# Trajectories do not compress a hundredfold; an archive that does is a zip bomb.
-BOMB_RATIO, BOMB_BYTES = 100, 2**28
+# What zipfile and numpy raise for a damaged archive.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    MemoryError,
+    SyntaxError,
+    TokenError,
+)
 
 
 class StreamedColumn:
@@ -65,27 +77,19 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     with ExitStack() as open_files:
         try:
             archive = open_files.enter_context(zipfile.ZipFile(path))
-            _refuse_bomb(archive, path)
+            flat.refuse_bomb(
+                path.stat().st_size, sum(entry.file_size for entry in archive.infolist())
+            )
             writer = open_files.enter_context(StoreWriter(output))
-            names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            names = [e.removesuffix(".npy") for e in archive.namelist() if e.endswith(".npy")]
             wanted = [name for name in (*flat.REQUIRED, *flat.OPTIONAL) if name in names]
             columns = {name: StreamedColumn(archive, name, open_files) for name in wanted}
             found = ", ".join(sorted(names)) or "nothing"
             source = describe_file("npz", "NumPy archive", path)
             return flat.fill(writer, columns, found, path.stem, source)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+        except DAMAGE as error:
             raise UserError(f"{path} is no .npz archive, or is damaged ({error})") from error
         except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed unusually
             raise UserError(f"{path} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-
-
-def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
-    size = sum(entry.file_size for entry in archive.infolist())
-    packed = path.stat().st_size
-    if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-        raise UserError(
-            f"its {packed / 1e6:.1f} MB would unpack to {size / 1e9:.1f} GB, which no trajectories"
-            " do; it is not read"
-        )

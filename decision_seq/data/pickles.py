@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -71,11 +71,32 @@ class RestrictedUnpickler(pickle.Unpickler):
         return found
 
 
+MOST_TUPLES = 16  # in a row, between two values that are kept; an array's state has four
+
+
+def _refuse_traps(file: BinaryIO) -> None:
+    """UserError for what exhausts the unpickler itself: a far memo index, tuples in tuples."""
+    import pickletools
+
+    tuples = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if isinstance(argument, int) and opcode.name.endswith("BINPUT") and argument > count:
+            raise UserError("it reserves memory that it does not need; it is not read")
+        if opcode.name.startswith("TUPLE"):
+            tuples += 1
+        elif opcode.name in ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "REDUCE", "BUILD"):
+            tuples = 0
+        if tuples > MOST_TUPLES:
+            raise UserError("it nests tuples, which data do not need; it is not read")
+
+
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
     """Read a pickle into a store at `output`; UserError says what is wrong with a bad one."""
     require_file(path, "a pickle")
     try:
         with open(path, "rb") as file:
+            _refuse_traps(file)
+            file.seek(0)
             trajectories = RestrictedUnpickler(file).load()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

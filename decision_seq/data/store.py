@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -162,15 +163,18 @@ def _damaged(path: Path, what: str) -> StoreDamaged:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """A finite number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300
 
 
 def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
 
 
 def _text(value: object) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and value.isprintable()
 
 
 def _columns(value: object) -> bool:
@@ -186,16 +190,32 @@ def _columns(value: object) -> bool:
     )
 
 
+STATISTICS = ("observation_mean", "observation_std", "action_min", "action_max", "return_mean")
+
+
 def _statistics(value: object) -> bool:
     """Numbers, and (nested) lists of numbers."""
 
-    def numeric(item: object) -> bool:
-        return all(map(numeric, item)) if isinstance(item, list) else _number(item)
+    def numeric(item: object, depth: int = 4) -> bool:
+        if isinstance(item, list):
+            return depth > 0 and all(numeric(part, depth - 1) for part in item)
+        return _number(item)
 
     return (
         isinstance(value, dict)
-        and all(key in value for key in ("observation_mean", "observation_std"))
+        and all(key in value for key in STATISTICS)
         and all(map(numeric, value.values()))
+        and _number(value["return_mean"])
+    )
+
+
+def _scores(value: object) -> bool:
+    """[random, expert], apart."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_number, value))
+        and value[0] != value[1]
     )
 
 
@@ -210,9 +230,7 @@ HEADER: dict[str, Callable[[object], bool]] = {
     "env_id": _optional(_text),
     "family": _optional(_text),
     "max_episode_steps": _optional(_count),
-    "reference_scores": _optional(
-        lambda v: isinstance(v, list) and [*map(_number, v)] == [True] * 2
-    ),
+    "reference_scores": _optional(_scores),
     "transitions_in": _count,
     "has_timeouts": lambda value: isinstance(value, bool),
     "statistics": _statistics,
@@ -220,28 +238,42 @@ HEADER: dict[str, Callable[[object], bool]] = {
 }
 
 
+def header_fault(header: dict[str, Any]) -> str | None:
+    """What is wrong with a header; None for a sound one."""
+    for key, holds in HEADER.items():
+        if key not in header:
+            return f"header.json lacks {key!r}"
+        if not holds(header[key]):
+            return f"header.json: {key!r} is malformed"
+    return None
+
+
 def _read_header(path: Path) -> dict[str, Any]:
+    file = path / "header.json"
+    if not file.is_file():  # a pipe or a device would be waited for
+        raise UserError(f"{path} is no episode store: it has no header.json")
     try:
-        header = json.loads((path / "header.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is no episode store: it has no header.json") from error
+        header = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, "header.json cannot be read") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise _damaged(path, f"it is not of format {FORMAT}")
-    for key, holds in HEADER.items():
-        if key not in header:
-            raise _damaged(path, f"header.json lacks {key!r}")
-        if not holds(header[key]):
-            raise _damaged(path, f"header.json: {key!r} is malformed")
+    fault = header_fault(header)
+    if fault:
+        raise _damaged(path, fault)
     return header
 
 
 def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
+    file = path / f"{name}.npy"
     try:
-        array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if not file.is_file():
+            raise OSError("it is no regular file")
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise _damaged(path, f"{name}.npy cannot be read") from error
+    if not isinstance(array, np.ndarray):  # an archive under another name
+        raise _damaged(path, f"{name}.npy is no array")
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
         raise _damaged(
             path,
@@ -278,5 +310,8 @@ def _check_columns(path: Path, arrays: dict[str, np.ndarray]) -> None:
     rows = {len(observations), len(actions), len(rewards), int(offsets[-1])}
     if offsets[0] != 0 or (np.diff(offsets) < 1).any() or len(rows) > 1:
         raise _damaged(path, "its offsets do not fit its columns")
+    unknown = arrays.keys() - {*fits, "final_observations"}
+    if unknown:
+        raise _damaged(path, f"nobody knows its column {min(unknown)}")
     if (terminated & truncated).any():
         raise _damaged(path, "an episode is both terminated and truncated")

@@ -13,8 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from decision_seq.data.identity import sha256
-from decision_seq.data.store import FORMAT, EpisodeStore
+from decision_seq.data.store import FORMAT, EpisodeStore, header_fault
 from decision_seq.types import Episode, UserError
+
+MOST_CHOICES = 2**16  # of a discrete action; beyond it, the numbers mean something else
 
 
 class _Appender:
@@ -85,7 +87,8 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.abspath(path))  # "new/.." names the folder above, not a new one
+        self._require_free()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.partial = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=".partial-"))
@@ -110,6 +113,14 @@ class StoreWriter:
                 column.file.close()
         shutil.rmtree(self.partial, ignore_errors=True)  # already renamed away when finished
 
+    def _require_free(self) -> None:
+        """UserError unless the path is free, or holds a store, which may be replaced."""
+        if not os.path.lexists(self.path) or (self.path / "header.json").is_file():
+            return
+        if self.path.is_dir() and not self.path.is_symlink() and not any(self.path.iterdir()):
+            return
+        raise UserError(f"{self.path} is in the way and no episode store; move it elsewhere")
+
     def append(self, episode: Episode) -> None:
         """Add one whole episode; UserError when its arrays do not fit together or hold NaN."""
         episode = _checked(episode, f"episode {len(self.lengths)}")
@@ -132,7 +143,10 @@ class StoreWriter:
                     f"episode {len(self.lengths)}: {name} of shape {array.shape[1:]} {array.dtype}"
                     f" after {column.row}"
                 )
-            column.append(array)
+            try:
+                column.append(array)
+            except OSError as error:
+                raise self._refused(error) from error
         self.moments.add(arrays["observations"])
         low, high = episode.actions.min(0), episode.actions.max(0)
         if self.action_range is not None:
@@ -182,8 +196,12 @@ class StoreWriter:
             "reference_scores": None,
             **facts,
         }
+        fault = header_fault(header)
+        if fault:  # what the source says of itself is wrong, and would be again
+            raise UserError(f"{source['description']}: {fault.removeprefix('header.json: ')}")
         (self.partial / "header.json").write_text(json.dumps(header, indent=1))
         if not self._made_meanwhile(header):
+            self._require_free()  # something may have appeared while the data were collected
             if self.path.exists():
                 shutil.rmtree(self.path)
             try:
@@ -192,6 +210,9 @@ class StoreWriter:
                 if not self._made_meanwhile(header):  # between the look and the renaming
                     raise
         return EpisodeStore.open(self.path)
+
+    def _refused(self, error: OSError) -> UserError:
+        return UserError(f"cannot write the store {self.path}: {error.strerror}; make room there")
 
     def _made_meanwhile(self, header: dict[str, Any]) -> bool:
         """Whether another run has just made the same store: it may be in use, so it stays."""
@@ -228,8 +249,11 @@ def _checked(episode: Episode, name: str) -> Episode:
             f"{name}: actions of shape {actions.shape[1:]} {actions.dtype}; vectors of numbers, or"
             " one whole number a step, are needed"
         )
-    if discrete and actions.min() < 0:
-        raise UserError(f"{name}: a discrete action is {actions.min()}; they are counted from 0")
+    if discrete and not 0 <= actions.min() <= actions.max() < MOST_CHOICES:
+        raise UserError(
+            f"{name}: discrete actions run from {actions.min()} to {actions.max()}; choices counted"
+            f" from 0 and fewer than {MOST_CHOICES:,} are needed"
+        )
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         checked = Episode(
             _as(observations, np.uint8 if observations.dtype == np.uint8 else np.float32),

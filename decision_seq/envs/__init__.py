@@ -10,7 +10,7 @@ from decision_seq.envs.facts import (
     normalize,
     normalized_score,
 )
-from decision_seq.envs.running import Environments, make, obstacle
+from decision_seq.envs.running import Environments, make, obstacle, trust
 
 __all__ = [
     "FACTS",
@@ -24,4 +24,5 @@ __all__ = [
     "normalize",
     "normalized_score",
     "obstacle",
+    "trust",
 ]

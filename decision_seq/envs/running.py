@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import io
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +34,13 @@ def make(env_id: str) -> Any:
     import gymnasium
 
     name, options = _parse(env_id)
+    module, _, name = name.rpartition(":")
+    if module and module not in sys.modules:
+        raise UserError(
+            f"environment {env_id!r} is of the module {module}, which is imported only for an"
+            " environment that you name yourself (--env, --evaluation.env_id), never for one that"
+            " data name"
+        )
     _find(name)
     _silence_mujoco()
     try:
@@ -48,6 +56,16 @@ def make(env_id: str) -> Any:
     if isinstance(env.observation_space, gymnasium.spaces.Dict):
         return gymnasium.wrappers.FlattenObservation(env)
     return env
+
+
+def trust(env_id: str) -> None:
+    """Import the module of `module:Env-v0`, for an id that the user gave and not the data."""
+    module = env_id.partition("?")[0].rpartition(":")[0]
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"environment {env_id!r}: {error}") from error
 
 
 def _parse(env_id: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import os
 import pickle
 import stat
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ import numpy as np
 import pytest
 
 from decision_seq.cli import main
-from decision_seq.data import store_root
+from decision_seq.data import open_dataset, store_root
+from decision_seq.data.writer import StoreWriter
+from decision_seq.types import UserError
 from tests.conftest import make_episode
 
 Make = Callable[[Path], Path]
@@ -147,6 +150,86 @@ def object_npz(folder: Path) -> Path:
     return folder / "x.npz"
 
 
+def hdf5_of(name: str, make: Callable[[], Any], observations: Any = np.float32) -> Make:
+    def made(folder: Path) -> Path:
+        with h5py.File(folder / "x.hdf5", "w") as file:
+            for key, column in columns().items():
+                file[key] = column.astype(observations) if key == "observations" else column
+            file[name] = make()
+        return folder / "x.hdf5"
+
+    return made
+
+
+def hdf5_without_data(folder: Path) -> Path:
+    rows = 30_000_000
+    with h5py.File(folder / "x.hdf5", "w") as file:
+        for name, shape in {"observations": (rows, 11), "actions": (rows, 3)}.items():
+            file.create_dataset(name, shape, "f4", chunks=True)
+        for name in ("rewards", "terminals"):
+            file.create_dataset(name, (rows,), "f4", chunks=True)
+    return folder / "x.hdf5"
+
+
+def hdf5_elsewhere(folder: Path) -> Path:
+    path = hdf5("rewards", same)(folder)
+    with h5py.File(path, "a") as file, h5py.File(folder / "other.hdf5", "w") as other:
+        other["rewards"] = file["rewards"][:]
+        del file["rewards"]
+        file["rewards"] = h5py.ExternalLink("other.hdf5", "rewards")
+    return path
+
+
+def hdf5_virtual(folder: Path) -> Path:
+    path = hdf5("rewards", same)(folder)
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        layout = h5py.VirtualLayout((30,), "f4")
+        layout[:] = h5py.VirtualSource("gone.hdf5", "rewards", (30,))
+        file.create_virtual_dataset("rewards", layout)
+    return path
+
+
+def named_otherwise(folder: Path) -> Path:
+    np.savez(folder / "y.npz", **columns())
+    archive, former = zipfile.ZipFile(folder / "x.npz", "w"), zipfile.ZipFile(folder / "y.npz")
+    with archive, former:
+        for name in former.namelist():
+            other = "observations" if "observations" in name else name
+            archive.writestr(other, former.read(name))
+    return folder / "x.npz"
+
+
+def npz_header(text: bytes) -> Make:
+    def make(folder: Path) -> Path:
+        path = npz("rewards", same)(folder)
+        with zipfile.ZipFile(folder / "y.npz", "w") as archive:
+            for name in zipfile.ZipFile(path).namelist():
+                header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
+                archive.writestr(name, header)
+        return folder / "y.npz"
+
+    return make
+
+
+def parquet_bomb(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    steps = 8_000_000
+    zeros = pa.array(np.zeros(steps * 11, np.float32))
+    vectors = pa.FixedSizeListArray.from_arrays(zeros, 11)
+    table = {
+        "observations": pa.ListArray.from_arrays([0, steps], vectors),
+        "rewards": pa.ListArray.from_arrays([0, steps], zeros[:steps]),
+        "terminated": pa.array([True]),
+        "truncated": pa.array([False]),
+    }
+    table["actions"] = table["observations"]
+    parquet.write_table(pa.table(table), folder / "x.parquet")
+    return folder / "x.parquet"
+
+
 def folder_of_nothing(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
@@ -181,6 +264,19 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "hdf5: text": (hdf5("actions", lambda a: ["a"] * len(a)), "not numbers"),
     "hdf5: a folder": (lambda f: (f / "x.hdf5").mkdir() or f / "x.hdf5", "is no dataset"),
     "hdf5: a pipe": (pipe, "no regular file"),
+    "hdf5: rows without data": (hdf5_without_data, "would unpack to"),
+    "hdf5: data in another file": (hdf5_elsewhere, "lies in another file"),
+    "hdf5: a virtual column": (hdf5_virtual, "lies in other files"),
+    "hdf5: frames and then numbers": (
+        hdf5_of("next_observations", lambda: np.full((30, 11), 300.7), observations=np.uint8),
+        "next_observations are float64",
+    ),
+    "hdf5: choices beyond counting": (
+        hdf5("actions", lambda a: np.full(len(a), 2**63, np.uint64)),
+        "choices counted from 0",
+    ),
+    "npz: a name without .npy": (named_otherwise, "has no 'observations'"),
+    "npz: a header cut short": (npz_header(b"{'descr': '<f4', 'shape': (3,"), "no .npz archive"),
     "npz: empty": (raw("x.npz", b""), "is empty"),
     "npz: cut short": (cut_short(npz("rewards", same)), "no .npz archive"),
     "npz: text": (raw("x.npz", b"not an archive"), "no .npz archive"),
@@ -204,6 +300,15 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "pickle: cut short": (cut_short(trajectory("rewards", same)), "no pickle"),
     "pickle: empty": (raw("x.pkl", b""), "is empty"),
+    "pickle: a far memo": (
+        raw("x.pkl", b"\x80\x04]r" + struct.pack("<I", 2**28) + b"."),
+        "reserves memory",
+    ),
+    "pickle: tuples in tuples": (
+        raw("x.pkl", b"\x80\x04})" + b"\x85" * 10**6 + b"K\x01s."),
+        "nests tuples",
+    ),
+    "parquet: one number, often": (parquet_bomb, "would unpack to"),
     "pickle: not a list": (pickled(lambda: {"a": 1}), "no list of trajectories"),
     "pickle: a list of numbers": (pickled(lambda: [1, 2]), "not a dict"),
     "pickle: no trajectory": (pickled(list), "no list of trajectories"),
@@ -288,6 +393,11 @@ def _header(key: str, value: Any) -> Callable[[Path], None]:
     return damage
 
 
+def pipe_header(store: Path) -> None:
+    (store / "header.json").unlink()
+    os.mkfifo(store / "header.json")
+
+
 STORES: dict[str, tuple[Callable[[Path], None], str]] = {
     "rows fewer than promised": (_column("rewards", lambda a: a[:-1]), "do not fit"),
     "offsets of two dimensions": (_column("offsets", lambda a: a[None]), "offsets cannot be"),
@@ -314,6 +424,10 @@ STORES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda s: np.save(s / "rewards.npy", np.array([Program()]), allow_pickle=True),
         "rewards.npy cannot be read",
     ),
+    "a pipe for a header": (pipe_header, "has no header.json"),
+    "numbers beyond numbers": (_header("reference_scores", [0, 10**400]), "malformed"),
+    "scores that are one": (_header("reference_scores", [1, 1]), "malformed"),
+    "a name that moves the cursor": (_header("name", "x\x1b[2J"), "'name' is malformed"),
     "a column gone": (lambda s: (s / "actions.npy").unlink(), "actions.npy cannot be read"),
 }
 
@@ -327,14 +441,12 @@ def test_a_store_that_lies_is_refused(
     assert main(["data", "inspect", str(store.path)]) == 2
     error = capsys.readouterr().err
     assert words in error
-    assert "delete the store" in error
+    assert "delete the store" in error or "no episode store" in error
     assert error.count("\n") == 1
 
 
 def test_a_pickle_of_numpy_1_or_protocol_2_is_data(tmp_path: Path) -> None:
     """What admits no program admits every pickle of arrays that there is."""
-    from decision_seq.data import open_dataset
-
     expected = None
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         content = pickle.dumps([columns(), columns(9)], protocol)
@@ -365,3 +477,59 @@ def test_pickles_are_refused_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(content)
     assert main(["data", "inspect", str(tmp_path / "x.pkl")]) == 2
     assert not (tmp_path / "ran").exists()
+
+
+def test_data_may_not_name_a_module_to_be_imported(
+    store: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gymnasium imports `module` for an environment called `module:Env-v0`."""
+    _header("env_id", "this:Foo-v0")(store.path)
+    assert main(["data", "inspect", str(store.path)]) == 0
+    assert "never for one that data name" in capsys.readouterr().out
+    assert "this" not in sys.modules
+
+
+def test_nothing_that_is_not_a_store_is_ever_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "precious").write_text("x")
+    monkeypatch.chdir(tmp_path / "here")
+    collect = ["data", "collect", "--policy", "uniform", "--env", "Hopper-v4", "--workers", "1"]
+    assert main([*collect, "--episodes", "1", "--output", "new/.."]) == 2
+    assert (tmp_path / "here" / "precious").read_text() == "x"
+    writer = StoreWriter(tmp_path / "store")
+    writer.append(make_episode(9, 0))
+    (tmp_path / "store").mkdir()  # while the data are collected, somebody else moves in
+    (tmp_path / "store" / "notes").write_text("x")
+    facts = {"env_id": None, "family": None, "max_episode_steps": None, "transitions_in": 9}
+    with pytest.raises(UserError, match="in the way"):
+        writer.finish("x", {"description": "x"}, has_timeouts=True, **facts)
+    assert (tmp_path / "store" / "notes").read_text() == "x"
+
+
+def test_a_file_replaced_while_it_is_read_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = npz("rewards", same)(tmp_path)
+    stamps = iter(({"files": "before"}, {"files": "after"}))
+    monkeypatch.setattr("decision_seq.data.stamp", lambda path, files: next(stamps))
+    with pytest.raises(UserError, match="changed while it was read"):
+        open_dataset(str(path))
+    assert list(store_root().iterdir()) == []
+
+
+def test_sizes_that_contradict_a_name_win(tmp_path: Path) -> None:
+    path = npz("rewards", same)(tmp_path)  # Hopper's sizes
+    for name, env_id in (("walker2d_x.npz", "Hopper-v4"), ("hopper_x.npz", "Hopper-v4")):
+        assert open_dataset(str(path.rename(tmp_path / name))).header["env_id"] == env_id
+        path = tmp_path / name
+
+
+def test_a_dataset_is_not_written_into_itself(
+    store: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(store.path / "inside")
+    command = ["data", "convert", str(store.path), "--to", "parquet", "--output", output]
+    assert main(command) == 2
+    assert "lies within the dataset itself" in capsys.readouterr().err
