@@ -10,6 +10,7 @@ writes what a reader needs to believe it:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,10 +194,16 @@ def _first_on_main(accelerator: Accelerator, begin: Callable[[], Problem]) -> Pr
             problem = begin()
         except UserError as error:
             failure = str(error)
-    outcome = broadcast_object_list([failure, problem.config if problem else None])
+    found = (problem.config, str(problem.store.path)) if problem else (None, "")
+    outcome = broadcast_object_list([failure, *found])
     if outcome[0] is not None:
         raise UserError(outcome[0])
-    return problem or prepare(outcome[1], Reporter())
+    if problem is not None:
+        return problem
+    config, store = outcome[1:]
+    if Path(store).is_dir():  # the very data, where the disk is shared
+        config = dataclasses.replace(config, dataset=store)
+    return prepare(config, Reporter())
 
 
 def finish(path: Path, output: Path, reporter: Reporter | None = None) -> Scores | None:

@@ -84,7 +84,9 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     if evaluation.env_id:
         trust(evaluation.env_id)
     env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
-    reason = None if evaluation.env_id else obstacle(env_id, family)
+    reason = None
+    if evaluation.episodes and not evaluation.env_id:  # what the data ask for may not run here
+        reason = obstacle(env_id, family)
     if reason and evaluation.episodes:
         reporter.say(f"not rolled out: {reason}; the offline metrics are in metrics.jsonl")
         evaluation = dataclasses.replace(evaluation, episodes=0)

@@ -94,11 +94,14 @@ def write_d4rl(tmp_path: Path) -> Callable[..., Path]:
         drop: Sequence[str] = (),
         change: dict[str, Callable[[np.ndarray], Any]] | None = None,
         tail: int = 0,
+        sizes: tuple[int, int] | None = None,
     ) -> Path:
-        """`tail` transitions without an end follow the episodes."""
-        episodes = [make_episode(n, i, terminated=i % 2 == 0) for i, n in enumerate(lengths)]
+        """`tail` transitions without an end follow the episodes; sizes: Hopper's by default."""
+        episodes = [
+            make_episode(n, i, terminated=i % 2 == 0, sizes=sizes) for i, n in enumerate(lengths)
+        ]
         if tail:
-            episodes.append(make_episode(tail, 99))
+            episodes.append(make_episode(tail, 99, sizes=sizes))
         ends = np.concatenate([np.arange(len(e)) == len(e) - 1 for e in episodes])
         kinds = np.concatenate([np.full(len(e), e.terminated) for e in episodes])
         if tail:

@@ -103,14 +103,15 @@ def without_robotics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "reason"),
+    ("dataset", "sizes", "reason"),
     [
-        ("kitchen-partial-v0.hdf5", "no environment stands for kitchen today"),
-        ("pen-human-v1.hdf5", "d4rl/pen-v0 needs gymnasium-robotics"),
+        ("kitchen-partial-v0.hdf5", (60, 9), "no environment stands for kitchen today"),
+        ("pen-human-v1.hdf5", (45, 24), "d4rl/pen-v0 needs gymnasium-robotics"),
     ],
 )
 def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
     dataset: str,
+    sizes: tuple[int, int],
     reason: str,
     write_d4rl: Callable[..., Path],
     tmp_path: Path,
@@ -118,7 +119,9 @@ def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
 ) -> None:
     without_robotics(monkeypatch)
     asked = {"evaluation": {"episodes": 2}}
-    made = configs.load(Config, configs.to_tree(tiny(write_d4rl(name=dataset), steps=2)), asked)
+    made = configs.load(
+        Config, configs.to_tree(tiny(write_d4rl(name=dataset, sizes=sizes), steps=2)), asked
+    )
     reporter, output = Lines(), tmp_path / "run"
     path = experiment.train(made, output, reporter=reporter)
     assert [line for line in reporter.lines if reason in line and "not rolled out" in line]
@@ -155,7 +158,9 @@ def test_an_environment_asked_for_by_name_must_exist(
 def test_data_read_before_their_environment_was_known_find_it(
     write_d4rl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = configs.load(Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5"))})
+    asked = configs.load(
+        Config, {"dataset": str(write_d4rl(name="pen-human-v1.hdf5", sizes=(45, 24)))}
+    )
     with monkeypatch.context() as before:
         before.setitem(FACTS, "pen", dataclasses.replace(FACTS["pen"], env_id=None))
         assert prepare(asked, Reporter()).facts.env_id is None

@@ -41,7 +41,7 @@ from decision_seq.data import (
 from decision_seq.data.collection import Size
 from decision_seq.data.download import Unreachable
 from decision_seq.data.identity import stamp, store_root, visible
-from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
 
@@ -124,20 +124,27 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
-    if output.is_dir():
-        try:
-            store = EpisodeStore.open(output)
-        except UserError as error:
-            request.reporter.say(f"{error}: rebuilt")
-        else:
-            if _kept_stamp(output) == now:
-                return store
+    kept = _reopen(output, request)
+    if kept is not None and _kept_stamp(output) == now:
+        return kept
     store = reader(path, output, request.reporter)
     if stamp(path, files) != now:  # whatever was read, it is not the file as it is
         shutil.rmtree(output)
         raise UserError(f"{path} changed while it was read; run again")
     (output / STAMP).write_text(json.dumps(now))
     return store
+
+
+def _reopen(output: Path, request: Request) -> EpisodeStore | None:
+    """The store kept under that name; None, and the remains gone, where there is no sound one."""
+    if not output.is_dir():
+        return None
+    try:
+        return EpisodeStore.open(output)
+    except UserError as error:
+        request.reporter.say(f"made again: {str(error).partition('; delete')[0]}")
+        shutil.rmtree(output)  # in the folder that is ours alone
+        return None
 
 
 def _kept_stamp(store: Path) -> object:
@@ -201,11 +208,9 @@ def _open_d4rl(name: str, request: Request) -> EpisodeStore:
 
 def _open_bundled(name: str, request: Request) -> EpisodeStore:
     output = store_root() / bundled.store_name(name, request.size, request.seed)
-    if output.is_dir():
-        try:
-            return EpisodeStore.open(output)
-        except StoreDamaged as error:  # collected again, from the same seed
-            request.reporter.say(f"{error}: rebuilt")
+    kept = _reopen(output, request)
+    if kept is not None:
+        return kept
     return bundled.collect_bundled(
         name, output, request.size, request.seed, request.workers, request.reporter
     )

@@ -16,8 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from decision_seq import envs
 from decision_seq.data.behaviour import Actor, GaussianPolicy, UniformPolicy, load_actor
 from decision_seq.data.collection import COLLECTOR, Size, collect
+from decision_seq.data.identity import sha256
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
@@ -72,6 +74,8 @@ def store_name(name: str, size: Size, seed: int) -> str:
         version("gymnasium"),
         version("mujoco"),
         version("numpy"),
+        version("scipy"),
+        *(sha256(file) for file in sorted(Path(envs.__file__).parent.glob("reacher2d.[px]*"))),
     ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     return f"bundled-{name}-{size.count}{size.unit}s-seed{seed}-{key}"

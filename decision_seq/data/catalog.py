@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl, minari_files
-from decision_seq.data.identity import store_root
+from decision_seq.data import bundled, d4rl, minari_files, minari_remote
+from decision_seq.data.identity import store_root, visible
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
@@ -61,10 +59,8 @@ def _d4rl() -> Iterator[dict[str, Any]]:
 
 def _minari() -> Iterator[dict[str, Any]]:
     """The Minari datasets of this machine; the remote ones are not asked for."""
-    configured = os.environ.get("MINARI_DATASETS_PATH")
-    folder = Path(configured) if configured else Path.home() / ".minari" / "datasets"
-    for root in (folder, store_root() / "minari"):
-        for file in sorted(root.glob("**/data/metadata.json")):
+    for root in minari_remote.roots(store_root() / "minari"):
+        for file in visible(root, "**/data/metadata.json"):
             try:
                 facts = minari_files.read_metadata(file.parent.parent)
             except UserError:

@@ -173,8 +173,9 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
         array.flush()
         os.replace(partial, folder / name)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot keep the labels in {folder}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)  # Ctrl-C, too, leaves nothing half-made
     return Column(np.load(folder / name, mmap_mode="r", allow_pickle=False))
 
 

@@ -7,6 +7,7 @@ D4RL's own package cannot be imported today (it needs mujoco-py), so its files a
 from __future__ import annotations
 
 import csv
+import json
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -57,6 +58,13 @@ def versioned(name: str) -> str | None:
     return next((full for v in "210" if (full := f"{name}-v{v}") in published()), None)
 
 
+def dataset_name(path: Path) -> str:
+    """D4RL's name of the dataset in a file of its host (`hopper_mixed.hdf5` is
+    hopper-medium-replay-v0, `Ant_maze_u-maze_...` is an antmaze); any other file's own name."""
+    known = {file.name: name for name, file in published().items()}
+    return known.get(path.name, path.stem)
+
+
 def cache_folder() -> Path:
     """Where D4RL keeps its files, and so do we: `$D4RL_DATASET_DIR`, else `~/.d4rl/datasets`."""
     configured = os.environ.get("D4RL_DATASET_DIR")
@@ -69,15 +77,26 @@ def find_file(name: str) -> Path | None:
     if full is None:
         return None
     ours = f"{full.rpartition('-v')[0].replace('-', '_')}-v{full[-1]}.hdf5"
-    return next(
-        (
-            folder / file
-            for folder in (cache_folder(), Path("data"))
-            for file in (published()[full].name, ours)
-            if (folder / file).is_file()
-        ),
-        None,
-    )
+    published_name = published()[full].name
+    for folder in (cache_folder(), Path("data")):
+        for file in (published_name, ours):
+            if (folder / file).is_file():
+                _require_whole(folder / file, full)
+                return folder / file
+    return None
+
+
+def _require_whole(path: Path, name: str) -> None:
+    """UserError for a file that we fetched ourselves and that is no longer what it was."""
+    try:
+        told = json.loads(path.with_name(f"{path.name}.json").read_text())["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # put there by hand, or by D4RL
+    if path.stat().st_size != told:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes, {told:,} were fetched for d4rl/{name};"
+            " delete it and run again"
+        )
 
 
 def download(name: str, reporter: Reporter | None = None) -> Path:
@@ -116,7 +135,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             flat.refuse_bomb(stored, sum(column.nbytes for column in columns.values()))
             found = ", ".join(sorted(map(str, file))) or "nothing"
             source = describe_file("d4rl-hdf5", "D4RL-layout file", path)
-            return flat.fill(writer, columns, found, path.stem, source)
+            return flat.fill(writer, columns, found, dataset_name(path), source)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
             # h5py reports damage within the file by any of these
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error

@@ -6,6 +6,7 @@ its size and its SHA-256.
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -13,6 +14,8 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,18 @@ OFFLINE = "DECISION_SEQ_OFFLINE"
 
 
 class Unreachable(UserError):
-    """The host cannot be reached: no network, no such host, nobody listening."""
+    """The host cannot be reached, or will not give the file: another source may stand in."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}; check the network, or put the data in place by hand")
+        self.reason = reason
+
+
+class Refused(Unreachable):
+    """The host answers, but not with the file; the message is whole."""
+
+    def __init__(self, reason: str) -> None:
+        UserError.__init__(self, reason)
         self.reason = reason
 
 
@@ -52,15 +63,33 @@ def fetch(
     file of others is refused and removed. Unreachable within seconds without a network; UserError
     for anything else the host or the disk refuses.
     """
-    reporter = reporter or Reporter()
-    partial = path.with_name(f"{path.name}.partial")
     require_reachable(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        total = _persist(url, partial, size, reporter)
+        with _alone(path):
+            if not path.exists():  # another process may just have brought it
+                _fetch(url, path, size, digest, reporter or Reporter())
     except OSError as error:
         where = error.filename or path.parent
         raise UserError(f"cannot write {where}: {error.strerror}; make room there") from error
+    return path
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Of several processes that want the same file, one at a time."""
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _fetch(url: str, path: Path, size: int | None, digest: str | None, reporter: Reporter) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    total = _persist(url, partial, size, reporter)
     actual = sha256(partial)
     _require_as_published(url, partial, total, size, actual, digest)
     facts = {
@@ -72,7 +101,6 @@ def fetch(
     path.with_name(f"{path.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     os.replace(partial, path)
     partial.with_suffix(".tag").unlink(missing_ok=True)
-    return path
 
 
 def _persist(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
@@ -137,10 +165,10 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to send: checked like a whole file
             return have
-        raise UserError(_refusal(url, error.code)) from error
+        raise Refused(_refusal(url, error.code)) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(f"{url}: the host gives no answer ({reason}); try again later") from error
+        raise Refused(f"{url}: the host gives no answer ({reason}); try again later") from error
     with response:
         resumed = response.status == 206
         have = have if resumed else 0

@@ -5,6 +5,8 @@ Everything is counted from the store's columns, block by block.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -149,7 +151,7 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
     )
     yield _share("repeated steps", scan.repeated, store.num_transitions, "equal the step before")
     yield _share(
-        "repeated episodes", _same_episodes(store), store.num_episodes, "equal another's rewards"
+        "repeated episodes", _same_episodes(store), store.num_episodes, "are an earlier one again"
     )
     constant = int(scan.constant.sum())
     yield Finding(
@@ -183,17 +185,15 @@ def _share(check: str, count: int, of: int, what: str) -> Finding:
 
 
 def _same_episodes(store: EpisodeStore) -> int:
-    """Episodes of several steps whose rewards are those of an earlier one."""
-    rewards = store.columns["rewards"].array
+    """Episodes that are an earlier one again: the same actions, rewards and first observation."""
+    columns = {name: column.array for name, column in store.columns.items()}
     seen = set()
-    long = [rewards[a:b].tobytes() for a, b in _bounds(store) if np.ptp(rewards[a:b]) > 0]
-    for content in long:
-        seen.add(hash(content))
-    return len(long) - len(seen)
-
-
-def _bounds(store: EpisodeStore) -> Iterator[tuple[int, int]]:
-    return zip(store.offsets[:-1].tolist(), store.offsets[1:].tolist(), strict=True)
+    for start, end in itertools.pairwise(store.offsets.tolist()):
+        digest = hashlib.blake2b(columns["observations"][start].tobytes(), digest_size=16)
+        digest.update(columns["actions"][start:end].tobytes())
+        digest.update(columns["rewards"][start:end].tobytes())
+        seen.add(digest.digest())
+    return store.num_episodes - len(seen)
 
 
 def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
@@ -206,7 +206,9 @@ def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
     where = "[-1, 1], for want of an environment"
     if env_id is not None:
         try:
-            space = make(env_id).action_space
+            env = make(env_id)
+            space = env.action_space
+            env.close()
             bounds, where = (space.low, space.high), f"{env_id}'s action space"
         except (UserError, AttributeError) as error:
             where = f"[-1, 1] ({error})"

@@ -37,8 +37,8 @@ from decision_seq.types import Episode, Reporter, UserError
 __all__ = ["dataset_id", "open_remote", "read", "write"]
 
 EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens as many files as it is asked for episodes
-# Tasks whose Gymnasium environments have D4RL's observations and rewards whatever their version, so
-# that D4RL's reference scores are theirs too. Its mazes, kitchen and hands have other layouts.
+# Tasks whose Gymnasium environments keep D4RL's observations, and its reference scores as the scale
+# (`envs.environment_notes` says what -v5 changes). Its mazes, kitchen and hands have other layouts.
 SAME_TASK = ("hopper", "halfcheetah", "walker2d", "reacher2d")
 
 

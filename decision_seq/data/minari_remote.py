@@ -19,12 +19,21 @@ from decision_seq.types import Reporter, UserError
 NAME = re.compile(r"([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+-v[0-9]+")
 
 
+def roots(folder: Path) -> list[Path]:
+    """Where Minari's datasets are looked for: its own folders, then `folder`."""
+    configured = os.environ.get("MINARI_DATASETS_PATH")
+    return [
+        *([Path(configured)] if configured else []),
+        Path.home() / ".minari" / "datasets",
+        folder,
+    ]
+
+
 def find(name: str, folder: Path) -> Path | None:
     """The dataset's folder where it is at hand: Minari's own folders, then `folder`."""
-    roots = [Path.home() / ".minari" / "datasets", folder]
-    if os.environ.get("MINARI_DATASETS_PATH"):
-        roots.insert(0, Path(os.environ["MINARI_DATASETS_PATH"]))
-    found = (root / name for root in roots if (root / name / "data" / "metadata.json").is_file())
+    found = (
+        root / name for root in roots(folder) if (root / name / "data" / "metadata.json").is_file()
+    )
     return next(found, None)
 
 

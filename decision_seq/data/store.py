@@ -87,6 +87,7 @@ class EpisodeStore:
             name: _open_column(path, name, facts) for name, facts in header["columns"].items()
         }
         _check_columns(path, arrays)
+        _check_statistics(path, header["statistics"], arrays)
         episodic = {name: np.asarray(arrays.pop(name)) for name in EPISODE_COLUMNS}
         return cls(
             path, header, {name: Column(array) for name, array in arrays.items()}, **episodic
@@ -281,6 +282,16 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
             f" {facts['dtype']}{facts['shape']}",
         )
     return array
+
+
+def _check_statistics(
+    path: Path, statistics: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """StoreDamaged unless they are of the sizes of what they describe: numpy would stretch them."""
+    sizes = {"observation": arrays["observations"].shape[1:], "action": arrays["actions"].shape[1:]}
+    for key in STATISTICS[:-1]:
+        if np.shape(statistics[key]) != sizes[key.partition("_")[0]]:
+            raise _damaged(path, f"header.json: {key} is of shape {np.shape(statistics[key])}")
 
 
 def _check_columns(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -23,6 +23,11 @@ SIMULATOR_NOTE = (
     "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator is newer, so"
     " scores are close to, not equal to, D4RL's"
 )
+V5_OF_D4RLS_TASKS = ("Hopper-v5", "Walker2d-v5")
+V5_NOTE = (
+    "-v5 is not the environment of D4RL's reference scores: the step of a fall earns 1 less, and"
+    " Walker2d's feet have more friction"
+)
 ANT_NOTE = (
     "contact forces are computed here and cost reward, while mujoco-py 2.0 left them at 0"
     " (openai/gym#1541)"
@@ -182,4 +187,8 @@ def environment_notes(env_id: str) -> list[str]:
     for facts in FACTS.values():
         if facts.env_id in (env_id, name):
             notes += facts.differences
-    return [*notes, ENVIRONMENT_NOTE] if name.endswith("-v4") else notes
+    if name.endswith("-v4"):
+        notes.append(ENVIRONMENT_NOTE)
+    if name in V5_OF_D4RLS_TASKS:
+        notes.append(V5_NOTE)
+    return notes

@@ -52,7 +52,8 @@ def make(env_id: str) -> Any:
         hint = f"; did you mean {', '.join(known)}?" if known else ""
         raise UserError(f"environment {name!r} is not registered with Gymnasium{hint}") from error
     except (gymnasium.error.Error, *REFUSALS) as error:
-        raise UserError(f"environment {env_id!r}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()) or f"it fails with {type(error).__name__}"
+        raise UserError(f"environment {env_id!r}: {reason}") from error
     if isinstance(env.observation_space, gymnasium.spaces.Dict):
         return gymnasium.wrappers.FlattenObservation(env)
     return env
@@ -84,9 +85,16 @@ def _parse(env_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def obstacle(env_id: str | None, family: str | None) -> str | None:
-    """Why the policies of a known task cannot be rolled out here; None where nothing is known."""
+    """Why the policies of a known task cannot be rolled out here; None where nothing hinders.
+
+    env_id: the environment that the data name; made once, to see that it runs.
+    """
     if env_id is not None:
-        return _missing_extra(env_id)
+        try:
+            make(env_id).close()
+        except UserError as error:
+            return str(error)
+        return None
     facts = FACTS.get(family or "")
     return f"no environment stands for {family} today ({facts.absent})" if facts else None
 

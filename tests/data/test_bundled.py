@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from decision_seq.data import Request, open_dataset
+from decision_seq.data.behaviour import UniformPolicy
 from decision_seq.data.bundled import POLICIES, bundled, recipe
 from decision_seq.data.collection import Size
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
 SMALL = 300_000  # bytes of a policy file
-LARGE = {"medium-replay", "medium-expert"}
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))
@@ -49,7 +49,22 @@ def test_another_policy_or_simulator_means_another_store(monkeypatch: pytest.Mon
 
     first = path().path
     monkeypatch.setattr("decision_seq.data.bundled.COLLECTOR", 99)
-    assert path().path != first
+    second = path().path
+    assert second != first
+    monkeypatch.setattr("decision_seq.data.bundled.version", lambda package: "9")
+    third = path().path
+    assert third not in (first, second)
+    monkeypatch.setattr(
+        "decision_seq.data.bundled.UniformPolicy", lambda: UniformPolicy("another policy")
+    )
+    assert path().path not in (first, second, third)
+
+
+def test_a_folder_that_lost_its_header_is_made_again() -> None:
+    request = Request(size=Size(8, "episode"))
+    first = open_dataset("bundled/hopper-random", request)
+    (first.path / "header.json").unlink()
+    assert open_dataset("bundled/hopper-random", request).checksum == first.checksum
 
 
 def test_unknown_names_are_refused() -> None:

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from decision_seq.data import open_dataset, store_root
+from decision_seq.data.d4rl import published
+from decision_seq.envs import facts_by_name
 from decision_seq.types import UserError
+from tests.conftest import make_episode
 
 Write = Callable[..., Path]
 
@@ -169,6 +172,29 @@ def test_parts_of_other_precision_join(write_d4rl: Write) -> None:
     wide = write_d4rl((9,), "b.hdf5", change={"rewards": lambda a: a[:, None].astype(np.float64)})
     both = open_dataset(f"{write_d4rl((40,), 'a.hdf5')}+{wide}")
     assert both.lengths.tolist() == [40, 9]
+
+
+def test_the_task_of_every_published_file_is_that_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of their files, D4RL's antmazes would be ants."""
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    seen = set()
+    for name, file in published().items():
+        found = facts_by_name(name)
+        assert found is not None
+        family, facts = found
+        if family in seen:
+            continue
+        seen.add(family)
+        assert facts.sizes is not None
+        episode = make_episode(5, 0, sizes=facts.sizes)
+        with h5py.File(tmp_path / file.name, "w") as opened:
+            opened["observations"], opened["actions"] = episode.observations[:-1], episode.actions
+            opened["rewards"], opened["terminals"] = episode.rewards, np.arange(5) == 4
+        header = open_dataset(f"d4rl/{name}").header
+        assert (header["family"], header["env_id"]) == (family, facts.env_id), name
+    assert {"antmaze-umaze", "antmaze-large", "kitchen", "maze2d-large-dense", "pen"} <= seen
 
 
 def test_a_task_without_published_facts_opens(write_d4rl: Write) -> None:

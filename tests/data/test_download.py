@@ -7,13 +7,15 @@ import json
 import runpy
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from decision_seq.data import d4rl, open_dataset
+from decision_seq.data import Request, d4rl, open_dataset
+from decision_seq.data.collection import Size
 from decision_seq.data.d4rl import PublishedFile, cache_folder, published
 from decision_seq.data.download import Unreachable, fetch
 from decision_seq.types import UserError
@@ -130,6 +132,31 @@ def test_a_forged_file_is_refused_and_removed(host: Loopback) -> None:
 def test_refusals_name_the_address_and_the_mend(host: Loopback, code: int, words: str) -> None:
     host.faults[FILE] = status(code)
     fails_within_seconds(rf"{words} \(HTTP {code}\); try a mirror")
+
+
+def test_a_file_that_was_cut_later_is_named(host: Loopback) -> None:
+    open_dataset("d4rl/hopper-medium-v2")
+    file = cache_folder() / "hopper_medium-v2.hdf5"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"has 5,000 bytes, .* were fetched .* delete it"):
+        open_dataset("d4rl/hopper-medium-v2")
+
+
+def test_several_processes_fetch_a_file_once(host: Loopback) -> None:
+    url, path = f"{host.url}/{FILE}", cache_folder() / "x"
+    threads = [threading.Thread(target=fetch, args=(url, path)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() == (host.folder / FILE).read_bytes()
+    assert sum(asked.method == "GET" for asked in host.requests) == 1
+
+
+def test_a_host_that_refuses_leaves_the_bundled_collection(host: Loopback) -> None:
+    host.faults[FILE] = status(403)
+    store = open_dataset("hopper-medium", Request(size=Size(40), workers=1))
+    assert store.header["source"]["kind"] == "bundled"
 
 
 def test_a_host_that_never_answers_is_given_up(host: Loopback) -> None:

@@ -216,7 +216,7 @@ def parquet_bomb(folder: Path) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    steps = 8_000_000
+    steps = 3_300_000
     zeros = pa.array(np.zeros(steps * 11, np.float32))
     vectors = pa.FixedSizeListArray.from_arrays(zeros, 11)
     table = {
@@ -398,6 +398,12 @@ def pipe_header(store: Path) -> None:
     os.mkfifo(store / "header.json")
 
 
+def stretched(store: Path) -> None:
+    header = json.loads((store / "header.json").read_text())
+    header["statistics"]["observation_mean"] = [1.0]
+    (store / "header.json").write_text(json.dumps(header))
+
+
 STORES: dict[str, tuple[Callable[[Path], None], str]] = {
     "rows fewer than promised": (_column("rewards", lambda a: a[:-1]), "do not fit"),
     "offsets of two dimensions": (_column("offsets", lambda a: a[None]), "offsets cannot be"),
@@ -427,6 +433,7 @@ STORES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pipe for a header": (pipe_header, "has no header.json"),
     "numbers beyond numbers": (_header("reference_scores", [0, 10**400]), "malformed"),
     "scores that are one": (_header("reference_scores", [1, 1]), "malformed"),
+    "statistics that numpy would stretch": (stretched, "observation_mean is of shape"),
     "a name that moves the cursor": (_header("name", "x\x1b[2J"), "'name' is malformed"),
     "a column gone": (lambda s: (s / "actions.npy").unlink(), "actions.npy cannot be read"),
 }
