@@ -59,17 +59,20 @@ def _d4rl() -> Iterator[dict[str, Any]]:
 
 def _minari() -> Iterator[dict[str, Any]]:
     """The Minari datasets of this machine; the remote ones are not asked for."""
+    known = _known_stores()
     for root in minari_remote.roots(store_root() / "minari"):
         for file in visible(root, "**/data/metadata.json"):
             try:
                 facts = minari_files.read_metadata(file.parent.parent)
             except UserError:
                 facts = {}  # `data inspect` says what is wrong with it
+            store = known.get(str(file.parent.parent.resolve()))
             yield {
                 "name": f"minari/{file.parent.parent.relative_to(root)}",
                 "source": "Minari",
                 "size": f"{facts['total_steps']:,} steps" if facts else None,
                 "episodes": facts.get("total_episodes"),
+                **({} if store is None else _counted(store)),
                 "here": "yes",
             }
 
@@ -79,9 +82,8 @@ def _stores() -> Iterator[dict[str, Any]]:
     for path, store in _known_stores().items():
         if store.header["source"].get("kind") != "bundled":
             yield {
-                "name": store.name,
-                "source": path,
-                "environment": store.header["env_id"],
+                "name": path,
+                "source": store.header["source"].get("kind"),
                 **_counted(store),
                 "here": "yes",
             }
@@ -89,6 +91,7 @@ def _stores() -> Iterator[dict[str, Any]]:
 
 def _counted(store: EpisodeStore) -> dict[str, Any]:
     return {
+        "environment": store.header["env_id"],
         "size": f"{store.num_transitions:,} steps",
         "episodes": store.num_episodes,
         **_scores(store.reference_scores, store.header["statistics"]["return_mean"]),

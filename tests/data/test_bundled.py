@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,15 @@ def test_another_policy_or_simulator_means_another_store(monkeypatch: pytest.Mon
         "decision_seq.data.bundled.UniformPolicy", lambda: UniformPolicy("another policy")
     )
     assert path().path not in (first, second, third)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_steps_of_halfcheetah_take_less_than_a_minute() -> None:
+    """On two cores that do nothing else."""
+    started = time.perf_counter()
+    store = open_dataset("bundled/halfcheetah-medium", Request(size=Size(100_000), workers=2))
+    assert time.perf_counter() - started < 60
+    assert store.num_transitions == 100_000
 
 
 def test_a_folder_that_lost_its_header_is_made_again() -> None:

@@ -1,6 +1,7 @@
 """What is written out reads back into identical arrays, whatever the layout."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,24 +19,27 @@ from tests.conftest import make_episode
 NAMES = {"d4rl": "hopper.hdf5", "minari": "minari", "parquet": "hopper", "store": "hopper"}
 
 
-@pytest.fixture(params=["with finals", "without finals"])
+ENDS = [(True, False), (False, False), (False, True), (False, False)]
+
+
+@pytest.fixture(params=["with finals", "without finals", "discrete"])
 def mixed(request: pytest.FixtureRequest, tmp_path: Path) -> EpisodeStore:
     """Episodes of all three endings, one that merely stops in the middle and one at the end."""
-    final = request.param == "with finals"
+    final = request.param != "without finals"
     with StoreWriter(tmp_path / "mixed") as writer:
-        for index, ends in enumerate(
-            [(True, False), (False, False), (False, True), (False, False)]
-        ):
+        for index, (terminated, truncated) in enumerate(ENDS):
             episode = make_episode(20 + index, index, final=final)
-            object.__setattr__(episode, "terminated", ends[0])
-            object.__setattr__(episode, "truncated", ends[1])
             episode.rewards[0] = 1e-9 * index
-            writer.append(episode)
+            actions = episode.actions
+            if request.param == "discrete":
+                actions = (actions[:, 0] > 0).astype(np.int64)
+            ends = {"terminated": terminated, "truncated": truncated}
+            writer.append(replace(episode, actions=actions, **ends))
         return writer.finish(
             "hopper-mixed",
             {"kind": "test", "description": "a test's data"},
-            env_id="Hopper-v4",
-            family="hopper",
+            env_id=None if request.param == "discrete" else "Hopper-v4",
+            family=None if request.param == "discrete" else "hopper",
             max_episode_steps=1000,
             transitions_in=86,
             has_timeouts=True,
@@ -59,7 +63,8 @@ def test_a_round_trip_changes_nothing(layout: str, mixed: EpisodeStore, tmp_path
         np.testing.assert_array_equal(back.columns[name].array, column.array)
     for flag in ("offsets", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(back, flag), getattr(mixed, flag))
-    assert (back.header["env_id"], back.header["family"]) == ("Hopper-v4", "hopper")
+    for key in ("env_id", "family"):
+        assert back.header[key] == mixed.header[key]
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
@@ -93,6 +98,15 @@ def test_convert_from_the_command_line(
     assert "65 transitions" in capsys.readouterr().out
     assert main(command) == 2
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_relative_output_is_as_good(
+    layout: str, store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    convert(store, layout, Path("out") / NAMES[layout], Reporter())
+    assert reopened(layout, tmp_path / "out" / NAMES[layout]).checksum == store.checksum
 
 
 def test_what_fails_leaves_nothing(
