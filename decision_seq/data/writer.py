@@ -162,6 +162,12 @@ class StoreWriter:
 
         facts: the entries of `store.HEADER` that say what the task is.
         """
+        try:
+            return self._finish(name, source, facts)
+        except OSError as error:  # a full disk is no fault of the source
+            raise self._refused(error) from error
+
+    def _finish(self, name: str, source: dict[str, Any], facts: dict[str, Any]) -> EpisodeStore:
         if not self.lengths:
             raise UserError(f"{source['description']} holds no transition")
         ends = np.array(self.ends, bool)

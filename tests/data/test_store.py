@@ -123,3 +123,21 @@ def test_episodes_must_agree_in_shape(tmp_path) -> None:
         writer.append(make_episode(10, 1))
         with pytest.raises(UserError, match="observations of shape"):
             writer.append(make_episode(10, 1, sizes=(12, 3)))
+
+
+def test_a_full_disk_is_no_fault_of_the_data(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    facts = {"env_id": None, "family": None, "max_episode_steps": None, "transitions_in": 10}
+    words = r"cannot write the store .* make room there"
+    with StoreWriter(tmp_path / "folder" / "store") as writer:
+        writer.append(make_episode(10, 0))
+        with monkeypatch.context() as disk:
+            disk.setattr("decision_seq.data.writer._Appender.append", full)
+            with pytest.raises(UserError, match=words):
+                writer.append(make_episode(10, 1))
+        monkeypatch.setattr("decision_seq.data.writer.np.save", full)
+        with pytest.raises(UserError, match=words):
+            writer.finish("x", {"description": "x"}, has_timeouts=True, **facts)
+    assert list((tmp_path / "folder").iterdir()) == []
