@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.data.header import STATISTICS, header_fault
 from decision_seq.data.identity import sha256
 from decision_seq.envs import FACTS
 from decision_seq.types import Episode, UserError
@@ -161,92 +162,6 @@ class EpisodeStore:
 
 def _damaged(path: Path, what: str) -> StoreDamaged:
     return StoreDamaged(f"store {path}: {what}; delete the store to have it rebuilt")
-
-
-def _number(value: object) -> bool:
-    """A finite number that a float can hold."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) < 1e300
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable()
-
-
-def _columns(value: object) -> bool:
-    """name -> {dtype: text, shape: list of counts, sha256: text}"""
-    return isinstance(value, dict) and all(
-        name.isidentifier()  # a header may not lead out of its folder
-        and isinstance(facts, dict)
-        and _text(facts.get("dtype"))
-        and _text(facts.get("sha256"))
-        and isinstance(facts.get("shape"), list)
-        and all(map(_count, facts["shape"]))
-        for name, facts in value.items()
-    )
-
-
-STATISTICS = ("observation_mean", "observation_std", "action_min", "action_max", "return_mean")
-
-
-def _statistics(value: object) -> bool:
-    """Numbers, and (nested) lists of numbers."""
-
-    def numeric(item: object, depth: int = 4) -> bool:
-        if isinstance(item, list):
-            return depth > 0 and all(numeric(part, depth - 1) for part in item)
-        return _number(item)
-
-    return (
-        isinstance(value, dict)
-        and all(key in value for key in STATISTICS)
-        and all(map(numeric, value.values()))
-        and _number(value["return_mean"])
-    )
-
-
-def _scores(value: object) -> bool:
-    """[random, expert], apart."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(map(_number, value))
-        and value[0] != value[1]
-    )
-
-
-def _optional(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or check(value)
-
-
-# What a header must hold, and how it is recognised.
-HEADER: dict[str, Callable[[object], bool]] = {
-    "name": _text,
-    "source": lambda value: isinstance(value, dict) and _text(value.get("description")),
-    "env_id": _optional(_text),
-    "family": _optional(_text),
-    "max_episode_steps": _optional(_count),
-    "reference_scores": _optional(_scores),
-    "transitions_in": _count,
-    "has_timeouts": lambda value: isinstance(value, bool),
-    "statistics": _statistics,
-    "columns": _columns,
-}
-
-
-def header_fault(header: dict[str, Any]) -> str | None:
-    """What is wrong with a header; None for a sound one."""
-    for key, holds in HEADER.items():
-        if key not in header:
-            return f"header.json lacks {key!r}"
-        if not holds(header[key]):
-            return f"header.json: {key!r} is malformed"
-    return None
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from decision_seq.data.header import header_fault
 from decision_seq.data.identity import sha256
-from decision_seq.data.store import FORMAT, EpisodeStore, header_fault
+from decision_seq.data.store import FORMAT, EpisodeStore
 from decision_seq.types import Episode, UserError
 
 MOST_CHOICES = 2**16  # of a discrete action; beyond it, the numbers mean something else
@@ -160,7 +161,7 @@ class StoreWriter:
     def finish(self, name: str, source: dict[str, Any], **facts: Any) -> EpisodeStore:
         """Write the header and give the store its name. `source` needs a `description`.
 
-        facts: the entries of `store.HEADER` that say what the task is.
+        facts: the entries of `header.HEADER` that say what the task is.
         """
         try:
             return self._finish(name, source, facts)
