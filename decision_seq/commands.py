@@ -69,6 +69,7 @@ def run_train(options: argparse.Namespace) -> int:
 def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The config and the run's folder that the options ask for."""
     from decision_seq import config as configs
+    from decision_seq.envs import trust
     from decision_seq.problem import Config
 
     if options.resume and options.output is None:
@@ -83,6 +84,9 @@ def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(_overrides(options.overrides))
     config = configs.load(Config, *trees)
+    asked = trees[1:] if saved is not None and saved.is_file() else trees
+    if any("env_id" in (tree.get("evaluation") or {}) for tree in asked):
+        trust(config.evaluation.env_id or "")  # a saved one may be what the data named
     return config, options.output or _default_output(config)
 
 
@@ -135,8 +139,10 @@ def _default_output(config: Any) -> Path:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    from decision_seq.envs import trust
     from decision_seq.evaluate import evaluate_checkpoint
 
+    trust(options.env or "")
     scores = evaluate_checkpoint(
         options.path,
         targets=options.target,

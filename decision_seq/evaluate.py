@@ -17,7 +17,7 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
-from decision_seq.envs import Environments, environment_notes, normalize, obstacle, trust
+from decision_seq.envs import Environments, environment_notes, normalize, obstacle
 from decision_seq.policies.base import Policy
 from decision_seq.types import Batch, Reporter, Scores, Spec, TargetScore, Transition, UserError
 
@@ -229,8 +229,6 @@ def evaluate_checkpoint(
     """Roll out a checkpoint, or a run's newest, at its own targets unless others are given."""
     loaded = checkpoint.load(path, _device(device))
     facts = loaded.facts
-    if env_id:
-        trust(env_id)
     env_id = env_id or facts.env_id
     if env_id is None:
         reason = obstacle(None, facts.family) or "it names none"

@@ -16,7 +16,7 @@ from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
 from decision_seq.data.sampler import WindowIndex
 from decision_seq.data.store import EpisodeStore
-from decision_seq.envs import FACTS, obstacle, trust
+from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.train import TrainConfig
@@ -81,13 +81,11 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     family = store.header["family"]
     facts = FACTS.get(family or "")
     evaluation = config.evaluation
-    if evaluation.env_id:
-        trust(evaluation.env_id)
     env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
     reason = None
     if evaluation.episodes and not evaluation.env_id:  # what the data ask for may not run here
         reason = obstacle(env_id, family)
-    if reason and evaluation.episodes:
+    if reason:
         reporter.say(f"not rolled out: {reason}; the offline metrics are in metrics.jsonl")
         evaluation = dataclasses.replace(evaluation, episodes=0)
     require(

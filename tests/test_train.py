@@ -17,6 +17,8 @@ import yaml
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
+from decision_seq.cli import main
+from decision_seq.data import open_dataset
 from decision_seq.data.sampler import window_ids
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
@@ -153,6 +155,25 @@ def test_an_environment_asked_for_by_name_must_exist(
     asked = {"evaluation": {"episodes": 2}}
     with pytest.raises(UserError, match="no environment is known for"):
         experiment.train(configs.load(Config, configs.to_tree(unknown), asked), tmp_path / "run")
+
+
+def test_a_resumed_run_imports_no_module_that_its_data_named(
+    write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resolved configuration holds the data's environment, beside what the user asked for."""
+    (tmp_path / "evilmod.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = open_dataset(str(write_d4rl((40, 25)))).path
+    header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps({**header, "env_id": "evilmod:Foo-v0"}))
+    train = ["train", "--dataset", str(folder), "--output", str(tmp_path / "run")]
+    small = ["--train.steps", "2", "--policy.backbone.width", "8", "--policy.backbone.layers", "1"]
+    assert main([*train, *small]) == 0
+    assert main([*train, "--resume"]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "evilmod" not in sys.modules
+    assert main(["evaluate", str(tmp_path / "run"), "--env", "evilmod:Foo-v0"]) == 2
+    assert "evilmod" in sys.modules
 
 
 def test_data_read_before_their_environment_was_known_find_it(
