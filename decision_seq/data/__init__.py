@@ -211,28 +211,32 @@ def _open_bundled(name: str, request: Request) -> EpisodeStore:
     kept = _reopen(output, request)
     if kept is not None:
         return kept
-    return bundled.collect_bundled(
-        name, output, request.size, request.seed, request.workers, request.reporter
+    return bundled.collect_recipe(
+        name,
+        bundled.recipe(name),
+        output,
+        request.size,
+        request.seed,
+        request.workers,
+        request.reporter,
     )
 
 
 def _open_minari(name: str, request: Request) -> EpisodeStore:
-    _require_name("minari", name, r"[\w-]+(/[\w-]+)*-v\d+", "mujoco/hopper/medium-v0")
+    _require_name("minari", name, minari_remote.NAME, "mujoco/hopper/medium-v0")
     return open_path(
         minari_remote.open_remote(name, store_root() / "minari", request.reporter), request
     )
 
 
 def _open_hub(name: str, request: Request) -> EpisodeStore:
-    _require_name(
-        "hub", name, r"\w[\w.-]*/\w[\w.-]*(:\w[\w.-]*)?", "OWNER/NAME or OWNER/NAME:CONFIG"
-    )
+    _require_name("hub", name, hub_remote.NAME, "OWNER/NAME or OWNER/NAME:CONFIG")
     return open_path(hub_remote.open_remote(name, store_root() / "hub", request.reporter), request)
 
 
-def _require_name(source: str, name: str, pattern: str, example: str) -> None:
+def _require_name(source: str, name: str, pattern: re.Pattern[str], example: str) -> None:
     """UserError for a name that is none, as one that leads out of the folder."""
-    if not re.fullmatch(pattern, name):
+    if not pattern.fullmatch(name):
         raise UserError(f"{source}/{name} is no name of a dataset; give one like {example}")
 
 

@@ -81,18 +81,6 @@ def store_name(name: str, size: Size, seed: int) -> str:
     return f"bundled-{name}-{size.count}{size.unit}s-seed{seed}-{key}"
 
 
-def collect_bundled(
-    name: str,
-    output: Path,
-    size: Size = DEFAULT_SIZE,
-    seed: int = 0,
-    workers: int | None = None,
-    reporter: Reporter | None = None,
-) -> EpisodeStore:
-    """Collect `name` into a store at `output`. UserError for an unknown name."""
-    return collect_recipe(name, recipe(name), output, size, seed, workers, reporter)
-
-
 def collect_recipe(
     name: str,
     found: Bundled,
@@ -102,7 +90,7 @@ def collect_recipe(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> EpisodeStore:
-    """Collect by a recipe, in the table or not."""
+    """Collect by a recipe, in the table or not, into a store at `output`."""
     actors = found.actors()
     source = {
         "kind": "bundled",
@@ -138,7 +126,7 @@ def collect_named(
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
     if name is not None:
-        return collect_bundled(name, output, size, seed, workers, reporter)
+        return collect_recipe(name, recipe(name), output, size, seed, workers, reporter)
     assert policy is not None
     assert env_id is not None
     actor = load_actor(policy)

@@ -11,14 +11,21 @@ from decision_seq.data.identity import store_root, visible
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
+Stores = dict[str, EpisodeStore]  # by the path of what they were made of
 COLUMNS = ("name", "source", "environment", "size", "episodes", "return", "normalized", "here")
 
 
 def catalog(source: str | None = None) -> list[dict[str, Any]]:
     """One row a dataset, None where something is not known before the dataset is here."""
-    rows = {"bundled": _bundled, "d4rl": _d4rl, "minari": _minari, "store": _stores}
+    known = _known_stores()
+    rows = {
+        "bundled": _bundled(),
+        "d4rl": _d4rl(known),
+        "minari": _minari(known),
+        "store": _stores(known),
+    }
     chosen = [rows[source]] if source else rows.values()
-    return [{column: row.get(column) for column in COLUMNS} for make in chosen for row in make()]
+    return [{column: row.get(column) for column in COLUMNS} for part in chosen for row in part]
 
 
 def _scores(references: tuple[float, float] | None, mean: float) -> dict[str, Any]:
@@ -41,8 +48,7 @@ def _bundled() -> Iterator[dict[str, Any]]:
         }
 
 
-def _d4rl() -> Iterator[dict[str, Any]]:
-    known = _known_stores()
+def _d4rl(known: Stores) -> Iterator[dict[str, Any]]:
     for name, file in d4rl.published().items():
         path = d4rl.find_file(name)
         found = envs.facts_by_name(name)
@@ -57,9 +63,8 @@ def _d4rl() -> Iterator[dict[str, Any]]:
         }
 
 
-def _minari() -> Iterator[dict[str, Any]]:
+def _minari(known: Stores) -> Iterator[dict[str, Any]]:
     """The Minari datasets of this machine; the remote ones are not asked for."""
-    known = _known_stores()
     for root in minari_remote.roots(store_root() / "minari"):
         for file in visible(root, "**/data/metadata.json"):
             try:
@@ -77,9 +82,9 @@ def _minari() -> Iterator[dict[str, Any]]:
             }
 
 
-def _stores() -> Iterator[dict[str, Any]]:
+def _stores(known: Stores) -> Iterator[dict[str, Any]]:
     """Stores made of files, folders and joins."""
-    for path, store in _known_stores().items():
+    for path, store in known.items():
         if store.header["source"].get("kind") != "bundled":
             yield {
                 "name": path,
@@ -98,9 +103,9 @@ def _counted(store: EpisodeStore) -> dict[str, Any]:
     }
 
 
-def _known_stores() -> dict[str, EpisodeStore]:
-    """The stores kept here, by the path of what they were made of."""
-    stores = {}
+def _known_stores() -> Stores:
+    """The sound stores kept here."""
+    stores: Stores = {}
     for folder in sorted(store_root().glob("*")):
         try:
             store = EpisodeStore.open(folder)

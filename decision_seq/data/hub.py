@@ -31,13 +31,9 @@ import numpy as np
 from decision_seq import envs
 from decision_seq.data import flat, hub_columns, identity
 from decision_seq.data.hub_columns import FACTS_FILE, FETCHED_FILE
-from decision_seq.data.hub_export import write
-from decision_seq.data.hub_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
-
-__all__ = ["open_remote", "read", "write"]
 
 ROWS_AT_ONCE = 32  # episodes decoded together
 REQUIRED = ("observations", "actions", "rewards")
@@ -260,7 +256,7 @@ def _source(parquet: _Parquet) -> dict[str, Any]:
     return {
         "kind": "parquet",
         "description": f"{what}, sha256 {digest.hexdigest()[:12]}",
-        **identity.stamp(parquet.path, parquet.files),
+        "path": str(parquet.path.resolve()),
         "sha256": digest.hexdigest(),
         "files": len(parquet.files),
         "fetched": parquet.fetched or None,

@@ -36,7 +36,7 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
     """Sizes and times of change of a file, or of the `files` of a folder: cheap to look at.
 
-    A store is made anew when its source's stamp differs from the one in its header.
+    A store is made anew when its source's stamp differs from the one kept beside it.
     """
     listed = [(str(f), f.stat()) for f in ([path] if files is None else files)]
     lines = [f"{name} {fact.st_size} {fact.st_mtime_ns}" for name, fact in listed]
@@ -54,7 +54,8 @@ def describe_file(kind: str, what: str, path: Path) -> dict[str, Any]:
     return {
         "kind": kind,
         "description": f"{what} {path.name}, sha256 {digest[:12]}",
-        **stamp(path),
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
         "sha256": digest,
     }
 

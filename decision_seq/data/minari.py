@@ -18,7 +18,6 @@ import numpy as np
 
 from decision_seq import envs
 from decision_seq.data import identity, spaces
-from decision_seq.data.minari_export import dataset_id, write
 from decision_seq.data.minari_files import (
     environment_id,
     environment_spec,
@@ -29,12 +28,9 @@ from decision_seq.data.minari_files import (
     require_whole,
     told_of,
 )
-from decision_seq.data.minari_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
-
-__all__ = ["dataset_id", "open_remote", "read", "write"]
 
 EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens as many files as it is asked for episodes
 # Tasks whose Gymnasium environments keep D4RL's observations, and its reference scores as the scale
@@ -183,7 +179,7 @@ def _source(
     return {
         "kind": "minari",
         "description": description,
-        **identity.stamp(path, files),
+        "path": str(path.resolve()),
         "sha256": digest.hexdigest(),
         "minari_version": metadata["minari_version"],
         "wrappers": [str(w.get("name")) for w in (spec or {}).get("additional_wrappers") or []],

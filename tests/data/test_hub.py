@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from decision_seq.data import hub
-from decision_seq.data.hub import open_remote, write
+from decision_seq.data.hub_export import write
+from decision_seq.data.hub_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError

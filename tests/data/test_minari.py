@@ -21,8 +21,8 @@ from gymnasium import spaces
 from minari.serialization import serialize_space
 
 from decision_seq.data import minari
-from decision_seq.data.minari import dataset_id, open_remote, write
-from decision_seq.data.minari_export import minari_root
+from decision_seq.data.minari_export import dataset_id, minari_root, write
+from decision_seq.data.minari_remote import open_remote
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
