@@ -1,11 +1,12 @@
 """Checkpoints: a directory, written beside its name and renamed when whole.
 
-    model.safetensors     weights and everything fitted (statistics are buffers)
-    config.yaml           the run's resolved configuration and the data's facts
-    trainer/state.json    step, world size
-    trainer/optimizer.pt  the optimiser's tensors, read with `weights_only`
+    model.safetensors              weights and everything fitted (statistics are buffers)
+    config.yaml                    the run's resolved configuration and the data's facts
+    trainer/optimizer.safetensors  the optimiser's moments, as `exp_avg/NAME`
+    trainer/state.json             step, processes, what else the loop carries; the files' sha256
 
-Nothing is ever unpickled unrestricted. Evaluation needs the checkpoint alone, not the dataset.
+Tensors are whole and named, so any number of processes can go on from it. Nothing is unpickled.
+Evaluation needs the checkpoint alone, not the dataset.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from decision_seq.config import load as load_config
-from decision_seq.config import read_yaml
+from decision_seq.config import read_yaml, require, save_text
 from decision_seq.data.conditioning import Conditioning
+from decision_seq.data.identity import sha256
 from decision_seq.policies.base import Policy, PolicyConfig
-from decision_seq.types import Spec, UserError
+from decision_seq.types import Reporter, Spec, TargetScore, UserError
 
-PREFIX = "step-"
+PREFIX, PARTIAL = "step-", ".partial-"
+BEST = "best.json"
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
 
 
 @dataclass(frozen=True)
@@ -63,43 +69,126 @@ class Loaded:
 def save(
     folder: Path,
     step: int,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
     described: dict[str, Any],
-    trainer: dict[str, Any],
-    keep: int,
+    state: dict[str, Any],
 ) -> Path:
-    """Write `folder/step-NNNNNNNN`; keep the newest `keep`. UserError when the disk refuses.
+    """Write `folder/step-NNNNNNNN`, whole or not at all. UserError when the disk refuses.
 
-    described: the run's config, and the `spec` and `data` facts that `load` needs.
+    described: the run's config, and the `spec` and `data` facts that `load` needs; state: what
+    `read_trainer` gives back.
     """
     final = folder / f"{PREFIX}{step:08d}"
-    partial = folder / f".partial-{final.name}"
+    partial = folder / f"{PARTIAL}{final.name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
-        weights = {name: tensor.contiguous().cpu() for name, tensor in policy.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
-        (partial / "config.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
-        torch.save(optimizer.state_dict(), partial / "trainer" / "optimizer.pt")
-        (partial / "trainer" / "state.json").write_text(json.dumps({"step": step, **trainer}))
-        if final.exists():
-            shutil.rmtree(final)
+        save_file(weights, partial / WEIGHTS)
+        save_file(moments, partial / MOMENTS)
+        (partial / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
+        sums = {name: sha256(partial / name) for name in (WEIGHTS, MOMENTS, CONFIG)}
+        text = json.dumps({**state, "step": step, "sha256": sums}, indent=1)
+        (partial / STATE).write_text(text)
+        for path in [*(partial / name for name in (*sums, STATE)), partial / "trainer", partial]:
+            _to_disk(path)
+        former = folder / f"{PARTIAL}former-{final.name}"
+        if final.exists():  # damaged, else the run would have gone on from it
+            os.replace(final, former)
         os.replace(partial, final)
+        _to_disk(folder)
+        shutil.rmtree(former, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports in its own way
         shutil.rmtree(partial, ignore_errors=True)
         reason = (
             error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
         )
-        raise UserError(f"cannot save a checkpoint in {folder}: {reason}") from error
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        raise UserError(
+            f"cannot save a checkpoint in {folder}: {reason}; the former ones are whole, go on from"
+            " them with --resume"
+        ) from error
     return final
+
+
+def _to_disk(path: Path) -> None:
+    """What a crash of the machine must not undo."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def prune(folder: Path, last: int, every: int, best: int | None) -> None:
+    """Remove all but the newest `last`, those of every `every` updates (0: none) and the best."""
+    for path in checkpoints(folder)[:-last]:
+        step = int(path.name.removeprefix(PREFIX))
+        if step != best and not (every and step % every == 0):
+            # Renamed first: a removal cut short leaves nothing that looks like a checkpoint.
+            doomed = path.with_name(f"{PARTIAL}{path.name}")
+            os.replace(path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def note_best(folder: Path, step: int, score: TargetScore) -> None:
+    """Remember the checkpoint with the highest mean return at the first target so far."""
+    best = read_best(folder)
+    if best is None or score.return_mean > best["return_mean"]:
+        rule = "highest mean return at the first target among the evaluations during training"
+        found = {"rule": rule, "target": score.target, "return_mean": score.return_mean}
+        save_text(folder / BEST, json.dumps({"step": step, **found}, indent=1))
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """The best checkpoint's step, return and rule; None where none was noted."""
+    try:
+        best = json.loads((folder / BEST).read_text())
+        return {**best, "step": int(best["step"]), "return_mean": float(best["return_mean"])}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / BEST} is damaged; remove it") from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process had begun to write or to remove."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+    named = (path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
+    return sorted(path for path in named if path.name.removeprefix(PREFIX).isdecimal())
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where they are what was written."""
+    try:
+        sums = read_trainer(path)["sha256"]
+        wrong = [name for name in (WEIGHTS, MOMENTS, CONFIG) if sha256(path / name) != sums[name]]
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (KeyError, TypeError):
+        return f"{STATE} names no checksums"
+    return f"{wrong[0]} is not what was written (checksum)" if wrong else None
+
+
+def newest_sound(folder: Path, reporter: Reporter) -> Path | None:
+    """The newest whole checkpoint, with a line for each newer one; None where there is none at all.
+
+    UserError when there are some and all are damaged.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        what = fault(path)
+        if what is None:
+            return path
+        reporter.say(f"skipped the damaged checkpoint {path}: {what}")
+    require(not found, f"every checkpoint in {folder} is damaged; remove them to start over")
+    return None
 
 
 def find(path: Path) -> Path:
@@ -126,7 +215,7 @@ def _data_facts(tree: dict[str, Any]) -> DataFacts:
 def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
     """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged."""
     path = find(path)
-    tree = read_yaml(path / "config.yaml")
+    tree = read_yaml(path / CONFIG)
     try:
         spec_tree = tree["spec"]
         spec = Spec(**{**spec_tree, "observation_shape": tuple(spec_tree["observation_shape"])})
@@ -145,51 +234,66 @@ def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
 
 def load_weights(policy: Policy, path: Path) -> None:
     """Fill the policy from model.safetensors; UserError when it is absent or does not fit."""
-    file = path / "model.safetensors"
-    if not file.is_file():
-        raise UserError(
-            f"checkpoint {path} has no model.safetensors; resume or evaluate another one"
-        )
+    weights = read_weights(path)
     try:
-        weights = load_file(file)
-        for name, tensor in weights.items():
-            if not tensor.isfinite().all():
-                raise UserError(f"checkpoint {path}: {name} holds NaN or infinity; use another one")
         policy.load_state_dict(weights)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path}: model.safetensors is damaged ({error})") from error
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {path} does not fit this policy: {first}") from error
 
 
-def read_trainer(path: Path) -> dict[str, Any]:
-    """The trainer's state (step, world size); UserError when damaged."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Every parameter and buffer by name; UserError when they are absent, damaged or NaN."""
+    weights = _read_tensors(path, WEIGHTS)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"checkpoint {path}: {name} holds NaN or infinity; use another one")
+    return weights
+
+
+def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
+    """UserError unless the policy has just these parameters and buffers, of these shapes."""
+    shapes = {name: tensor.shape for name, tensor in policy.state_dict().items()}
+    wrong = sorted(
+        name
+        for name in shapes.keys() | weights.keys()
+        if name not in shapes or name not in weights or weights[name].shape != shapes[name]
+    )
+    require(not wrong, f"checkpoint {path} does not fit this policy: {', '.join(wrong[:3])}")
+
+
+def read_moments(path: Path, policy: Policy) -> dict[str, Tensor]:
+    """The optimiser's tensors by name; UserError unless each trained weight has those of its shape.
+
+    The fused kernel does not look at their shapes: it writes past the end of them.
+    """
+    moments = _read_tensors(path, MOMENTS)
+    for name, weight in policy.named_parameters():
+        if weight.requires_grad:
+            for key, shape in (
+                ("exp_avg", weight.shape),
+                ("exp_avg_sq", weight.shape),
+                ("step", ()),
+            ):
+                found = moments.get(f"{key}/{name}")
+                if found is None or found.shape != torch.Size(shape):
+                    raise UserError(f"checkpoint {path}: {MOMENTS} has no {key} that fits {name}")
+    return moments
+
+
+def _read_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    if not (path / name).is_file():
+        raise UserError(f"checkpoint {path} has no {name}; resume or evaluate another one")
     try:
-        state = json.loads((path / "trainer" / "state.json").read_text())
+        return load_file(path / name)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {path}: {name} is damaged ({error})") from error
+
+
+def read_trainer(path: Path) -> dict[str, Any]:
+    """The trainer's state; UserError when damaged."""
+    try:
+        state = json.loads((path / STATE).read_text())
         return {**state, "step": int(state["step"])}
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"checkpoint {path}: trainer/state.json is missing or damaged") from error
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Fill the optimiser; UserError when its file is missing, damaged or of another model."""
-    try:
-        state = torch.load(path / "trainer" / "optimizer.pt", map_location="cpu", weights_only=True)
-        _check_moments(optimizer, state)
-        optimizer.load_state_dict(state)
-    except Exception as error:  # torch raises pickle, zip, runtime and OS errors of its own
-        raise UserError(
-            f"checkpoint {path}: trainer/optimizer.pt cannot be read ({error})"
-        ) from error
-
-
-def _check_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Every trained weight must have moments of its own shape: the fused kernel does not check."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    if len(state["state"]) != len(weights):
-        raise ValueError(f"it has {len(state['state'])} of {len(weights)} weights' moments")
-    for index, weight in enumerate(weights):
-        for name in ("exp_avg", "exp_avg_sq"):
-            if state["state"][index][name].shape != weight.shape:
-                raise ValueError(f"{name} of weight {index} has another shape than the weight")

@@ -127,7 +127,12 @@ def _add_train(verbs: Any) -> None:
     )
     parser.add_argument("--seed", type=int, help="of the weights, the data order and the dropout")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in --output"
+        "--resume",
+        nargs="?",
+        const="must",
+        default="never",
+        choices=["must", "auto", "never"],
+        help="go on from --output's newest checkpoint; `auto`: or begin, where there is no run",
     )
     parser.add_argument(
         "--processes", type=int, help="refuse to start unless so many train together"

@@ -47,22 +47,18 @@ def run_train(options: argparse.Namespace) -> int:
     reporter = _reporter()
     config, output = _configure(options)
     try:
-        checkpoint = experiment.train(
+        finished = experiment.train(
             config, output, options.resume, options.processes, reporter, options.arguments
         )
     except Interrupted as stop:
-        print(
+        reporter.say(
             f"decision-seq: stopped by signal {stop.number}; {stop};"
-            f" go on with: decision-seq train --output {output} --resume",
-            file=sys.stderr,
+            f" go on with: decision-seq train --output {output} --resume"
         )
         return 128 + stop.number
-    if checkpoint is None:  # not the main process
-        return 0
-    scores = experiment.finish(checkpoint, output, reporter)
     reporter.say(f"written: {output}/")
-    if scores is not None:
-        _print_scores(scores, options.json)
+    if finished is not None and finished.scores is not None:  # else not the main process
+        _print_scores(finished.scores, options.json)
     return 0
 
 
@@ -71,20 +67,21 @@ def _configure(options: argparse.Namespace) -> tuple[Any, Path]:
     from decision_seq import config as configs
     from decision_seq.envs import trust
     from decision_seq.problem import Config
+    from decision_seq.run_folder import is_run
 
-    if options.resume and options.output is None:
+    if options.resume != "never" and options.output is None:
         raise UserError("--resume needs --output, the folder of the run to go on with")
     trees = []
-    saved = options.output / "config.yaml" if options.resume else None
-    if saved is not None and saved.is_file():
-        trees.append(configs.read_yaml(saved))
+    resumed = options.resume != "never" and is_run(options.output)
+    if resumed:
+        trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
         trees.append(configs.read_yaml(recipe_path(options.config or DEFAULT_RECIPE)))
     given = {"dataset": options.dataset, "seed": options.seed}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(_overrides(options.overrides))
     config = configs.load(Config, *trees)
-    asked = trees[1:] if saved is not None and saved.is_file() else trees
+    asked = trees[1:] if resumed else trees
     if any("env_id" in (tree.get("evaluation") or {}) for tree in asked):
         trust(config.evaluation.env_id or "")  # a saved one may be what the data named
     return config, options.output or _default_output(config)

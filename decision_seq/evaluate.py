@@ -1,7 +1,6 @@
-"""Rollouts of a conditioned policy, and their scores.
+"""The scores of a conditioned policy: which episodes are rolled out, and what they come to.
 
-Every episode of every target advances together, one batched forward a step; exactly N episodes are
-run to their own end, so that none is favoured for being short.
+Exactly N episodes a target are run to their own end, so that none is favoured for being short.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments, environment_notes, normalize, obstacle
 from decision_seq.policies.base import Policy
-from decision_seq.types import Batch, Reporter, Scores, Spec, TargetScore, Transition, UserError
+from decision_seq.rollout import rollout
+from decision_seq.types import Reporter, Scores, Spec, TargetScore, UserError
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class EvaluationConfig:
 
     targets: raw returns asked for, declared before training; the first is the headline.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
+    every: updates between evaluations during training, 0 for the one at its end alone.
     """
 
     env_id: str | None = None
     targets: tuple[float, ...] | None = None
     episodes: int = 50
     seed: int = 10_000
+    every: int = 0
 
     def __post_init__(self) -> None:
         require(
@@ -42,152 +45,91 @@ class EvaluationConfig:
         require(self.targets != (), "config: evaluation.targets is empty; name at least one return")
         finite = self.targets is None or bool(np.isfinite(self.targets).all())
         require(finite, f"config: evaluation.targets {self.targets} must be finite numbers")
-        require(self.seed >= 0, f"config: evaluation.seed {self.seed} must not be negative")
+        for key in ("seed", "every"):
+            value = getattr(self, key)
+            require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
 
 
-class Context:
-    """The last K steps of N live episodes, held as the training windows are: padded on the right.
+WAVE = 25  # episodes rolled out together: a linear layer's last bits depend on how many rows it has
 
-    The newest step of row i is at `lengths[i] - 1`; its action is not known yet and is 0, which
-    no causal policy reads.
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation's protocol: which episodes, and how they become scores.
+
+    Episodes are numbered target by target and rolled out in waves of `WAVE` consecutive ones. Ranks
+    share out the waves, so that a score does not depend on how many ranks there are.
+
+    reference_scores: (random, expert) raw returns, which normalise the others.
     """
 
-    def __init__(self, count: int, context_length: int, spec: Spec) -> None:
-        shape = (count, context_length)
-        continuous = spec.action_kind == "continuous"
-        self.observations = np.zeros((*shape, *spec.observation_shape), np.float32)
-        self.actions = np.zeros(
-            (*shape, spec.action_size) if continuous else shape, np.float32 if continuous else int
+    conditioning: Conditioning
+    context_length: int
+    env_id: str
+    targets: tuple[float, ...]
+    episodes: int
+    seed: int
+    reference_scores: tuple[float, float] | None = None
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides which episodes are rolled out."""
+        return {
+            "env_id": self.env_id,
+            "targets": self.targets,
+            "episodes": self.episodes,
+            "seed": self.seed,
+        }
+
+    def roll(
+        self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
+    ) -> dict[str, Any]:
+        """This rank's waves -> what `scores` takes; UserError when the environment does not fit."""
+        count = len(self.targets) * self.episodes
+        waves = [range(at, min(at + WAVE, count)) for at in range(0, count, WAVE)][rank::world]
+        returns: dict[str, list[float]] = {}
+        lengths: dict[str, list[int]] = {}
+        started = time.perf_counter()
+        if waves:
+            environments = Environments(self.env_id, max(map(len, waves)))
+            _check_sizes(environments, policy.spec)
+            total = sum(map(len, waves))
+            with (reporter or Reporter()).bar("evaluate", "episode", total) as bar:
+                for wave in waves:
+                    obtained = rollout(
+                        policy,
+                        self.conditioning,
+                        self.context_length,
+                        environments,
+                        np.array([self.targets[i // self.episodes] for i in wave], np.float64),
+                        [self.seed + i % self.episodes for i in wave],
+                        bar,
+                    )
+                    returns[str(wave.start)], lengths[str(wave.start)] = (
+                        array.tolist() for array in obtained
+                    )
+            environments.close()
+        return {
+            "returns": returns,
+            "lengths": lengths,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def scores(self, parts: Sequence[dict[str, Any]]) -> tuple[list[TargetScore], float]:
+        """What every rank rolled out -> scores in the order of the targets, env steps/s."""
+        returns, lengths = (
+            np.concatenate([merged[key] for key in sorted(merged, key=int)])
+            for merged in (
+                {key: row for part in parts for key, row in part[what].items()}
+                for what in ("returns", "lengths")
+            )
         )
-        self.rewards = np.zeros(shape, np.float32)
-        self.conditions = np.zeros((*shape, spec.condition_size), np.float32)
-        self.timesteps = np.zeros(shape, np.int64)
-        self.lengths = np.zeros(count, np.int64)
-        self.context_length, self.max_timestep = context_length, spec.max_timestep
-
-    def start(self, observations: np.ndarray, conditions: np.ndarray) -> None:
-        """Begin every row anew at its first observation [N, ...] and condition [N, C]."""
-        for array in self._arrays():
-            array[:] = 0
-        self.lengths[:] = 1
-        self.observations[:, 0] = observations
-        self.conditions[:, 0] = conditions
-
-    def append(
-        self,
-        rows: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        observations: np.ndarray,
-        conditions: np.ndarray,
-    ) -> None:
-        """Complete the newest step of `rows` with its action and reward, and open the next."""
-        newest = self.lengths[rows] - 1
-        self.actions[rows, newest] = actions
-        self.rewards[rows, newest] = rewards
-        timesteps = np.minimum(self.timesteps[rows, newest] + 1, self.max_timestep - 1)
-        full = rows[self.lengths[rows] == self.context_length]
-        for array in self._arrays():
-            array[full, :-1] = array[full, 1:]
-        self.lengths[rows] = np.minimum(self.lengths[rows] + 1, self.context_length)
-        newest = self.lengths[rows] - 1
-        self.observations[rows, newest] = observations
-        self.conditions[rows, newest] = conditions
-        self.timesteps[rows, newest] = timesteps
-        self.actions[rows, newest] = 0
-        self.rewards[rows, newest] = 0
-
-    def newest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Conditions [R, C] and timesteps [R] of the newest step of `rows`."""
-        newest = self.lengths[rows] - 1
-        return self.conditions[rows, newest], self.timesteps[rows, newest]
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The contexts of `rows` as a numpy Batch, no longer than the longest of them."""
-        length = int(self.lengths[rows].max())
-        observations, actions, rewards, conditions, timesteps = (
-            array[rows, :length] for array in self._arrays()
+        rate = lengths.sum() / max(part["seconds"] for part in parts)
+        count = len(self.targets)
+        per_target = zip(
+            self.targets, np.split(returns, count), np.split(lengths, count), strict=True
         )
-        mask = np.arange(length) < self.lengths[rows][:, None]
-        return Batch(observations, actions, rewards, conditions, timesteps, mask)
-
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self.observations, self.actions, self.rewards, self.conditions, self.timesteps
-
-
-@torch.inference_mode()
-def rollout(
-    policy: Policy,
-    conditioning: Conditioning,
-    context_length: int,
-    environments: Environments,
-    targets: np.ndarray,
-    seeds: Sequence[int],
-    reporter: Reporter | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """One episode a target and seed, all advanced together -> returns [N], lengths [N].
-
-    targets: [N] raw returns.
-    """
-    policy.eval()
-    device = next(policy.parameters()).device
-    context = Context(len(seeds), context_length, policy.spec)
-    observations = environments.reset(seeds)
-    context.start(observations, conditioning.prompt(targets))
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
-    state = None
-    with (reporter or Reporter()).bar("evaluate", "episode", len(seeds)) as bar:
-        while environments.running.any():
-            rows = np.flatnonzero(environments.running)
-            actions, state = policy.act(context.batch(rows).tensors(device), state)
-            chosen = actions.cpu().numpy()
-            following, rewards, _, _ = environments.step(rows, chosen)
-            transition = Transition(observations[rows], chosen, rewards, following)
-            conditions, timesteps = context.newest(rows)
-            conditions = conditioning.advance(conditions, targets[rows], transition, timesteps)
-            context.append(rows, chosen, rewards, following, conditions)
-            observations[rows] = following
-            returns[rows] += rewards
-            lengths[rows] += 1
-            bar.update(len(rows) - int(environments.running.sum()))
-    return returns, lengths
-
-
-def evaluate(
-    policy: Policy,
-    conditioning: Conditioning,
-    context_length: int,
-    env_id: str,
-    targets: Sequence[float],
-    episodes: int,
-    seed: int,
-    reference_scores: tuple[float, float] | None = None,
-    reporter: Reporter | None = None,
-) -> tuple[list[TargetScore], float]:
-    """Roll out `episodes` episodes a target -> scores in the order of `targets`, env steps/s.
-
-    reference_scores: (random, expert) raw returns, which normalise the others. UserError when the
-    environment does not fit the policy.
-    """
-    count = len(targets) * episodes
-    environments = Environments(env_id, count)
-    _check_sizes(environments, policy.spec)
-    started = time.perf_counter()
-    returns, lengths = rollout(
-        policy,
-        conditioning,
-        context_length,
-        environments,
-        np.repeat(np.asarray(targets, np.float64), episodes),
-        [seed + i for i in range(episodes)] * len(targets),
-        reporter,
-    )
-    rate = lengths.sum() / (time.perf_counter() - started)
-    environments.close()
-    per_target = zip(
-        targets, np.split(returns, len(targets)), np.split(lengths, len(targets)), strict=True
-    )
-    return [score(t, r, n, seed, reference_scores) for t, r, n in per_target], float(rate)
+        scored = [score(t, r, n, self.seed, self.reference_scores) for t, r, n in per_target]
+        return scored, float(rate)
 
 
 def _device(name: str | None) -> torch.device:
@@ -235,8 +177,7 @@ def evaluate_checkpoint(
         raise UserError(f"{path} cannot be rolled out: {reason}; give an environment with --env")
     config = EvaluationConfig(env_id, tuple(targets or facts.targets), episodes, seed)
     require(episodes >= 1, f"{episodes} episodes asked for; at least 1 is needed")
-    scores, rate = evaluate(
-        loaded.policy,
+    evaluation = Evaluation(
         loaded.conditioning,
         loaded.policy_config.context_length,
         env_id,
@@ -244,8 +185,8 @@ def evaluate_checkpoint(
         episodes,
         seed,
         facts.reference_scores,
-        reporter,
     )
+    scores, rate = evaluation.scores([evaluation.roll(loaded.policy, reporter=reporter)])
     return Scores(
         dataset=facts.dataset,
         source=facts.source,

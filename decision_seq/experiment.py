@@ -5,61 +5,49 @@ writes what a reader needs to believe it:
 
     config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   on the way
     provenance.json   data, code, packages, machine  checkpoints/step-NNNNNNNN/    see checkpoint.py
-    scores.json       every episode of every target
+    scores.json       every episode of every target  evaluations.jsonl   those during training too
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from decision_seq import checkpoint
 from decision_seq.config import dump, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.data.conditioning import label
 from decision_seq.data.sampler import WindowGatherer
-from decision_seq.evaluate import check_environment, evaluate_checkpoint
+from decision_seq.envs import environment_notes
+from decision_seq.evaluate import Evaluation, check_environment
+from decision_seq.policies import Policy
 from decision_seq.problem import Config, Problem, prepare, window_index
-from decision_seq.provenance import provenance
+from decision_seq.provenance import Provenance
 from decision_seq.report import scores_json, write_json
-from decision_seq.train import Trainer, start_accelerator
-from decision_seq.types import Reporter, Scores, UserError
+from decision_seq.run_folder import Resume, held, is_run, open_run, remove_empty
+from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
+from decision_seq.train.metrics import check_trackers
+from decision_seq.types import Reporter, Scores, TargetScore
 
-# Keys in which a resumed run may differ from the one it goes on from.
-RESUMABLE = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "evaluation.")
-
-
-def open_run(output: Path, resume: bool) -> Path | None:
-    """Make the run's folder -> the outermost folder that had to be made, None if it was there.
-
-    UserError when it cannot be made, already holds a run, or holds none to resume.
-    """
-    if resume and not output.exists():
-        raise UserError(f"nothing to resume: {output} does not exist")
-    missing = [path for path in (output, *output.parents) if not path.exists()]
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        taken = any(output.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
-    if resume and taken and not (output / "config.yaml").is_file():
-        raise UserError(f"nothing to resume in {output}: it holds no config.yaml")
-    if taken and not resume:
-        raise UserError(
-            f"{output} is not empty; add --resume to go on with it, or name another --output"
-        )
-    return missing[-1] if missing else None
+# Keys in which a resumed run may differ from the one it goes on from: they change what is kept and
+# written, and how the same update is computed, but not which update it is.
+RESUMABLE = (
+    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
+    *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
+    *("train.data_on_device", "train.cuda_graph", "train.peak_tflops", "evaluation."),
+)
 
 
 def check_same_run(output: Path, problem: Problem) -> None:
     """UserError naming the keys in which a resumed run would differ in a way that matters."""
     config = problem.config
-    for saved in checkpoint.checkpoints(output / "checkpoints")[-1:]:
+    saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
+    if saved is not None:
         source = read_yaml(saved / "config.yaml").get("data", {}).get("source")
         require(
             source == problem.facts.source,
@@ -88,136 +76,177 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class Finished(NamedTuple):
+    """What became of a run: its last checkpoint, and the scores of it (None without a rollout)."""
+
+    checkpoint: Path
+    scores: Scores | None
+
+
 def train(
     config: Config,
     output: Path,
-    resume: bool = False,
+    resume: Resume = "never",
     processes: int | None = None,
     reporter: Reporter | None = None,
     command: Sequence[str] = (),
-) -> Path | None:
-    """Train a run in `output` -> its last checkpoint, None on all processes but the main one.
+) -> Finished | None:
+    """Train and evaluate a run in `output`; None on all processes but the main one.
 
     processes: refuse to start with any other number; command: what was typed, for the record.
     Every process of a launch calls it. UserError on anything the user can mend; then nothing is
     left behind by a run that could not begin.
     """
     reporter = reporter or Reporter()
-    accelerator = start_accelerator(config.train, processes)
-    together = (
-        "1 process trains"
-        if accelerator.num_processes == 1
-        else f"{accelerator.num_processes} processes train together"
-    )
-    reporter.say(
-        f"{together} on {accelerator.device.type}, {torch.get_num_threads()} thread(s) each,"
+    with ExitStack() as held_by_main:
+        accelerator = start_accelerator(config.train, processes)
+        ranks = Ranks(accelerator)
+        reporter.say(describe_launch(config, ranks, accelerator.device))
+        launch = (command, ranks.world, accelerator.device)
+        problem = share_problem(
+            ranks, lambda: _begin(config, output, resume, reporter, launch, held_by_main)
+        )
+        trainer = Trainer(make_job(problem, output), accelerator, ranks, reporter)
+        if resume != "never":
+            trainer.resume()
+        try:
+            record = trainer.run()
+        except Interrupted:
+            _leave(accelerator)
+            raise
+        _leave(accelerator)
+        if not ranks.is_main:
+            return None
+        path = checkpoint.find(output)
+        scores = _scores(problem, path, record) if record else None
+        if scores is not None:
+            write_json(output / "scores.json", scores_json(scores))
+        return Finished(path, scores)
+
+
+def _leave(accelerator: Accelerator) -> None:
+    """End the launch where every rank ends it: apart from each other, gloo may abort at exit."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
+    """How many processes train together, on what: the first line of every launch."""
+    together = "1 process trains"
+    if ranks.world > 1:
+        how = "sharded (FSDP2)" if config.train.parallel == "fsdp" else "DDP"
+        together = f"{ranks.world} processes train together, {how},"
+    return (
+        f"{together} on {device.type}, {torch.get_num_threads()} thread(s) each,"
         f" {config.train.precision}"
     )
-    problem = _first_on_main(accelerator, lambda: _begin(config, output, resume, reporter, command))
-    trainer = _trainer(problem, output, accelerator, reporter)
-    if resume:
-        trainer.resume()
-    trainer.run()
-    accelerator.wait_for_everyone()  # else gloo may abort at exit
-    main = accelerator.is_main_process
-    accelerator.end_training()
-    return checkpoint.find(output) if main else None
 
 
-def _trainer(
-    problem: Problem, output: Path, accelerator: Accelerator, reporter: Reporter
-) -> Trainer:
-    config, store = problem.config, problem.store
-    torch.manual_seed(config.seed)  # the same first weights on every process
-    policy = config.policy.build(problem.spec)
-    policy.fit(store)
+def make_job(problem: Problem, output: Path) -> Job:
+    """The problem as the trainer takes it."""
+    config, store, facts = problem.config, problem.store, problem.facts
+
+    def build() -> Policy:
+        torch.manual_seed(config.seed)  # the same first weights every time, on every process
+        policy = config.policy.build(problem.spec)
+        policy.fit(store)
+        return policy
+
     gatherer = WindowGatherer(
         store,
         label(store, config.conditioning),
         config.policy.context_length,
         problem.spec.max_timestep,
     )
-    described = {**to_tree(config), "spec": plain(problem.spec), "data": plain(problem.facts)}
-    return Trainer(
+    evaluation = config.evaluation
+    return Job(
         config.train,
         config.seed,
-        policy,
+        build,
         window_index(config, store),
         gatherer,
         output,
-        described,
-        accelerator,
-        reporter,
+        {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
+        Evaluation(
+            config.conditioning,
+            config.policy.context_length,
+            str(evaluation.env_id),
+            evaluation.targets or (),
+            evaluation.episodes,
+            evaluation.seed,
+            facts.reference_scores,
+        )
+        if evaluation.episodes
+        else None,
+        evaluation.every,
     )
 
 
 def _begin(
-    config: Config, output: Path, resume: bool, reporter: Reporter, command: Sequence[str]
+    config: Config,
+    output: Path,
+    resume: Resume,
+    reporter: Reporter,
+    launch: tuple[Sequence[str], int, torch.device],
+    held_by_main: ExitStack,
 ) -> Problem:
     """Everything that may fail by the user's doing, before a run's first file is written."""
     made = open_run(output, resume)
     try:
+        held_by_main.enter_context(held(output))
+        check_trackers(config.train.trackers)
         problem = prepare(config, reporter)
-        record = provenance(to_tree(problem.config), problem.store, command)
+        record = Provenance.of(problem.store, *launch)
         settled = dump(problem.config)
         config.policy.build(problem.spec)
         label(problem.store, problem.config.conditioning)
         if problem.config.evaluation.episodes:
             check_environment(str(problem.facts.env_id), problem.spec)
-        if resume and (output / "config.yaml").is_file():
+        if is_run(output):
             check_same_run(output, problem)
     except BaseException:  # Ctrl-C too: what could not begin leaves nothing
         if made is not None:
-            _remove_empty(output, made)
+            remove_empty(output, made)
         raise
     save_text(output / "config.yaml", settled)
-    write_json(output / "provenance.json", record)
+    record.write(output / "provenance.json", to_tree(problem.config))
     return problem
 
 
-def _remove_empty(output: Path, made: Path) -> None:
-    """Take away the folders from `output` up to `made`; another run may have moved in beside."""
-    for folder in (output, *output.parents):
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # not empty: somebody else's
-        if folder == made:
-            return
-
-
-def _first_on_main(accelerator: Accelerator, begin: Callable[[], Problem]) -> Problem:
+def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
     """`begin` on the main process; if it failed everywhere fails, else the others open the data."""
-    problem, failure = None, None
-    if accelerator.is_main_process:
-        try:
-            problem = begin()
-        except UserError as error:
-            failure = str(error)
-    found = (problem.config, str(problem.store.path)) if problem else (None, "")
-    outcome = broadcast_object_list([failure, *found])
-    if outcome[0] is not None:
-        raise UserError(outcome[0])
-    if problem is not None:
-        return problem
-    config, store = outcome[1:]
-    if Path(store).is_dir():  # the very data, where the disk is shared
-        config = dataclasses.replace(config, dataset=store)
-    return prepare(config, Reporter())
+    found: list[Problem] = []
 
+    def on_main() -> dict[str, Any]:
+        found.append(begin())
+        problem = found[0]
+        return {"config": to_tree(problem.config), "store": str(problem.store.path)}
 
-def finish(path: Path, output: Path, reporter: Reporter | None = None) -> Scores | None:
-    """Evaluate a run's last checkpoint by its own protocol and write scores.json."""
-    evaluation = load(Config, read_yaml(output / "config.yaml")).evaluation
-    if evaluation.episodes == 0:
-        return None
-    scores = evaluate_checkpoint(
-        path,
-        evaluation.targets,
-        evaluation.episodes,
-        evaluation.seed,
-        evaluation.env_id,
-        reporter=reporter,
+    said = ranks.from_main(on_main)
+    if not found:
+        config = load(Config, said["config"])
+        if Path(said["store"]).is_dir():  # the very data, where the disk is shared
+            config = dataclasses.replace(config, dataset=said["store"])
+        found.append(prepare(config, Reporter()))
+    checksums = ranks.gather(found[0].store.checksum)
+    other = [rank for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
+    require(
+        not other,
+        f"the data of rank {other[0] if other else 0} are not those of rank 0; copy the store"
+        f" {said['store']} to every machine",
     )
-    write_json(output / "scores.json", scores_json(scores))
-    return scores
+    return found[0]
+
+
+def _scores(problem: Problem, path: Path, record: dict[str, Any]) -> Scores:
+    """The last evaluation with what a reader needs to understand it."""
+    facts = problem.facts
+    return Scores(
+        dataset=facts.dataset,
+        source=facts.source,
+        env_id=str(facts.env_id),
+        checkpoint=str(path),
+        targets=[TargetScore.of(tree) for tree in record["targets"]],
+        notes=environment_notes(str(facts.env_id)),
+        env_steps_per_second=record["env_steps_per_second"],
+    )

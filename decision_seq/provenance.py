@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,36 +16,58 @@ from typing import Any
 
 import torch
 
+from decision_seq.config import save_text
 from decision_seq.data.store import EpisodeStore
 
 
-def provenance(
-    config: dict[str, Any], store: EpisodeStore, command: Sequence[str]
-) -> dict[str, Any]:
-    """What makes a run: command, data, code, packages, machine."""
-    packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
-    return {
-        "command": ["decision-seq", *command],
-        "config": config,
-        "data": {key: value for key, value in store.header.items() if key != "columns"},
-        "commit": _commit(),
-        "packages": {name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": {
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+@dataclass(frozen=True)
+class Provenance:
+    """data: the store's header; launch: what was started, with which code, on what."""
+
+    data: dict[str, Any]
+    launch: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, store: EpisodeStore, command: Sequence[str], processes: int, device: torch.device
+    ) -> Provenance:
+        """Of a launch that begins now."""
+        packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
+        on_cuda = device.type == "cuda"
+        launch = {
+            "command": ["decision-seq", *command],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _git("rev-parse", "HEAD"),
+            "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+            "packages": {name: version(name) for name in packages},
+            "python": platform.python_version(),
+            "machine": {
+                "platform": platform.platform(),
+                "cores": os.cpu_count(),
+                "processes": processes,
+                "threads": torch.get_num_threads(),
+                "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
+            },
+        }
+        return cls({key: value for key, value in store.header.items() if key != "columns"}, launch)
+
+    def write(self, path: Path, config: dict[str, Any]) -> None:
+        """The first launch as it was; those that resumed it, in order, behind."""
+        tree = {**self.launch, "config": config, "data": self.data, "resumed": []}
+        try:
+            former = json.loads(path.read_text())
+            tree = {**former, "resumed": [*former["resumed"], self.launch]}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass  # the first launch, or a file that tells nothing
+        save_text(path, json.dumps(tree, indent=1) + "\n")
 
 
-def _commit() -> str | None:
-    """The checkout's commit, None where the package does not run from one."""
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout, None where the package does not run from one."""
     folder = Path(__file__).parent
-    git = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     if shutil.which("git") is None or not (folder.parent / ".git").exists():
         return None
-    outcome = subprocess.run(git, capture_output=True, text=True, check=False)
+    outcome = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+    )
     return outcome.stdout.strip() or None

@@ -113,14 +113,16 @@ class Batch:
     timesteps: Any  # [B, T] int64
     mask: Any  # [B, T] bool, True = real
 
-    def tensors(self, device: torch.device | str = "cpu") -> Batch:
-        """The same batch as torch tensors on `device`; floating point becomes float32."""
+    def tensors(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Batch:
+        """The same batch as torch tensors on `device`; floating point becomes `dtype`, float32."""
         import torch
 
         def convert(array: Any) -> torch.Tensor:
             tensor = torch.as_tensor(array)
-            if tensor.dtype == torch.float64:
-                tensor = tensor.float()
+            if tensor.is_floating_point():
+                tensor = tensor.to(dtype or torch.float32)
             return tensor.to(device, non_blocking=True)
 
         return replace(self, **{f.name: convert(getattr(self, f.name)) for f in fields(self)})
@@ -144,6 +146,12 @@ class TargetScore:
     normalized_score: float | None  # x100; None where no reference scores are known
     interval_95: tuple[float, float] | None  # of normalized_score, or of return_mean without one
     episodes: int
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> TargetScore:
+        """From plain values, as JSON gives them back."""
+        interval = tree["interval_95"]
+        return cls(**{**tree, "interval_95": None if interval is None else tuple(interval)})
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,20 @@ from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
-from decision_seq.types import Episode, Spec
+from decision_seq.types import Episode, Reporter, Spec
 
 # Hopper's sizes, so that what is trained here can be rolled out in the real environment.
 OBSERVATION, ACTION = 11, 3
+
+
+class Lines(Reporter):
+    """Keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,13 @@
 import os
-import pickle
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from decision_seq import checkpoint
@@ -15,7 +17,9 @@ from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.train.parallel import fill_moments, full_moments, full_weights
 from decision_seq.types import Spec, UserError
+from tests.conftest import Lines
 
 FACTS = DataFacts(
     "hopper-medium", "a test", "Hopper-v4", "hopper", (3600.0, 1800.0), (-20.0, 3234.0)
@@ -28,7 +32,7 @@ def trained(store: EpisodeStore, spec: Spec) -> tuple[Policy, torch.optim.Optimi
     torch.manual_seed(0)
     policy = CONFIG.build(spec)
     policy.fit(store)
-    optimizer = torch.optim.AdamW(policy.parameters())
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     sum(p.square().sum() for p in policy.parameters()).backward()
     optimizer.step()
     return policy, optimizer
@@ -36,7 +40,7 @@ def trained(store: EpisodeStore, spec: Spec) -> tuple[Policy, torch.optim.Optimi
 
 @pytest.fixture
 def save(tmp_path: Path, trained: tuple, spec: Spec) -> Callable[..., Path]:
-    def save(step: int = 5, keep: int = 2) -> Path:
+    def save(step: int = 5, keep: int = 2, every: int = 0, best: int | None = None) -> Path:
         described = {
             "policy": {"name": "dt", **to_tree(CONFIG)},
             "conditioning": {"name": "return", **to_tree(ReturnToGo(1000.0))},
@@ -44,7 +48,11 @@ def save(tmp_path: Path, trained: tuple, spec: Spec) -> Callable[..., Path]:
             "data": plain(FACTS),
         }
         folder = tmp_path / "run" / "checkpoints"
-        return checkpoint.save(folder, step, *trained, described, {"world_size": 1}, keep)
+        weights = full_weights(trained[0])
+        moments = full_moments(trained[1], trained[0])
+        path = checkpoint.save(folder, step, weights, moments, described, {"scaler": {}})
+        checkpoint.prune(folder, keep, every, best)
+        return path
 
     return save
 
@@ -66,43 +74,46 @@ def test_the_newest_are_kept_and_the_newest_is_found(save: Callable[..., Path]) 
     assert checkpoint.find(paths[1]) == paths[1]
 
 
+def test_what_is_to_be_kept_for_good_is_kept(save: Callable[..., Path]) -> None:
+    for step in range(1, 13):
+        folder = save(step, keep=2, every=5, best=3).parent
+    assert [path.name[-2:] for path in checkpoint.checkpoints(folder)] == [
+        *("03", "05", "10", "11", "12")
+    ]
+
+
 def test_the_optimizer_comes_back(save: Callable[..., Path], trained: tuple, spec: Spec) -> None:
     path = save()
-    other = torch.optim.AdamW(CONFIG.build(spec).parameters())
-    checkpoint.load_optimizer(other, path)
+    policy = CONFIG.build(spec)
+    other = torch.optim.AdamW(policy.parameters(), fused=True)
+    moments = checkpoint.read_moments(path, policy)
+    fill_moments(other, policy, moments, Accelerator(cpu=True))
     for mine, theirs in zip(
         trained[1].state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True
     ):
         assert torch.equal(mine["exp_avg_sq"], theirs["exp_avg_sq"])
+        assert torch.equal(mine["exp_avg"], theirs["exp_avg"])
         assert mine["step"] == theirs["step"] == 1
+        assert mine["step"].dtype == theirs["step"].dtype
 
 
-def test_a_refusing_disk_leaves_the_former_checkpoint(
+def test_a_full_disk_leaves_the_former_checkpoint(
     save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A real refusal: the operating system lets no file grow beyond 3 kB."""
     former = save(5)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        save(6)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot save a checkpoint.*go on from them"):
+            save(6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
     assert os.listdir(former.parent) == [former.name]
+    assert checkpoint.fault(former) is None
     assert checkpoint.load(former).step == 5
-
-
-def test_nothing_is_unpickled(save: Callable[..., Path], trained: tuple, tmp_path: Path) -> None:
-    class Harmful:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "harm"),))
-
-    path = save()
-    with open(path / "trainer" / "optimizer.pt", "wb") as file:
-        pickle.dump(Harmful(), file)
-    with pytest.raises(UserError, match=r"optimizer\.pt cannot be read"):
-        checkpoint.load_optimizer(trained[1], path)
-    assert not (tmp_path / "harm").exists()
 
 
 @pytest.mark.parametrize("damage", ["other shape", "missing", "empty"])
@@ -110,17 +121,76 @@ def test_moments_that_do_not_fit_are_refused(
     save: Callable[..., Path], trained: tuple, damage: str
 ) -> None:
     """torch's fused AdamW does not look at their shapes: it writes past the end of them."""
-    file = save() / "trainer" / "optimizer.pt"
-    state = torch.load(file, weights_only=True)
+    path = save()
+    moments = load_file(path / checkpoint.MOMENTS)
     if damage == "other shape":
-        state["state"][0]["exp_avg"] = torch.zeros(3)
+        moments["exp_avg/embed_norm.weight"] = torch.zeros(3)
     elif damage == "missing":
-        state["state"][0] = {}
+        del moments["exp_avg_sq/embed_norm.weight"]
     else:
-        state["state"] = {}
-    torch.save(state, file)
-    with pytest.raises(UserError, match=r"optimizer\.pt cannot be read"):
-        checkpoint.load_optimizer(trained[1], file.parent.parent)
+        moments = {}
+    save_file(moments, path / checkpoint.MOMENTS)
+    with pytest.raises(UserError, match=r"optimizer\.safetensors has no \w+ that fits \w+"):
+        checkpoint.read_moments(path, trained[0])
+
+
+def _flip(name: str) -> Callable[[Path], None]:
+    def flip(path: Path) -> None:
+        data = bytearray((path / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (path / name).write_bytes(data)
+
+    return flip
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).write_bytes((path / name).read_bytes()[:50])
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).unlink()
+
+
+FILES = (checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.CONFIG, checkpoint.STATE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_cut(name) for name in FILES),
+        *(_without(name) for name in FILES),
+        *(_flip(name) for name in FILES[:3]),
+        lambda path: (path / checkpoint.STATE).write_text('{"step": 10, "sha256": 3}'),
+    ],
+)
+def test_the_newest_sound_checkpoint_is_found(
+    save: Callable[..., Path], damage: Callable[[Path], None]
+) -> None:
+    """A damaged one is skipped with a line; a crash of the machine may leave one."""
+    older, newer = save(5), save(10)
+    reporter = Lines()
+    assert checkpoint.newest_sound(older.parent, reporter) == newer
+    assert reporter.lines == []
+    damage(newer)
+    assert checkpoint.newest_sound(older.parent, reporter) == older
+    assert reporter.lines[0].startswith(f"skipped the damaged checkpoint {newer}: ")
+    assert len(reporter.lines) == 1
+    save(10)
+    assert checkpoint.newest_sound(older.parent, reporter) == newer
+    damage(newer)
+    damage(older)
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        checkpoint.newest_sound(older.parent, reporter)
+    assert checkpoint.newest_sound(older.parent / "none", reporter) is None
+
+
+def test_what_a_kill_left_is_swept(save: Callable[..., Path]) -> None:
+    path = save(5)
+    partial = path.parent / f"{checkpoint.PARTIAL}step-00000006"
+    (partial / "trainer").mkdir(parents=True)
+    assert checkpoint.checkpoints(path.parent) == [path]
+    checkpoint.sweep(path.parent)
+    assert os.listdir(path.parent) == [path.name]
 
 
 def _nan_weights(path: Path) -> None:
@@ -169,7 +239,7 @@ def _other_width(path: Path) -> None:
         (_other_width, "does not fit this policy"),
         (lambda path: (path / "config.yaml").unlink(), "config.yaml"),
         (lambda path: (path / "config.yaml").write_text("a: [1"), "not valid YAML"),
-        (lambda path: (path / "trainer" / "state.json").write_text("{"), "state.json"),
+        (lambda path: (path / checkpoint.STATE).write_text("{"), "state.json"),
         (shutil.rmtree, "does not exist"),
     ],
 )

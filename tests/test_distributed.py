@@ -76,7 +76,7 @@ def test_two_processes_train_one_model(
     state = json.loads(
         (two / "checkpoints" / "step-00000040" / "trainer" / "state.json").read_text()
     )
-    assert state["world_size"] == 2
+    assert state["topology"]["processes"] == 2
 
 
 def test_a_launch_that_starts_one_process_is_refused(
@@ -99,7 +99,7 @@ def test_a_plain_accelerator_under_torchrun_is_refused(
     arguments = command(output, write_d4rl(), config, "--processes", "2")[3:]
     script = tmp_path / "broken.py"
     script.write_text(
-        "import sys, decision_seq.train as t\n"
+        "import sys, decision_seq.train.launch as t\n"
         "from accelerate import Accelerator\n"
         "t.Accelerator = lambda **options: Accelerator()\n"
         "from decision_seq.cli import main\n"

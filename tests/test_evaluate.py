@@ -1,5 +1,6 @@
 """Invariant 4, and what an honest evaluation must not do."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +12,11 @@ from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import Environments, make
-from decision_seq.evaluate import Context, EvaluationConfig, evaluate, mean_interval, rollout, score
+from decision_seq.evaluate import Evaluation, EvaluationConfig, mean_interval, score
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.types import Batch, Spec, Transition, UserError
+from decision_seq.rollout import Context, rollout
+from decision_seq.types import Batch, Spec, TargetScore, Transition, UserError
 
 K = 8
 HOPPER = (-20.272305, 3234.3)  # reference scores
@@ -161,11 +163,30 @@ def test_the_context_shows_what_happened(spec: Spec) -> None:
             spent += float(reward)
 
 
+def scored(
+    policy: Policy, targets: tuple[float, ...], episodes: int, seed: int
+) -> tuple[list[TargetScore], float]:
+    evaluation = Evaluation(CONDITIONING, K, "Hopper-v4", targets, episodes, seed, HOPPER)
+    return evaluation.scores([evaluation.roll(policy)])
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_scores_do_not_depend_on_the_number_of_ranks(
+    policy: Policy, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A linear layer's last bits depend on its rows: the waves are the same for every launch."""
+    monkeypatch.setattr("decision_seq.evaluate.WAVE", 3)
+    evaluation = Evaluation(CONDITIONING, K, "Hopper-v4", (300.0, 100.0), 5, 3, HOPPER)
+    parts = [json.loads(json.dumps(evaluation.roll(policy, r, world))) for r in range(world)]
+    together, _ = evaluation.scores(parts)
+    alone, _ = evaluation.scores([evaluation.roll(policy)])
+    assert together == alone
+    assert len({value for target in alone for value in target.returns}) == 10
+
+
 def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
     def scores(seed: int) -> Sequence[list[float]]:
-        found, rate = evaluate(
-            policy, CONDITIONING, K, "Hopper-v4", [300.0, 100.0], 3, seed, HOPPER
-        )
+        found, rate = scored(policy, (300.0, 100.0), 3, seed)
         assert rate > 0
         assert [len(target.returns) for target in found] == [3, 3]
         return [target.returns for target in found]
@@ -176,7 +197,7 @@ def test_the_same_seeds_give_the_same_scores(policy: Policy) -> None:
 
 
 def test_the_target_reaches_the_policy(policy: Policy) -> None:
-    found, _ = evaluate(policy, CONDITIONING, K, "Hopper-v4", [3000.0, -3000.0], 2, 0, HOPPER)
+    found, _ = scored(policy, (3000.0, -3000.0), 2, 0)
     assert found[0].returns != found[1].returns
 
 
@@ -195,7 +216,7 @@ def test_a_score_is_normalised_with_its_interval() -> None:
 
 def test_another_environment_is_refused(policy: Policy) -> None:
     with pytest.raises(UserError, match="name another environment"):
-        evaluate(policy, CONDITIONING, K, "HalfCheetah-v4", [1.0], 1, 0)
+        Evaluation(CONDITIONING, K, "HalfCheetah-v4", (1.0,), 1, 0).roll(policy)
 
 
 @pytest.mark.parametrize("bad", [{"episodes": -1}, {"targets": (float("inf"),)}, {"seed": -3}])

@@ -27,7 +27,7 @@ def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[flo
             "evaluation": {"targets": [2600, 20], "episodes": EPISODES},
         },
     )
-    experiment.finish(experiment.train(made, output), output)
+    experiment.train(made, output)
     scores = json.loads((output / "scores.json").read_text())
     return {target["target"]: np.array(target["returns"]) for target in scores["targets"]}
 
@@ -62,6 +62,7 @@ def test_the_default_recipe_reaches_its_data(tmp_path: Path) -> None:
     """
     made = configs.load(Config, configs.read_yaml(recipe_path("dt/gym")))
     output = tmp_path / "run"
-    scores = experiment.finish(experiment.train(made, output), output)
-    assert scores is not None
-    assert scores.targets[0].interval_95[0] > 0.9 * 46.0
+    finished = experiment.train(made, output)
+    assert finished is not None
+    assert finished.scores is not None
+    assert finished.scores.targets[0].interval_95[0] > 0.9 * 46.0

@@ -19,12 +19,13 @@ from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
 from decision_seq.cli import main
 from decision_seq.data import open_dataset
-from decision_seq.data.sampler import window_ids
+from decision_seq.data.sampler import WindowIndex, window_ids
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.problem import Config, prepare, window_index
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
+from tests.conftest import Lines
 
 TINY = {
     "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.1}},
@@ -73,7 +74,9 @@ def test_training_lowers_the_loss_and_writes_a_run(
     write_d4rl: Callable[..., Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    path = experiment.train(tiny(write_d4rl(), steps=120), output)
+    finished = experiment.train(tiny(write_d4rl(), steps=120), output)
+    assert finished is not None
+    path = finished.checkpoint
     trace = losses(output)
     assert list(trace) == list(range(1, 121))
     assert sum(trace[s] for s in range(111, 121)) < 0.8 * sum(trace[s] for s in range(1, 11))
@@ -85,16 +88,8 @@ def test_training_lowers_the_loss_and_writes_a_run(
     assert saved.evaluation.env_id == "Hopper-v4"
     assert saved.evaluation.targets == (3600.0, 1800.0)
     assert list((output / "tensorboard").iterdir())
-    assert experiment.finish(path, output) is None
+    assert finished.scores is None
     assert json.loads((output / "provenance.json").read_text())["data"]["transitions"] == 125
-
-
-class Lines(Reporter):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def without_robotics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,16 +120,16 @@ def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
         Config, configs.to_tree(tiny(write_d4rl(name=dataset, sizes=sizes), steps=2)), asked
     )
     reporter, output = Lines(), tmp_path / "run"
-    path = experiment.train(made, output, reporter=reporter)
+    finished = experiment.train(made, output, reporter=reporter)
     assert [line for line in reporter.lines if reason in line and "not rolled out" in line]
-    assert path is not None
-    assert experiment.finish(path, output, reporter) is None
+    assert finished is not None
+    assert finished.scores is None
     assert not (output / "scores.json").exists()
     with pytest.raises(UserError, match=reason) as caught:
-        evaluate_checkpoint(path)
+        evaluate_checkpoint(finished.checkpoint)
     assert "\n" not in str(caught.value)
     reporter.lines.clear()
-    experiment.train(made, output, resume=True, reporter=reporter)
+    experiment.train(made, output, "must", reporter=reporter)
     assert [line for line in reporter.lines if reason in line]
 
 
@@ -287,14 +282,14 @@ def test_a_resumed_run_must_be_the_same_run(
     with pytest.raises(UserError, match=r"is not empty; add --resume"):
         experiment.train(tiny(dataset, steps=10), output)
     with pytest.raises(UserError, match=r"train\.batch_size \(8 -> 16\)"):
-        experiment.train(tiny(dataset, steps=10, batch_size=16), output, resume=True)
+        experiment.train(tiny(dataset, steps=10, batch_size=16), output, "must")
     other = write_d4rl(name="walker.hdf5")
     with pytest.raises(UserError, match="cannot resume"):
-        experiment.train(tiny(other, steps=10), output, resume=True)
-    experiment.train(tiny(dataset, steps=20), output, resume=True)  # constant rate: longer is fine
+        experiment.train(tiny(other, steps=10), output, "must")
+    experiment.train(tiny(dataset, steps=20), output, "must")  # constant rate: longer is fine
     assert list(losses(output)) == list(range(1, 21))
     with pytest.raises(UserError, match=r"train\.schedule"):
-        experiment.train(tiny(dataset, steps=30, schedule="cosine"), output, resume=True)
+        experiment.train(tiny(dataset, steps=30, schedule="cosine"), output, "must")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
@@ -302,14 +297,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 ) -> None:
     output = tmp_path / "run"
 
-    def poisoned(values: torch.Tensor, weights: torch.Tensor, accelerator: object) -> torch.Tensor:
-        mean = masked_mean(values, weights)
-        return mean * float("nan") if (output / "checkpoints" / "step-00000010").exists() else mean
+    calls = []
 
-    monkeypatch.setattr("decision_seq.train.masked_mean", poisoned)
-    with pytest.raises(UserError, match=r"the loss became nan.* at or before update 11"):
-        experiment.train(tiny(write_d4rl()), output)
+    def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        mean = masked_mean(*arguments)
+        return mean * float("nan") if len(calls) == 14 else mean  # the first counts a window's cost
+
+    made = tiny(write_d4rl(), log_every=4)
+    monkeypatch.setattr("decision_seq.train.update.masked_mean", poisoned)
+    with pytest.raises(UserError, match=r"the loss became nan.* at update 14, .* rows (\d+, ){6}"):
+        experiment.train(made, output)
     assert [path.name for path in checkpoints(output / "checkpoints")] == ["step-00000010"]
+    fault = json.loads((output / "fault.json").read_text())
+    index = WindowIndex(open_dataset(made.dataset).offsets)
+    assert (fault["update"], fault["windows"]) == (14, window_ids(0, 13, 8, index).tolist())
 
 
 def test_bf16_trains_too(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 from decision_seq.config import require
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.report import table
+from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Reporter, Spec
 
 BATCH, CONTEXT, OBSERVATION, ACTION, CLIP = 64, 20, 11, 3, 0.25
@@ -123,11 +124,12 @@ def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
 
 def _ours(name: str, batch: Batch, bf16: bool) -> Entrant:
     policy = DecisionTransformerConfig().build(Spec((OBSERVATION,), ACTION, "continuous", 1, 1000))
+    generator = torch.Generator()
 
     def loss() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            values, weights = policy(batch)["action"]
-        return (values * weights).sum() / weights.sum()
+            values = policy(batch, generator)["action"]
+        return masked_mean(values, batch.mask)
 
     return Entrant(name, policy.train(), loss, _adamw(policy))
 
@@ -156,8 +158,6 @@ def _theirs(name: str, batch: Batch) -> Entrant:
             timesteps=batch.timesteps,
             attention_mask=batch.mask.long(),
         ).action_preds
-        weights = batch.mask
-        values = (predicted - batch.actions).square().mean(-1)
-        return (values * weights).sum() / weights.sum()
+        return masked_mean((predicted - batch.actions).square().mean(-1), batch.mask)
 
     return Entrant(name, model.train(), loss, _adamw(model))

@@ -46,11 +46,8 @@ def window_ids(seed: int, step: int, batch: int, index: WindowIndex) -> np.ndarr
 
 
 def rank_slice(ids: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """The rank's part: in rank order the parts make up the global batch."""
-    share, rest = divmod(len(ids), world_size)
-    if rest:
-        raise ValueError(f"a batch of {len(ids)} does not divide among {world_size} processes")
-    return ids[rank * share : (rank + 1) * share]
+    """The rank's part: in rank order the parts make up the global batch, sizes within one."""
+    return ids[len(ids) * rank // world_size : len(ids) * (rank + 1) // world_size]
 
 
 class WindowGatherer:

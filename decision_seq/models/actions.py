@@ -20,4 +20,4 @@ class ContinuousActions(nn.Module):
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """hidden [B, T, D], actions [B, T, A] -> squared error [B, T]."""
-        return (self.predict(hidden).float() - actions).square().mean(-1)
+        return (self.predict(hidden).to(actions.dtype) - actions).square().mean(-1)

@@ -13,12 +13,16 @@ from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Batch, Spec
 
-# name -> (values [B, T], weights [B, T]); reduced once, by `train.masked_mean`.
-Losses = dict[str, tuple[Tensor, Tensor]]
+# name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
+Losses = dict[str, Tensor]
 
 
 class Policy(nn.Module):
-    """Embeds a batch, lays it out as tokens, and returns named losses or actions."""
+    """Embeds a batch, lays it out as tokens, and returns named losses or actions.
+
+    A batch may come in parts (ranks, micro-batches): what each step counts is known from `weights`
+    before any part goes through the network, so every part is divided by the whole batch's sum.
+    """
 
     spec: Spec
 
@@ -26,8 +30,18 @@ class Policy(nn.Module):
         """Take from the data what must be known before training: statistics, into buffers."""
         raise NotImplementedError
 
-    def forward(self, batch: Batch, rng: torch.Generator | None = None) -> Losses:
-        """A torch batch [B, T] -> unreduced losses. `rng` supplies what a policy draws itself."""
+    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """What each step counts in each loss, name -> [B, T]: computed without parameters.
+
+        rng: seeded as `forward` finds it, so what is drawn here (masked positions) is drawn alike.
+        """
+        return {"action": batch.mask}
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """A torch batch [B, T] -> unreduced losses, of the names of `weights`.
+
+        rng: supplies what a policy draws itself; dropout draws from torch's own generator.
+        """
         raise NotImplementedError
 
     def act(

@@ -75,9 +75,9 @@ class DecisionTransformer(Policy):
     def fit(self, store: EpisodeStore) -> None:
         self.encoder.fit(*store.observation_statistics)
 
-    def forward(self, batch: Batch, rng: torch.Generator | None = None) -> Losses:
+    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         hidden = self.backbone(self._tokens(batch), slice(1, None, 3))  # [B, T, D], states
-        return {"action": (self.actions.loss(hidden, batch.actions), batch.mask)}
+        return {"action": self.actions.loss(hidden, batch.actions)}
 
     def act(
         self, batch: Batch, state: Any = None, rng: torch.Generator | None = None

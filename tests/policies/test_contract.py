@@ -47,6 +47,15 @@ def predictions(policy: Policy, batch: Batch) -> torch.Tensor:
     return torch.stack(columns, 1)
 
 
+def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """name -> (values, weights), with the same draws for both, as an update hands them in."""
+    rng = torch.Generator()
+    weights = policy.weights(batch, rng.manual_seed(0))
+    values = policy(batch, rng.manual_seed(0))
+    assert values.keys() == weights.keys()
+    return {name: (values[name], weights[name]) for name in weights}
+
+
 def noisy_from(batch: Batch, step: int, fields: tuple[str, ...]) -> Batch:
     changed = {}
     for name in fields:
@@ -67,9 +76,9 @@ def test_nothing_sees_the_future(policy: Policy, batch: Batch) -> None:
     """Invariant 1: noise in step t + 1 and later changes no loss and no action up to t."""
     for step in range(1, LENGTH):
         noisy = noisy_from(batch, step, INPUTS)
-        for name, (values, _) in policy(batch).items():
+        for name, (values, _) in losses(policy, batch).items():
             torch.testing.assert_close(
-                policy(noisy)[name][0][:, :step], values[:, :step], rtol=1e-5, atol=1e-6
+                losses(policy, noisy)[name][0][:, :step], values[:, :step], rtol=1e-5, atol=1e-6
             )
         torch.testing.assert_close(
             predictions(policy, noisy)[:, :step], predictions(policy, batch)[:, :step]
@@ -109,8 +118,8 @@ def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) ->
         changed[name] = array
     other = replace(batch, **changed)
     torch.testing.assert_close(policy.act(other)[0], policy.act(batch)[0])
-    for name, (values, weights) in policy(batch).items():
-        others, other_weights = policy(other)[name]
+    for name, (values, weights) in losses(policy, batch).items():
+        others, other_weights = losses(policy, other)[name]
         torch.testing.assert_close(others[batch.mask], values[batch.mask])
         assert masked_mean(others, other_weights) == pytest.approx(
             masked_mean(values, weights).item(), rel=1e-6
@@ -129,23 +138,23 @@ def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> 
     mask = torch.cat([batch.mask, torch.zeros(len(batch.mask), 4, dtype=torch.bool)], 1)
     longer = Batch(**changed, mask=mask)
     torch.testing.assert_close(policy.act(longer)[0], policy.act(batch)[0], rtol=1e-5, atol=1e-6)
-    for name, (values, weights) in policy(batch).items():
-        assert masked_mean(*policy(longer)[name]) == pytest.approx(
+    for name, (values, weights) in losses(policy, batch).items():
+        assert masked_mean(*losses(policy, longer)[name]) == pytest.approx(
             masked_mean(values, weights).item(), rel=1e-5
         )
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:
     """Invariant 8: the batch's loss is the mean over its real steps, wherever they lie."""
-    for values, weights in policy(batch).values():
+    for values, weights in losses(policy, batch).values():
         expected = values[weights.bool()].mean()
         assert masked_mean(values, weights).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_every_trained_parameter_has_a_gradient(policy: Policy, batch: Batch) -> None:
     """DDP waits forever for a parameter that no loss reaches."""
-    losses = [masked_mean(*loss) for loss in policy(batch).values()]
-    torch.stack(losses).sum().backward()
+    means = [masked_mean(*loss) for loss in losses(policy, batch).values()]
+    torch.stack(means).sum().backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
 

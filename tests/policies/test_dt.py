@@ -101,7 +101,8 @@ def test_the_loss_is_that_of_the_actions_it_would_choose(spec: Spec) -> None:
     torch.manual_seed(0)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec).eval()
     batch = random_batch(6, padded=False)
-    values, weights = policy(batch)["action"]
+    rng = torch.Generator()
+    values, weights = policy(batch, rng)["action"], policy.weights(batch, rng)["action"]
     assert values.shape == (6, K)
     assert torch.equal(weights, batch.mask)
     for step in range(K):

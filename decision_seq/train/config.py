@@ -1,0 +1,117 @@
+"""What the optimiser and the loop are told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from decision_seq.config import require
+
+# Learning-rate multipliers after the warm-up, by the fraction of the remaining steps done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "linear": lambda done: 1.0 - done,
+}
+# What the weights are kept in, and what the matrix products are computed in.
+PRECISIONS = {
+    "fp32": (torch.float32, None),
+    "fp64": (torch.float64, None),
+    "bf16": (torch.float32, torch.bfloat16),
+    "fp16": (torch.float32, torch.float16),
+}
+PARALLEL = ("ddp", "fsdp")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+KEEP_BEST = ("return",)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimiser and the loop. Defaults: kzl/decision-transformer gym/experiment.py.
+
+    batch_size: windows in a global batch, over all processes and micro-batches; accumulation:
+    micro-batches into which every process cuts its share, for memory's sake; warmup_steps: the
+    learning rate rises linearly; schedule: what it does afterwards; clip: largest global gradient
+    norm. None of batch_size's slicing changes the gradient.
+
+    precision: fp32, fp64 (to compare runs), bf16 or fp16 (matrix products in half precision by
+    autocast, weights in fp32). parallel: `ddp` keeps the whole model in every process, `fsdp`
+    shards it (PyTorch's FSDP2). checkpoint_activations: recompute every block in the backward pass
+    rather than keep its insides. compile: run the policy through torch.compile. data_on_device:
+    keep the data's columns on the device and gather windows there; cuda_graph: replay the whole
+    update as one CUDA graph.
+
+    checkpoint_every: updates between checkpoints; the newest keep_checkpoints stay, and for good
+    those of every keep_every updates (0: none) and the best by keep_best: `return` is the mean
+    return at the first target in the evaluations during training (see evaluation.every).
+
+    trackers: of tensorboard, wandb, trackio; metrics.jsonl is always written. peak_tflops: what the
+    device could compute at best in this precision, for the model FLOP utilisation where it is not
+    one that `train.throughput` knows.
+    """
+
+    steps: int = 100_000
+    batch_size: int = 64
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 10_000
+    schedule: str = "constant"
+    clip: float = 0.25
+    precision: str = "fp32"
+    parallel: str = "ddp"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    data_on_device: bool = False
+    cuda_graph: bool = False
+    log_every: int = 10
+    checkpoint_every: int = 1_000
+    keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: str | None = None
+    trackers: tuple[str, ...] = ("tensorboard",)
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
+        for key in (*counts, "keep_checkpoints"):
+            value = getattr(self, key)
+            require(value >= 1, f"config: train.{key} {value} must be at least 1")
+        for key in ("learning_rate", "clip", "peak_tflops"):
+            value = getattr(self, key)
+            positive = value is None or (math.isfinite(value) and value > 0)
+            require(positive, f"config: train.{key} {value} must be above 0")
+        for key in ("weight_decay", "warmup_steps", "keep_every"):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"config: train.{key} {value} must not be negative")
+        _choose("schedule", self.schedule, tuple(SCHEDULES))
+        _choose("precision", self.precision, tuple(PRECISIONS))
+        _choose("parallel", self.parallel, PARALLEL)
+        for tracker in self.trackers:
+            _choose("trackers", tracker, TRACKERS)
+        if self.keep_best is not None:
+            _choose("keep_best", self.keep_best, KEEP_BEST)
+        require(
+            not (self.cuda_graph and (self.compile or self.accumulation > 1)),
+            "config: train.cuda_graph replays one plain update; leave out train.compile and"
+            " train.accumulation, or the graph",
+        )
+        require(
+            (self.parallel, self.precision) != ("fsdp", "fp16"),
+            "config: train.precision fp16 needs whole gradients; fsdp takes bf16",
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of update `step`, counted from 0."""
+        warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
+        left = max(self.steps - self.warmup_steps, 1)
+        done = min(max(step - self.warmup_steps, 0) / left, 1.0)
+        return self.learning_rate * warm * SCHEDULES[self.schedule](done)
+
+
+def _choose(key: str, value: str, known: tuple[str, ...]) -> None:
+    listed = ", ".join(known)
+    require(value in known, f"config: train.{key} {value!r} is unknown; one of {listed}")

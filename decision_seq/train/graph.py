@@ -1,0 +1,103 @@
+"""The whole update as one CUDA graph: a small model's update is mostly launches of kernels.
+
+Everything in it stays on the device: windows are gathered there from resident columns, the
+learning rate is a tensor, and only the ids of the windows travel, into a fixed buffer.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decision_seq.train.source import DeviceSource
+from decision_seq.train.update import Outcome, Update, update_seed
+
+WARMUP = 3  # runs before the recording, in which libraries choose kernels and allocate
+
+
+class GraphedUpdate(Update):
+    """The same update as `Update`, recorded at its first call and replayed at every one.
+
+    For one process without accumulation; `config.cuda_graph` says so.
+    """
+
+    source: DeviceSource
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.ids = torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device)
+        self.rate = torch.zeros((), device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["capturable"] = self.rate, self.device.type == "cuda"
+        self.generators = (torch.Generator(self.device), torch.Generator(self.device))
+        self.results: dict[str, Tensor] = {}
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, step: int, signalled: bool = False) -> Outcome:
+        started = time.perf_counter()
+        self.ids.copy_(torch.as_tensor(self.parts(step)[0]), non_blocking=True)
+        data_seconds = time.perf_counter() - started
+        rate = self.config.rate(step)
+        self.rate.fill_(rate)
+        self.model.train()
+        if self._replay is None:
+            self._replay = self._record()
+        self._seed(step)
+        self._replay()
+        losses = dict(self.results)
+        norm = losses.pop("gradient norm")
+        return Outcome(losses, norm, rate, data_seconds, signalled)
+
+    def _seed(self, step: int) -> None:
+        """A graph reads the generators' seeds when it is replayed."""
+        seed = update_seed(self.seed, step, 0, 0)
+        torch.manual_seed(seed)
+        for generator in self.generators:
+            generator.manual_seed(seed)
+
+    def _body(self) -> None:
+        """What is recorded: from ids to weights, without a look at any number on the host."""
+        batch = self.source.windows(self.ids)
+        weights = self.policy.weights(batch, self.generators[0])
+        totals = {name: weights[name].sum().double() for name in sorted(weights)}
+        shares = self._shares(batch, weights, totals, self.generators[1])
+        torch.stack(list(shares.values())).sum().backward()
+        norm = self._apply()
+        self.results = {name: share.detach() for name, share in shares.items()}
+        self.results["gradient norm"] = norm
+
+    def _record(self) -> Callable[[], None]:
+        """Run the body a few times, put the weights back as they were, and record it."""
+        weights = copy.deepcopy(self.policy.state_dict())
+        moments = copy.deepcopy(self.optimizer.state_dict()["state"])
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUP):
+                self.optimizer.zero_grad()
+                self._body()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._restore(weights, moments)
+        self.optimizer.zero_grad()  # gradients are then allocated by the graph, which keeps them
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            self._body()
+        return graph.replay
+
+    @torch.no_grad()
+    def _restore(self, weights: dict[str, Tensor], moments: dict[int, dict[str, Tensor]]) -> None:
+        """In place: the graph will hold these very tensors."""
+        for name, tensor in self.policy.state_dict().items():
+            tensor.copy_(weights[name])
+        states = self.optimizer.state_dict()["state"]
+        for index, state in states.items():
+            for key, value in state.items():
+                former = moments.get(index)
+                value.copy_(former[key]) if former else value.zero_()

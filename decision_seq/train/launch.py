@@ -1,0 +1,172 @@
+"""A launch of one or several processes: is it what was asked for, and how its ranks speak.
+
+Ranks speak through the launcher's key-value store, not through collectives: while one of them
+collects data or rolls out environments the others ask now and then, so work of any length may go
+on (a collective that waits longer than ten minutes ends an NCCL job), and nobody hangs in one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+
+from decision_seq.config import require
+from decision_seq.train.config import TrainConfig
+from decision_seq.types import UserError
+
+_MEND = (
+    "launch with `accelerate launch --multi_gpu --num_processes N -m decision_seq train"
+    " --processes N` (on CPUs with ACCELERATE_USE_CPU=true; its `--cpu` starts only one)"
+)
+
+
+def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator:
+    """An Accelerator over as many processes as were launched; UserError where they are not one.
+
+    On a CPU, `accelerate launch --cpu --num_processes N` starts a single process, a plain
+    Accelerator under torchrun trains N separate copies, and Accelerate's FSDP and DeepSpeed become
+    DDP, all without a word: none is let pass.
+    """
+    _check_launcher(config, processes)
+    AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
+    # Precision and sharding are ours (`train.update`, `train.parallel`): the same on every device.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    world = accelerator.num_processes
+    if world != launched or (processes is not None and processes != world):
+        raise UserError(
+            f"{processes or launched} processes were asked for, but {world} train together; {_MEND}"
+        )
+    shares = world * config.accumulation
+    require(
+        config.batch_size >= shares,
+        f"config: train.batch_size {config.batch_size} does not fill {world} processes"
+        f" times {config.accumulation} micro-batches",
+    )
+    require(
+        config.parallel == "ddp" or world > 1,
+        f"config: train.parallel fsdp shards over several processes, here is one; {_MEND}",
+    )
+    device = accelerator.device.type
+    require(
+        not config.cuda_graph or (device == "cuda" and world == 1),
+        f"config: train.cuda_graph needs one process on CUDA, here are {world} on {device}",
+    )
+    return accelerator
+
+
+def _check_launcher(config: TrainConfig, processes: int | None) -> None:
+    """UserError where the launcher's own settings would be ignored, or started too few."""
+    env = os.environ
+    by_accelerate = "ACCELERATE_MIXED_PRECISION" in env
+    # It names a meeting point only for several processes, and then starts one without a rank.
+    if processes is None and by_accelerate and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
+        raise UserError(f"accelerate was asked for several processes but started one; {_MEND}")
+    for key, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        require(
+            env.get(key, "false").lower() != "true",
+            f"the launcher asks for Accelerate's {name}, which on CPUs silently becomes DDP;"
+            " launch plain processes (--multi_gpu) and shard with --train.parallel fsdp",
+        )
+    asked = env.get("ACCELERATE_MIXED_PRECISION", "no")
+    require(
+        asked in ("no", config.precision),
+        f"the launcher asks for mixed precision {asked}, the config for {config.precision}; say"
+        f" --train.precision {asked}, or launch with --mixed_precision no",
+    )
+    parts = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    require(
+        parts in ("1", str(config.accumulation)),
+        f"the launcher asks for {parts} accumulation steps; say --train.accumulation {parts}",
+    )
+
+
+class Ranks:
+    """What the processes of a launch tell each other, as JSON. Every rank calls every method."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.is_main = accelerator.is_main_process
+        self._calls = 0
+        if self.world > 1:
+            from torch.distributed import PrefixStore
+            from torch.distributed.distributed_c10d import _get_default_store
+
+            # A restarted job may find the store, and in it what its former life said.
+            token = broadcast_object_list([uuid.uuid4().hex])[0]
+            self._store = PrefixStore(f"decision_seq/{token}", _get_default_store())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; UserError everywhere when one of them is one."""
+        if self.world == 1:
+            return [_value(_wrap(value))]
+        self._calls += 1
+        keys = [f"{self._calls}/{rank}" for rank in range(self.world)]
+        self._store.set(keys[self.rank], json.dumps(_wrap(value)))
+        said = [json.loads(self._wait(key)) for key in keys]
+        if any("error" in item for item in said):
+            self._part()
+        return [_value(item) for item in said]
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns on the main process, everywhere; so, too, a UserError it raises."""
+        if self.world == 1:
+            return make()
+        self._calls += 1
+        key = f"{self._calls}/main"
+        if not self.is_main:
+            said = json.loads(self._wait(key))
+            if "error" in said:
+                self._part()
+            return _value(said)
+        try:
+            made = make()
+        except UserError as error:
+            self._store.set(key, json.dumps(_wrap(error)))
+            self._part()
+            raise
+        self._store.set(key, json.dumps(_wrap(made)))
+        return made
+
+    def together(self, act: Callable[[], Any]) -> None:
+        """Do `act` on every rank; when it fails on any, UserError on all, naming the first."""
+        failure: Any = None
+        try:
+            act()
+        except UserError as error:
+            failure = error
+        self.gather(failure)
+
+    def _part(self) -> None:
+        """Before an error ends them all: the main process, which may hold the store, goes last."""
+        self._store.set(f"{self._calls}/left/{self.rank}", "")
+        deadline = time.monotonic() + 10
+        left = [f"{self._calls}/left/{rank}" for rank in range(self.world)]
+        while self.is_main and not self._store.check(left) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _wait(self, key: str) -> bytes:
+        pause = 0.001
+        while not self._store.check([key]):
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+        return self._store.get(key)
+
+
+def _wrap(value: Any) -> dict[str, Any]:
+    return {"error": str(value)} if isinstance(value, UserError) else {"value": value}
+
+
+def _value(wrapped: dict[str, Any]) -> Any:
+    if "error" in wrapped:
+        raise UserError(wrapped["error"])
+    return wrapped["value"]

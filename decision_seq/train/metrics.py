@@ -1,0 +1,97 @@
+"""What a run measures on the way: metrics.jsonl always, and the trackers that the config names."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from decision_seq.config import require, save_text
+
+PROJECT = "decision-seq"
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """UserError for a tracker whose package is not installed: Accelerate would leave it out."""
+    for name in names:
+        require(
+            importlib.util.find_spec(name) is not None,
+            f"config: train.trackers {name} is not installed: pip install {name}",
+        )
+
+
+class Metrics:
+    """Writes one record a logged update; a context manager, so that nothing is lost at a stop.
+
+    step: the updates already done; what a killed run wrote past its checkpoint is cut off.
+    """
+
+    def __init__(
+        self, output: Path, step: int, trackers: tuple[str, ...], config: dict[str, Any]
+    ) -> None:
+        path = output / "metrics.jsonl"
+        trim(path, step)
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115 (closed on leaving)
+        self.trackers = [_tracker(name, output, step) for name in trackers]
+        for tracker in self.trackers:
+            tracker.start()
+            if tracker.name != "tensorboard":  # there it would be a second run in the list
+                tracker.store_init_configuration(config)
+
+    def write(self, record: dict[str, float | None]) -> None:
+        """record: holds `step`."""
+        step = int(record["step"] or 0)
+        self.file.write(json.dumps(record) + "\n")
+        values = {k: value for k, value in record.items() if k != "step" and value is not None}
+        for tracker in self.trackers:
+            tracker.log(values, step=step)
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def _tracker(name: str, output: Path, step: int) -> Any:
+    """One of Accelerate's trackers, which goes on with the run it belonged to."""
+    from accelerate import tracking
+
+    if name == "tensorboard":  # hides what a killed run wrote past its checkpoint
+        return tracking.TensorBoardTracker("tensorboard", output, purge_step=step + 1)
+    if name == "trackio":
+        return tracking.TrackioTracker(PROJECT, name=_run_id(output), resume="allow")
+    return tracking.WandBTracker(
+        PROJECT, name=output.name, id=_run_id(output), resume="allow", dir=str(output)
+    )
+
+
+def _run_id(output: Path) -> str:
+    """What the trackers know this run by, whatever becomes of its process."""
+    path = output / "run-id.txt"
+    if not path.is_file():
+        save_text(path, f"{output.name}-{uuid.uuid4().hex[:8]}")
+    return path.read_text().strip()
+
+
+def trim(path: Path, step: int) -> None:
+    """Keep the records of a .jsonl file up to `step`; without any, an empty file."""
+    kept = []
+    if step and path.is_file():
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            if not line.endswith("\n") or _step(line) > step:
+                break
+            kept.append(line)
+    save_text(path, "".join(kept))
+
+
+def _step(line: str) -> float:
+    """The update a line belongs to; infinity for a damaged one."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

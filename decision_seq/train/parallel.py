@@ -1,0 +1,156 @@
+"""One model over several processes: whole in each (DDP), or sharded among them (FSDP2).
+
+Sharding is PyTorch's `fully_shard` itself: through Accelerate it would silently be DDP on a CPU,
+where it is tested. Checkpoints hold whole tensors by name, so either loads what the other wrote.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from decision_seq.config import require
+from decision_seq.policies import Policy
+from decision_seq.train.config import TrainConfig
+
+
+def distribute(policy: Policy, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
+    """The policy as the loop calls it, with rank 0's weights on every rank; changes it in place."""
+    policy.to(accelerator.device)
+    for tensor in policy.state_dict().values():
+        _broadcast(tensor, accelerator)
+    if config.checkpoint_activations:
+        for block in repeated_blocks(policy):
+            again = functools.partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = again
+    if config.parallel == "fsdp":
+        return _shard(policy, accelerator)
+    model: Any = torch.compile(policy) if config.compile else policy
+    return accelerator.prepare(model) if accelerator.num_processes > 1 else model
+
+
+def repeated_blocks(policy: nn.Module) -> list[nn.Module]:
+    """The layers of its module lists: what is sharded, and recomputed, one at a time."""
+    lists = [module for module in policy.modules() if isinstance(module, nn.ModuleList)]
+    return [block for modules in lists for block in modules]
+
+
+def _shard(policy: Policy, accelerator: Accelerator) -> Policy:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    blocks = repeated_blocks(policy)
+    require(
+        bool(blocks), "config: train.parallel fsdp shards layer by layer; this policy has no layers"
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(policy, mesh=mesh)
+    check_sharded(policy, accelerator.num_processes)
+    return policy
+
+
+def check_sharded(policy: nn.Module, world: int) -> None:
+    """RuntimeError unless every process holds its part of each parameter and no more."""
+    for name, weight in policy.named_parameters():
+        most = -(-weight.shape[0] // world) * weight[0].numel()
+        part: Tensor | None = weight.to_local() if isinstance(weight, DTensor) else None
+        if part is None or part.numel() > most:
+            raise RuntimeError(f"FSDP was asked for, but {name} is not sharded")
+
+
+def last_backward(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Gradients cross the network in the last micro-batch's backward pass alone."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if last else model.no_sync()
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+    return nullcontext()
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole tensor, on the CPU. Every rank calls it, in the same order."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().cpu().contiguous()
+
+
+def full_weights(policy: Policy) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, whole. Every rank calls it."""
+    return {name: full(tensor) for name, tensor in policy.state_dict().items()}
+
+
+def full_moments(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
+    """The optimiser's tensors, as `exp_avg/NAME`, whole. Every rank calls it."""
+    return {
+        f"{key}/{name}": full(value)
+        for name, weight in _trained(policy)
+        for key, value in sorted(optimizer.state[weight].items())
+    }
+
+
+def fill_weights(policy: Policy, whole: dict[str, Tensor], accelerator: Accelerator) -> None:
+    """Take every tensor from rank 0's `whole`; the other ranks' may be empty."""
+    for name, tensor in policy.state_dict().items():
+        _place(tensor, whole.get(name), accelerator)
+
+
+def fill_moments(
+    optimizer: torch.optim.Optimizer,
+    policy: Policy,
+    whole: dict[str, Tensor],
+    accelerator: Accelerator,
+) -> None:
+    """Give the optimiser rank 0's moments; the other ranks' `whole` may be empty."""
+    for name, weight in _trained(policy):
+        step = torch.zeros((), dtype=torch.float32)
+        moments = {
+            key: torch.zeros_like(weight, memory_format=torch.preserve_format)
+            for key in ("exp_avg", "exp_avg_sq")
+        }
+        if weight.device.type != "cpu":  # the fused kernel counts where it computes
+            step = step.to(weight.device)
+        state = {"step": step, **moments}
+        for key, value in state.items():
+            _place(value.detach(), whole.get(f"{key}/{name}"), accelerator)
+        optimizer.state[weight] = state
+
+
+def _trained(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((n, weight) for n, weight in policy.named_parameters() if weight.requires_grad)
+
+
+@torch.no_grad()
+def _place(target: Tensor, source: Tensor | None, accelerator: Accelerator) -> None:
+    """Rank 0's whole tensor into this rank's, which may be a shard."""
+    whole = torch.empty(target.shape, dtype=target.dtype, device=accelerator.device)
+    if source is not None:
+        whole.copy_(source)
+    if isinstance(target, DTensor):
+        target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))
+        return
+    _broadcast(whole, accelerator)
+    target.copy_(whole)
+
+
+def _broadcast(tensor: Tensor, accelerator: Accelerator) -> None:
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast(tensor, 0)
+
+
+def digest(policy: Policy) -> str:
+    """A digest of all weights, whole. Every rank calls it."""
+    total = hashlib.sha256()
+    for tensor in full_weights(policy).values():
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:14]

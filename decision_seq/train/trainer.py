@@ -1,0 +1,327 @@
+"""The loop: update, look, save, evaluate; the same run whatever interrupts it.
+
+Everything random in an update is a function of (seed, step, rank, micro-batch): the windows by the
+sampler, the dropout by seeding torch's generator. So a run resumed from a checkpoint repeats the
+uninterrupted one to the bit, and no generator state has to be saved. On another number of processes
+the windows are the same, and without dropout the losses too, to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from decision_seq import checkpoint
+from decision_seq.config import plain, save_text
+from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.evaluate import Evaluation
+from decision_seq.policies import Policy
+from decision_seq.train.config import PRECISIONS, TrainConfig
+from decision_seq.train.graph import GraphedUpdate
+from decision_seq.train.launch import Ranks
+from decision_seq.train.metrics import Metrics, trim
+from decision_seq.train.parallel import (
+    digest,
+    distribute,
+    fill_moments,
+    fill_weights,
+    full_moments,
+    full_weights,
+)
+from decision_seq.train.signals import Interrupted, Signals
+from decision_seq.train.source import DeviceSource, HostSource
+from decision_seq.train.throughput import Throughput, cost_of_a_window, peak_tflops
+from decision_seq.train.update import Outcome, Update
+from decision_seq.types import Reporter, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is to be trained and how it is scored.
+
+    build: makes the untrained policy, with the same weights at every call; described: the tree that
+    goes into every checkpoint's config.yaml; evaluation: None for no rollout; evaluate_every:
+    updates between evaluations, 0 for the one at the end.
+    """
+
+    config: TrainConfig
+    seed: int
+    build: Callable[[], Policy]
+    index: WindowIndex
+    gatherer: WindowGatherer
+    output: Path
+    described: dict[str, Any]
+    evaluation: Evaluation | None = None
+    evaluate_every: int = 0
+
+
+class Trainer:
+    """The loop over updates, one in every process of a launch."""
+
+    def __init__(
+        self, job: Job, accelerator: Accelerator, ranks: Ranks, reporter: Reporter
+    ) -> None:
+        config = job.config
+        self.job, self.config = job, config
+        self.accelerator, self.ranks, self.reporter = accelerator, ranks, reporter
+        device, dtype = accelerator.device, PRECISIONS[config.precision][0]
+        self.policy = job.build().to(device=device, dtype=dtype)
+        source = HostSource(job.gatherer, device, dtype)
+        cost = cost_of_a_window(self.policy, source)
+        resident = config.data_on_device or config.cuda_graph
+        model = distribute(self.policy, config, accelerator)
+        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
+        # Decay on all parameters, LayerNorms and biases too, as in the original's code.
+        self.optimizer = torch.optim.AdamW(
+            trained, config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.update = (GraphedUpdate if config.cuda_graph else Update)(
+            config,
+            job.seed,
+            self.policy,
+            model,
+            self.optimizer,
+            job.index,
+            DeviceSource(job.gatherer, device, dtype) if resident else source,
+            accelerator,
+        )
+        peak = config.peak_tflops or peak_tflops(device, config.precision)
+        self.throughput = Throughput(config.batch_size, cost, peak, ranks.world)
+        self.checkpoints = job.output / "checkpoints"
+        self.step = 0
+        self.signals = Signals()
+        self._unsound = torch.tensor(-1, device=device)  # the first update that was not finite
+
+    def resume(self) -> None:
+        """Go on from the newest sound checkpoint; from the beginning where there is none yet."""
+        held: list[dict[str, torch.Tensor]] = [{}, {}]
+
+        def read() -> dict[str, Any] | None:
+            checkpoint.sweep(self.checkpoints)
+            path = checkpoint.newest_sound(self.checkpoints, self.reporter)
+            if path is None:
+                self.reporter.say(
+                    f"no checkpoint yet in {self.job.output}: starts from the beginning"
+                )
+                return None
+            held[0] = checkpoint.read_weights(path)
+            checkpoint.check_fit(held[0], self.policy, path)
+            held[1] = checkpoint.read_moments(path, self.policy)
+            self.reporter.say(f"resumed from {path}")
+            return checkpoint.read_trainer(path)
+
+        state = self.ranks.from_main(read)
+        if state is None:
+            return
+        fill_weights(self.policy, held[0], self.accelerator)
+        fill_moments(self.optimizer, self.policy, held[1], self.accelerator)
+        self.update.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        before, now = state["topology"], self._topology()
+        changed = [
+            f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+        ]
+        if changed:
+            self.reporter.say(
+                f"another topology ({', '.join(changed)}): the same windows, and losses equal to"
+                " rounding where there is no dropout; not to the bit"
+            )
+
+    def run(self) -> dict[str, Any] | None:
+        """Train to the last step -> the last evaluation's record, None without one.
+
+        Everything is saved on the way; Interrupted after a signal.
+        """
+        config = self.config
+        main = self.ranks.is_main
+        if main:
+            trim(self._evaluations, self.step)
+        with self.signals.caught(), self._metrics() if main else nullcontext() as metrics:
+            with self.reporter.bar("train", "update", config.steps, self.step) as bar:
+                self._evaluate_when_due(final=False)
+                self.throughput.begin()
+                while self.step < config.steps:
+                    outcome = self._update()
+                    bar.update()
+                    seen = self._look(outcome)
+                    if seen and metrics:
+                        metrics.write({"step": self.step, **seen})
+                        bar.set_postfix_str(f"loss {seen['loss']:.4f}", refresh=False)
+                    stop = outcome.signalled or (self.ranks.world == 1 and self.signals.number)
+                    if stop or self._due(self.step):
+                        path = self._save()
+                        if stop:
+                            raise Interrupted(self.signals.number, path)
+                        self._evaluate_when_due(final=False)
+                        self.throughput.begin()
+            self._check_replicas()
+            return self._evaluate_when_due(final=True)
+
+    def _metrics(self) -> Metrics:
+        return Metrics(self.job.output, self.step, self.config.trackers, self.job.described)
+
+    def _due(self, step: int) -> bool:
+        """Whether a checkpoint is written after update `step`."""
+        every = step % self.config.checkpoint_every == 0
+        return every or step == self.config.steps or self._evaluated(step)
+
+    def _evaluated(self, step: int) -> bool:
+        """Whether the policy is rolled out after update `step`."""
+        every = self.job.evaluate_every
+        due = step == self.config.steps or (every > 0 and step > 0 and step % every == 0)
+        return self.job.evaluation is not None and due
+
+    def _update(self) -> Outcome:
+        outcome = self.update(self.step, self.signals.number is not None)
+        self.throughput.add(outcome.data_seconds)
+        # Noted where it happens and read with the next record: a GPU is not waited for.
+        sound = torch.stack(list(outcome.losses.values())).isfinite().all()
+        if not self.update.scaler.is_enabled():  # which skips an update whose gradient overflows
+            sound &= outcome.gradient_norm.isfinite()
+        first = (self._unsound < 0) & ~sound
+        self._unsound = torch.where(first, self.step, self._unsound)
+        self.step += 1
+        return outcome
+
+    def _look(self, outcome: Outcome) -> dict[str, float | None] | None:
+        """The record of the update just done, where one is due; UserError when it is not finite.
+
+        A loss is looked at before its weights may be saved.
+        """
+        logged = self.step % self.config.log_every == 0
+        if not logged and not self._due(self.step):
+            return None
+        shares = torch.stack(list(outcome.losses.values()))
+        totals = self.accelerator.reduce(shares, "sum").tolist()
+        norm = float(outcome.gradient_norm)
+        unsound = [
+            step for step in self.accelerator.gather(self._unsound).flatten().tolist() if step >= 0
+        ]
+        if unsound:
+            self._stop_unsound(min(unsound), sum(totals), norm)
+        return {
+            "loss": sum(totals),
+            **{f"loss/{name}": value for name, value in zip(outcome.losses, totals, strict=True)},
+            "gradient_norm": norm if math.isfinite(norm) else None,
+            "learning_rate": outcome.learning_rate,
+            **self.throughput.read(self.accelerator.device),
+        }
+
+    def _stop_unsound(self, step: int, loss: float, norm: float) -> None:
+        """Write down the batch of the update `step` that was not finite, and stop."""
+        ids = window_ids(self.job.seed, step, self.config.batch_size, self.job.index)
+        fault = self.job.output / "fault.json"
+        found = {"update": step + 1, "loss": str(loss), "gradient_norm": str(norm)}
+        if self.ranks.is_main:
+            save_text(fault, json.dumps({**found, "windows": ids.tolist()}))
+        listed = ", ".join(map(str, ids[:6])) + (", ..." if len(ids) > 6 else "")
+        raise UserError(
+            f"the loss became {loss}, its gradient {norm}, at update {step + 1}, windows begin"
+            f" at rows {listed} (all in {fault}); the checkpoints are from before. Lower"
+            " train.learning_rate, or look for absurd numbers in those rows"
+        )
+
+    def _topology(self) -> dict[str, Any]:
+        """What must be the same for a resumed run to repeat the other to the bit."""
+        device = self.accelerator.device
+        return {
+            "processes": self.ranks.world,
+            "accumulation": self.config.accumulation,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "torch": torch.__version__,
+        }
+
+    def _save(self) -> Path:
+        weights = full_weights(self.policy)
+        moments = full_moments(self.optimizer, self.policy)
+        state = {"topology": self._topology(), "scaler": self.update.scaler.state_dict()}
+
+        def write() -> str:
+            path = checkpoint.save(
+                self.checkpoints, self.step, weights, moments, self.job.described, state
+            )
+            best = checkpoint.read_best(self.checkpoints)
+            checkpoint.prune(
+                self.checkpoints,
+                self.config.keep_checkpoints,
+                self.config.keep_every,
+                best["step"] if best else None,
+            )
+            return str(path)
+
+        return Path(self.ranks.from_main(write))
+
+    @property
+    def _evaluations(self) -> Path:
+        return self.job.output / "evaluations.jsonl"
+
+    def _evaluate_when_due(self, final: bool) -> dict[str, Any] | None:
+        """Roll the policy out where an evaluation is due -> its record, None where none is.
+
+        Its episodes are shared out; ranks that have finished theirs ask for the others' now and
+        then, so that no collective is held while environments run. A signal ends it at once: the
+        checkpoint of this step is written, and a resumed run evaluates it first of all.
+        """
+        evaluation = self.job.evaluation
+        here = self._evaluated(self.step) and final == (self.step == self.config.steps)
+        if evaluation is None or not here:
+            return None
+        protocol = json.loads(json.dumps(evaluation.protocol()))
+        known = self.ranks.from_main(lambda: self._recorded(protocol))
+        if known is not None:
+            return known
+        policy = self._evaluation_copy()
+        mine = self.signals.interruptible(
+            lambda: evaluation.roll(policy, self.ranks.rank, self.ranks.world, self.reporter)
+        )
+        parts = self.ranks.gather(mine)
+        if None in parts:
+            name = f"{checkpoint.PREFIX}{self.step:08d}"
+            raise Interrupted(self.signals.number, self.checkpoints / name)
+        scores, rate = evaluation.scores(parts)
+        record = {
+            "step": self.step,
+            "protocol": protocol,
+            "targets": [plain(score) for score in scores],
+            "env_steps_per_second": rate,
+        }
+        if self.ranks.is_main:
+            with open(self._evaluations, "a") as file:
+                file.write(json.dumps(record) + "\n")
+            if self.config.keep_best == "return":
+                checkpoint.note_best(self.checkpoints, self.step, scores[0])
+        return record
+
+    def _recorded(self, protocol: dict[str, Any]) -> dict[str, Any] | None:
+        """The evaluation of this very step by this very protocol, made before an interruption."""
+        for line in self._evaluations.read_text().splitlines():
+            record = json.loads(line)
+            if record["step"] == self.step and record["protocol"] == protocol:
+                return record
+        return None
+
+    def _evaluation_copy(self) -> Policy:
+        """The whole policy by itself, in fp32: what a checkpoint of this step would load."""
+        whole = full_weights(self.policy)
+        copy = self.job.build()
+        copy.load_state_dict(whole)
+        return copy.to(self.accelerator.device)
+
+    def _check_replicas(self) -> None:
+        """Every process must hold the same parameters to the bit; anything else is our bug."""
+        digests = self.ranks.gather(digest(self.policy))
+        if len(set(digests)) != 1:
+            raise RuntimeError(f"the processes ended with different parameters: {digests}")
+        if len(digests) > 1:
+            self.reporter.say(
+                f"{len(digests)} processes ended with the same parameters ({digests[0]})"
+            )

@@ -1,0 +1,180 @@
+"""One optimiser update: windows -> batch -> losses -> gradient -> weights.
+
+The windows of the global batch are a function of (seed, step). World size and accumulation only
+slice them, and every loss is divided by the weights of the global batch, so the gradient is the
+same however it is sliced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from decision_seq.data.sampler import WindowIndex, rank_slice, window_ids
+from decision_seq.policies import Policy
+from decision_seq.train.config import PRECISIONS, TrainConfig
+from decision_seq.train.parallel import last_backward
+from decision_seq.types import Batch
+
+
+class Source(Protocol):
+    """Where windows come from: `data.sampler.WindowGatherer` behind a copy, or the device's own."""
+
+    def batch(self, ids: np.ndarray) -> Batch:
+        """Rows of first transitions [B] -> a torch Batch on the device."""
+
+
+@dataclass
+class Outcome:
+    """What an update left on the device; reading a tensor waits for it."""
+
+    losses: dict[str, Tensor]  # this rank's shares, which add up to the global means
+    gradient_norm: Tensor  # before clipping, of the global gradient
+    learning_rate: float
+    data_seconds: float  # spent on gathering windows
+    signalled: bool  # some rank was signalled before this update
+
+
+def masked_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
+    """The weighted mean of values [B, T]; with `total`, this part's share of a larger mean.
+
+    The only place where a loss is reduced. total: the weights of the whole global batch, so that
+    the shares of all ranks and micro-batches add up to its mean. Means of each rank's own windows
+    would weight a step by how much padding happens to lie beside it. Without any weight, 0.
+    """
+    weights = weights.to(values.dtype)
+    total = weights.sum() if total is None else total.to(values.dtype)
+    return (values * weights).sum() / total.clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def update_seed(seed: int, step: int, rank: int, part: int) -> int:
+    """Of everything random in a micro-batch: a function of where it stands, never carried on."""
+    return int(
+        np.random.SeedSequence([seed, step, rank, part]).generate_state(1, np.uint64)[0] >> 1
+    )
+
+
+class Update:
+    """Calls itself an update: `update(step)` trains the policy on the batch of `step`."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        seed: int,
+        policy: Policy,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        index: WindowIndex,
+        source: Source,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.policy, self.model, self.optimizer = policy, model, optimizer
+        self.index, self.source, self.accelerator = index, source, accelerator
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+        self.device = accelerator.device
+        self.autocast_dtype = PRECISIONS[config.precision][1]
+        # Half-precision gradients vanish unless the loss is scaled up; the scale adapts, and is
+        # part of a checkpoint.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.autocast_dtype == torch.float16
+        )
+
+    def __call__(self, step: int, signalled: bool = False) -> Outcome:
+        started = time.perf_counter()
+        batches = [self.source.batch(part) for part in self.parts(step)]
+        data_seconds = time.perf_counter() - started
+        seeds = [update_seed(self.seed, step, self.rank, part) for part in range(len(batches))]
+        rate = self.config.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        self.optimizer.zero_grad()
+        weights = [
+            self.policy.weights(batch, self._rng(seed))
+            for batch, seed in zip(batches, seeds, strict=True)
+        ]
+        totals, flag = self._global(weights, signalled)
+        losses = {name: torch.zeros((), device=self.device) for name in totals}
+        for part, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(seed)
+            with last_backward(self.model, part == len(batches) - 1):
+                shares = self._shares(batch, weights[part], totals, self._rng(seed))
+                # DDP and FSDP average over the ranks what is to be added up.
+                self.scaler.scale(torch.stack(list(shares.values())).sum() * self.world).backward()
+            losses = {name: losses[name] + share.detach() for name, share in shares.items()}
+        norm = self._apply()
+        return Outcome(losses, norm, rate, data_seconds, flag())
+
+    def parts(self, step: int) -> list[np.ndarray]:
+        """This rank's windows of `step`, one array a micro-batch."""
+        ids = window_ids(self.seed, step, self.config.batch_size, self.index)
+        mine = rank_slice(ids, self.rank, self.world)
+        count = self.config.accumulation
+        return [rank_slice(mine, part, count) for part in range(count)]
+
+    def _shares(
+        self,
+        batch: Batch,
+        weights: dict[str, Tensor],
+        totals: dict[str, Tensor],
+        rng: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """This micro-batch's share of each mean loss over the global batch."""
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            values = self.model(batch, rng)
+        return {name: masked_mean(values[name], weights[name], totals[name]) for name in totals}
+
+    def _global(
+        self, weights: list[dict[str, Tensor]], signalled: bool
+    ) -> tuple[dict[str, Tensor], Callable[[], bool]]:
+        """Sums of weights over all ranks and micro-batches; whether any rank was signalled.
+
+        One small exchange before the forward pass: the one moment at which ranks that were
+        signalled at different times can agree on the update after which they stop.
+        """
+        names = sorted(weights[0])
+        sums = [torch.stack([part[name].sum() for part in weights]).sum() for name in names]
+        row = torch.stack([value.double() for value in sums])
+        if self.world == 1:
+            return dict(zip(names, row, strict=True)), lambda: signalled
+        row = torch.cat([row, torch.tensor([signalled], dtype=row.dtype, device=self.device)])
+        row = self.accelerator.reduce(row, "sum")
+        return dict(zip(names, row[:-1], strict=True)), _later(row[-1])
+
+    def _apply(self) -> Tensor:
+        """Clip and step -> the norm of the gradient before."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.policy.after_step()
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _rng(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
+
+
+def _later(flag: Tensor) -> Callable[[], bool]:
+    """Reads a number without waiting for what the device is given to do after it."""
+    if flag.device.type != "cuda":
+        return lambda: bool(flag)
+    host = torch.empty((), dtype=flag.dtype, pin_memory=True)
+    host.copy_(flag, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> bool:
+        copied.synchronize()
+        return bool(host)
+
+    return read
