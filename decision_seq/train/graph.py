@@ -73,8 +73,7 @@ class GraphedUpdate(Update):
 
     def _record(self) -> Callable[[], None]:
         """Run the body a few times, put the weights back as they were, and record it."""
-        weights = copy.deepcopy(self.policy.state_dict())
-        moments = copy.deepcopy(self.optimizer.state_dict()["state"])
+        held = self.snapshot()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -82,7 +81,7 @@ class GraphedUpdate(Update):
                 self.optimizer.zero_grad()
                 self._body()
         torch.cuda.current_stream().wait_stream(stream)
-        self._restore(weights, moments)
+        self.restore(held)
         self.optimizer.zero_grad()  # gradients are then allocated by the graph, which keeps them
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
@@ -91,13 +90,18 @@ class GraphedUpdate(Update):
             self._body()
         return graph.replay
 
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+        """Copies of the weights and of the optimiser's moments."""
+        moments = copy.deepcopy(self.optimizer.state_dict()["state"])
+        return copy.deepcopy(self.policy.state_dict()), moments
+
     @torch.no_grad()
-    def _restore(self, weights: dict[str, Tensor], moments: dict[int, dict[str, Tensor]]) -> None:
-        """In place: the graph will hold these very tensors."""
+    def restore(self, held: tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]) -> None:
+        """Put them back in place: the graph will hold these very tensors."""
+        weights, moments = held
         for name, tensor in self.policy.state_dict().items():
             tensor.copy_(weights[name])
-        states = self.optimizer.state_dict()["state"]
-        for index, state in states.items():
+        for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 former = moments.get(index)
                 value.copy_(former[key]) if former else value.zero_()

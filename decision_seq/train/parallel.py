@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -48,6 +46,7 @@ def repeated_blocks(policy: nn.Module) -> list[nn.Module]:
 
 def _shard(policy: Policy, accelerator: Accelerator) -> Policy:
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     blocks = repeated_blocks(policy)
@@ -65,23 +64,29 @@ def check_sharded(policy: nn.Module, world: int) -> None:
     """RuntimeError unless every process holds its part of each parameter and no more."""
     for name, weight in policy.named_parameters():
         most = -(-weight.shape[0] // world) * weight[0].numel()
-        part: Tensor | None = weight.to_local() if isinstance(weight, DTensor) else None
-        if part is None or part.numel() > most:
+        shard = _as_shard(weight)
+        if shard is None or shard.to_local().numel() > most:
             raise RuntimeError(f"FSDP was asked for, but {name} is not sharded")
 
 
-def last_backward(model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+def last_backward(model: Any, last: bool) -> AbstractContextManager[Any]:
     """Gradients cross the network in the last micro-batch's backward pass alone."""
     if isinstance(model, DistributedDataParallel):
         return nullcontext() if last else model.no_sync()
-    if isinstance(model, FSDPModule):
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2's
         model.set_requires_gradient_sync(last)
     return nullcontext()
 
 
+def _as_shard(tensor: Tensor) -> Any:
+    """The tensor itself if it is a DTensor, else None; importing those takes most of a second."""
+    return tensor if hasattr(tensor, "full_tensor") else None
+
+
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor, on the CPU. Every rank calls it, in the same order."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    shard = _as_shard(tensor)
+    whole = tensor if shard is None else shard.full_tensor()
     return whole.detach().cpu().contiguous()
 
 
@@ -136,8 +141,11 @@ def _place(target: Tensor, source: Tensor | None, accelerator: Accelerator) -> N
     whole = torch.empty(target.shape, dtype=target.dtype, device=accelerator.device)
     if source is not None:
         whole.copy_(source)
-    if isinstance(target, DTensor):
-        target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))
+    shard = _as_shard(target)
+    if shard is not None:
+        from torch.distributed.tensor import distribute_tensor
+
+        target.copy_(distribute_tensor(whole, shard.device_mesh, shard.placements))
         return
     _broadcast(whole, accelerator)
     target.copy_(whole)
