@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import require, save_text
+from decision_seq.types import UserError
 
 PROJECT = "decision-seq"
 
@@ -41,9 +42,15 @@ class Metrics:
                 tracker.store_init_configuration(config)
 
     def write(self, record: dict[str, float | None]) -> None:
-        """record: holds `step`."""
+        """record: holds `step`. UserError when the disk refuses."""
         step = int(record["step"] or 0)
-        self.file.write(json.dumps(record) + "\n")
+        try:
+            self.file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.file.name}: {error.strerror}; the checkpoints are whole, go on"
+                " from them with --resume"
+            ) from error
         values = {k: value for k, value in record.items() if k != "step" and value is not None}
         for tracker in self.trackers:
             tracker.log(values, step=step)

@@ -1,0 +1,117 @@
+"""World sizes 1, 2 and 4, and changes between them: the same windows, the same losses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from decision_seq import config as configs
+from decision_seq.data.sampler import window_ids
+from decision_seq.problem import Config, prepare, window_index
+from decision_seq.types import Reporter
+from tests.test_distributed import BIN, CPU, port
+from tests.test_train import TINY, losses
+
+STEPS, BATCH = 200, 16
+
+# Trains, and writes down what every rank really asked its source for.
+WITNESS = """
+import json, os, sys
+from decision_seq.train.source import HostSource
+from decision_seq.cli import main
+
+gather, path = HostSource.batch, os.environ["WITNESS"] + "." + os.environ.get("RANK", "0")
+
+def batch(self, ids):
+    with open(path, "a") as file:
+        file.write(json.dumps(ids.tolist()) + "\\n")
+    return gather(self, ids)
+
+HostSource.batch = batch
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path]:
+    """Train the run `name` on so many processes, to the end or to `steps`."""
+    script, config = tmp_path / "witness.py", tmp_path / "config.yaml"
+    script.write_text(WITNESS)
+    tree = {
+        **TINY,
+        "dataset": str(write_d4rl()),
+        "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.0}},
+        "train": {
+            **{"steps": STEPS, "batch_size": BATCH, "precision": "fp64", "warmup_steps": 0},
+            **{"learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 50, "trackers": []},
+        },
+    }
+    config.write_text(yaml.safe_dump(tree))
+
+    def train(name: str, world: int, *more: str) -> Path:
+        output = tmp_path / name
+        launcher = [sys.executable]
+        if world > 1:
+            launcher = [str(BIN / "torchrun"), "--nproc_per_node", str(world)]
+            launcher += ["--master_port", port()]
+        arguments = [str(script), "train", "--config", str(config), "--output", str(output)]
+        run = subprocess.run(
+            [*launcher, *arguments, "--processes", str(world), *more],
+            env={**os.environ, **CPU, "WITNESS": str(tmp_path / f"{name}.{world}")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        return output
+
+    return train
+
+
+def asked(tmp_path: Path, name: str, world: int) -> np.ndarray:
+    """The windows of every update, [steps, BATCH], rank behind rank."""
+    files = [tmp_path / f"{name}.{world}.{rank}" for rank in range(world)]
+    ranks = [np.array([json.loads(line) for line in f.read_text().splitlines()][1:]) for f in files]
+    return np.concatenate(ranks, 1)  # the first line is of the window whose cost is counted
+
+
+def test_the_run_is_the_same_on_1_2_and_4_processes(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    alone = losses(train("one", 1))
+    assert len(alone) == STEPS
+    made = configs.load(Config, configs.read_yaml(tmp_path / "config.yaml"))
+    index = window_index(made, prepare(made, Reporter()).store)
+    expected = np.stack([window_ids(made.seed, step, BATCH, index) for step in range(STEPS)])
+    np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
+    for world in (2, 4):
+        together = losses(train(f"on{world}", world))
+        np.testing.assert_array_equal(asked(tmp_path, f"on{world}", world), expected)
+        assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
+
+    # 2 -> 1 -> 4, with an uneven share in between: no divisor of 16
+    train("moving", 2, "--train.steps", "60")
+    train("moving", 1, "--train.steps", "100", "--resume")
+    train("moving", 3, "--train.steps", "150", "--resume", "--train.accumulation", "2")
+    moved = train("moving", 4, "--train.steps", str(STEPS), "--resume", "--train.accumulation", "1")
+    assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
+    np.testing.assert_array_equal(asked(tmp_path, "moving", 4), expected[150:])
+    launches = json.loads((moved / "provenance.json").read_text())
+    processes = [launch["machine"]["processes"] for launch in [launches, *launches["resumed"]]]
+    assert processes == [2, 1, 3, 4]
+
+
+def test_sharded_or_not_it_is_the_same_run(train: Callable[..., Path]) -> None:
+    """A checkpoint of shards goes on whole, and one of whole tensors in shards."""
+    alone = losses(train("one", 1, "--train.steps", "40"))
+    for steps, parallel in (("15", "fsdp"), ("25", "ddp"), ("40", "fsdp")):
+        more = ["--train.steps", steps, "--train.parallel", parallel, "--train.accumulation", "2"]
+        moved = train("two", 2, *more, "--resume", "auto")
+    assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
