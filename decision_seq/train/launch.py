@@ -11,7 +11,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -88,6 +89,22 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
         parts in ("1", str(config.accumulation)),
         f"the launcher asks for {parts} accumulation steps; say --train.accumulation {parts}",
     )
+
+
+@contextmanager
+def peers_watched() -> Iterator[None]:
+    """UserError when another process of the launch is gone; what ended it, it has said itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no error of its own for it
+        gone = "closed by peer" in str(error) or "reset by peer" in str(error)
+        if not gone and not isinstance(error, torch.distributed.DistError):
+            raise
+        raise UserError(
+            "another process of this launch has ended, and says why if it could; the checkpoints"
+            " are whole, go on from them with --resume"
+        ) from error
 
 
 class Ranks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import uuid
@@ -59,7 +60,8 @@ class Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written was reported by `write`
+            self.file.close()
         for tracker in self.trackers:
             tracker.finish()
 
