@@ -128,3 +128,21 @@ def test_bad_input_ends_every_process_with_one_line(
     assert run.returncode != 0
     assert run.stderr.count("missing.hdf5 does not exist") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_two_ranks_obtain_the_very_scores_of_one(
+    write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
+) -> None:
+    """Episodes are shared out in waves that are the same for every launch."""
+    run = tmp_path / "run"
+    env = {**os.environ, **CPU}
+    more = ["--evaluation.episodes", "30", "--evaluation.targets", "[300, 100]"]
+    arguments = command(run, write_d4rl(), config, *more, "--train.steps", "10")
+    subprocess.run(arguments, check=True, capture_output=True, env=env)
+    one = json.loads((run / "scores.json").read_text())
+    (run / "evaluations.jsonl").unlink()
+    done = launch(LAUNCHERS["torchrun"](), [*arguments, "--resume", "--processes", "2"])
+    assert done.returncode == 0, done.stderr
+    two = json.loads((run / "scores.json").read_text())
+    assert [t["returns"] for t in two["targets"]] == [t["returns"] for t in one["targets"]]
+    assert done.stderr.count("another topology (processes 1 -> 2)") == 1

@@ -1,0 +1,135 @@
+"""The loop: evaluations on the way, what is kept, and signals at awkward moments."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from decision_seq import checkpoint, experiment
+from decision_seq import config as configs
+from decision_seq.evaluate import evaluate_checkpoint
+from decision_seq.problem import Config
+from decision_seq.train import Interrupted
+from decision_seq.types import Bar, Reporter, UserError
+from tests.test_train import losses, tiny
+
+EVALUATION = {"episodes": 4, "targets": [300.0, 100.0], "every": 8}
+
+
+@pytest.fixture
+def config(write_d4rl: Callable[..., Path]) -> Callable[..., Config]:
+    dataset = write_d4rl()
+
+    def config(evaluation: dict | None = None, **train: object) -> Config:
+        made = configs.to_tree(tiny(dataset, **{"checkpoint_every": 20, **train}))
+        return configs.load(Config, made, {"evaluation": {**EVALUATION, **(evaluation or {})}})
+
+    return config
+
+
+def evaluations(run: Path) -> dict[int, dict]:
+    records = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    steps = [record["step"] for record in records]
+    assert steps == sorted(set(steps))
+    return dict(zip(steps, records, strict=True))
+
+
+def returns(record: dict) -> list[list[float]]:
+    return [target["returns"] for target in record["targets"]]
+
+
+def test_evaluations_on_the_way_change_nothing(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    finished = experiment.train(config(), tmp_path / "with")
+    experiment.train(config({"episodes": 0}), tmp_path / "without")
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert list(evaluations(tmp_path / "with")) == [8, 16, 24, 32, 40]
+    assert finished is not None
+    assert finished.scores is not None
+    # and a score is what the checkpoint alone gives
+    alone = evaluate_checkpoint(finished.checkpoint, episodes=4)
+    assert [t.returns for t in alone.targets] == [t.returns for t in finished.scores.targets]
+    assert json.loads((tmp_path / "with" / "scores.json").read_text())["targets"][0]["returns"] == (
+        alone.targets[0].returns
+    )
+
+
+def test_the_best_is_kept_beside_the_last(config: Callable[..., Config], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    experiment.train(config(keep_best="return", keep_checkpoints=1), run)
+    means = {step: record["targets"][0]["return_mean"] for step, record in evaluations(run).items()}
+    best = json.loads((run / "checkpoints" / "best.json").read_text())
+    assert best["step"] == max(means, key=means.__getitem__)
+    assert best["return_mean"] == max(means.values())
+    kept = {int(path.name[-8:]) for path in checkpoint.checkpoints(run / "checkpoints")}
+    assert kept == {best["step"], 40}
+
+
+class Signalling(Reporter):
+    """Sends this process a signal when the n-th rollout has ended its first episode."""
+
+    def __init__(self, rollout: int) -> None:
+        self.left = rollout
+
+    @contextmanager
+    def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
+        self.left -= what == "evaluate"
+        send = what == "evaluate" and self.left == 0
+        with super().bar(what, unit, total, initial) as bar:
+            if send:
+                bar.update = lambda n=1: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore
+            yield bar
+
+
+@pytest.mark.parametrize("rollout", [2, 5], ids=["on the way", "at the end"])
+def test_a_signal_ends_an_evaluation_at_once(
+    config: Callable[..., Config], tmp_path: Path, rollout: int
+) -> None:
+    """Its checkpoint is written before; the resumed run begins with the evaluation left out."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    experiment.train(config(), whole)
+    with pytest.raises(Interrupted) as caught:
+        experiment.train(config(), run, reporter=Signalling(rollout))
+    assert caught.value.number == signal.SIGTERM
+    assert caught.value.path.name == f"step-{8 * rollout:08d}"
+    assert checkpoint.fault(caught.value.path) is None
+    assert list(evaluations(run)) == [8, 16, 24, 32, 40][: rollout - 1]
+    assert signal.getsignal(signal.SIGTERM) is not None
+    experiment.train(config(), run, "must")
+    assert losses(run) == losses(whole)
+    assert {s: returns(r) for s, r in evaluations(run).items()} == {
+        s: returns(r) for s, r in evaluations(whole).items()
+    }
+
+
+def test_a_finished_run_is_evaluated_anew_by_another_protocol(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = experiment.train(config({"every": 0}), run)
+    again = experiment.train(config({"every": 0}), run, "must")
+    assert first is not None
+    assert first == again
+    other = experiment.train(config({"every": 0, "seed": 77}), run, "auto")
+    assert other is not None
+    assert other.scores is not None
+    assert other.scores.targets[0].seed == 77
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def test_auto_begins_where_there_is_no_run(config: Callable[..., Config], tmp_path: Path) -> None:
+    made = config({"episodes": 0})
+    experiment.train(made, tmp_path / "run", "auto")
+    assert list(losses(tmp_path / "run")) == list(range(1, 41))
+    with pytest.raises(UserError, match="nothing to resume"):
+        experiment.train(made, tmp_path / "other", "must")
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="holds no config"):
+        experiment.train(made, tmp_path / "other", "auto")
