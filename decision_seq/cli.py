@@ -281,16 +281,20 @@ def _add_bench(verbs: Any) -> None:
         "Measure speed: of an update beside a peer's, or of a large store.",
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
+        "  decision-seq bench steps\n"
         "  decision-seq bench data --transitions 20000000",
     )
     parser.add_argument(
         "what",
-        choices=["train", "data"],
-        help="train: one update, against transformers' model in interleaved rounds; data: opening,"
-        " memory and windows a second of a store",
+        choices=["train", "steps", "data"],
+        help="train: one update, against transformers' model in interleaved rounds; steps: whole"
+        " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
+        " store",
     )
-    parser.add_argument("--rounds", type=int, default=15, help="of train")
-    parser.add_argument("--threads", type=int, help="of torch, for train (default: one a core)")
+    parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
+    parser.add_argument(
+        "--threads", type=int, help="of torch, for train and steps (default: one a core)"
+    )
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
     )

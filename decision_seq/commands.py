@@ -246,6 +246,10 @@ def run_bench(options: argparse.Namespace) -> int:
         from decision_seq.bench.data import bench_data, data_text
 
         result, text = bench_data(options.transitions, _reporter()), data_text
+    elif options.what == "steps":
+        from decision_seq.bench.steps import bench_steps, steps_text
+
+        result, text = bench_steps(options.rounds, options.threads, _reporter()), steps_text
     else:
         from decision_seq.bench.training import bench_text, bench_train
 

@@ -34,14 +34,15 @@ def bench_data(transitions: int, reporter: Reporter | None = None) -> dict[str, 
     require(transitions >= LENGTH, f"--transitions {transitions} must be at least {LENGTH}")
     with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
         path = Path(folder) / "store"
-        written = _write(path, transitions // LENGTH, reporter or Reporter())
+        written = write_random_store(path, transitions // LENGTH, reporter or Reporter())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             measured = pool.apply(_measure, (path,))
         error = _statistics_error(EpisodeStore.open(path))
     return {"transitions": transitions // LENGTH * LENGTH, **written, **measured, **error}
 
 
-def _write(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
+def write_random_store(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
+    """A store of random episodes of Hopper's sizes -> how fast it was written."""
     rng = np.random.default_rng(0)
     started = time.perf_counter()
     with (

@@ -118,8 +118,10 @@ def _batch() -> Batch:
     )
 
 
-def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=1e-4, fused=True)
+def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    """The paper's optimiser; of the trained parameters alone."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(trained, 1e-4, weight_decay=1e-4, fused=True)
 
 
 def _ours(name: str, batch: Batch, bf16: bool) -> Entrant:
@@ -131,24 +133,29 @@ def _ours(name: str, batch: Batch, bf16: bool) -> Entrant:
             values = policy(batch, generator)["action"]
         return masked_mean(values, batch.mask)
 
-    return Entrant(name, policy.train(), loss, _adamw(policy))
+    return Entrant(name, policy.train(), loss, adamw(policy))
 
 
-def _theirs(name: str, batch: Batch) -> Entrant:
+def peer_model(observation: int, action: int, max_timestep: int) -> torch.nn.Module:
+    """transformers' model of the paper's size."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import DecisionTransformerConfig as TheirConfig
     from transformers import DecisionTransformerModel
 
-    model = DecisionTransformerModel(
+    return DecisionTransformerModel(
         TheirConfig(
-            state_dim=OBSERVATION,
-            act_dim=ACTION,
+            state_dim=observation,
+            act_dim=action,
             hidden_size=128,
-            max_ep_len=1000,
+            max_ep_len=max_timestep,
             n_layer=3,
             n_head=1,
         )
     )
+
+
+def _theirs(name: str, batch: Batch) -> Entrant:
+    model = peer_model(OBSERVATION, ACTION, 1000)
 
     def loss() -> torch.Tensor:
         predicted = model(
@@ -160,4 +167,4 @@ def _theirs(name: str, batch: Batch) -> Entrant:
         ).action_preds
         return masked_mean((predicted - batch.actions).square().mean(-1), batch.mask)
 
-    return Entrant(name, model.train(), loss, _adamw(model))
+    return Entrant(name, model.train(), loss, adamw(model))
