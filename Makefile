@@ -9,12 +9,13 @@ PIP_ARGS ?=
 
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow lint bench clean
+.PHONY: help train test test-slow smoke lint bench clean
 
 help:
 	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/gym] [ARGS='--seed 1']   train, roll out, print the scores"
 	@echo "make test        the test suite (minutes)"
 	@echo "make test-slow   the learning tests too (much longer)"
+	@echo "make smoke       every recipe, tiny: train, kill, resume, evaluate (minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       one update, side by side with transformers"
 	@echo "make clean       remove .venv and caches (runs and data stay)"
@@ -40,6 +41,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+smoke: $(READY)
+	$(VENV)/bin/python experiments/smoke.py
 
 bench: $(READY)
 	$(VENV)/bin/decision-seq bench train

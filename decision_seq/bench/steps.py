@@ -107,10 +107,10 @@ def make_entrants(store: EpisodeStore, accelerator: Accelerator) -> dict[str, St
         for precision in ("fp32", "bf16"):
             plain = TrainConfig(precision=precision)
             sides[f"decision_seq {precision}"] = _ours(store, accelerator, plain)
-            for key in ("data_on_device", "cuda_graph"):
-                config = replace(plain, **{key: True})
-                name = f"decision_seq {precision}, {key.replace('_', ' ')}"
-                sides[name] = _ours(store, accelerator, config)
+            resident = replace(plain, data_on_device=True)
+            sides[f"decision_seq {precision}, data on device"] = _ours(store, accelerator, resident)
+            graph = replace(plain, cuda_graph=True)
+            sides[f"decision_seq {precision}, CUDA graph"] = _ours(store, accelerator, graph)
     return sides
 
 

@@ -1,0 +1,93 @@
+"""Every recipe, tiny: trained, killed in the middle, resumed, evaluated. `make smoke`.
+
+What is checked is that each family's whole way works here, not that it learns anything.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from decision_seq.report import table
+
+EXPERIMENTS = Path(__file__).parent
+STEPS, KILL_AFTER = 60, 30
+DATASET = "bundled/hopper-medium"  # of every family that a recipe names no other for
+SMALL = {
+    "collection.steps": 4000,
+    "train.steps": STEPS,
+    "train.batch_size": 8,
+    "train.log_every": 1,
+    "train.checkpoint_every": 10,
+    "train.precision": "fp32",
+    "evaluation.episodes": 2,
+    "policy.backbone.width": 16,
+    "policy.backbone.layers": 2,
+    "policy.backbone.heads": 2,
+}
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """One command of ours; its output is shown when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "decision_seq", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"decision-seq {' '.join(arguments)}\n{done.stderr}")
+    return done
+
+
+def killed(arguments: list[str], output: Path) -> int:
+    """Start training and kill it -> the updates it had logged."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "decision_seq", *arguments], stderr=subprocess.DEVNULL
+    )
+    metrics = output / "metrics.jsonl"
+    while process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count("\n") >= KILL_AFTER:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+
+def smoke(recipe: Path, folder: Path) -> list[str]:
+    """The recipe's row of the table."""
+    started = time.monotonic()
+    name = str(recipe.relative_to(EXPERIMENTS).with_suffix(""))
+    output = folder / name.replace("/", "-")
+    overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
+    arguments = ["train", "--config", str(recipe), "--dataset", DATASET, "--output", str(output)]
+    logged = killed([*arguments, *overrides], output)
+    resumed = run(["train", "--output", str(output), "--resume"])
+    from_step = [line for line in resumed.stderr.splitlines() if line.startswith("resumed from")]
+    steps = [json.loads(line)["step"] for line in (output / "metrics.jsonl").open()]
+    if logged >= STEPS or not from_step or steps != list(range(1, STEPS + 1)):
+        sys.exit(f"{name}: killed at {logged}, then {from_step}, {len(steps)} updates in all")
+    scores = json.loads(run(["evaluate", str(output), "--episodes", "2", "--json"]).stdout)
+    trained = json.loads((output / "scores.json").read_text())
+    if scores["targets"] != trained["targets"]:
+        sys.exit(f"{name}: evaluate gives other scores than train did")
+    seconds = time.monotonic() - started
+    score = f"{scores['targets'][0]['normalized_score']:.1f}"
+    return [name, str(logged), from_step[0][-8:].lstrip("0"), score, f"{seconds:.0f} s"]
+
+
+def main() -> None:
+    recipes = sorted(EXPERIMENTS.glob("**/*.yaml"))
+    with tempfile.TemporaryDirectory(prefix="decision-seq-smoke-") as folder:
+        rows = [smoke(recipe, Path(folder)) for recipe in recipes]
+    print(table(["recipe", "killed at", "resumed from", "normalized", "took"], rows))
+
+
+if __name__ == "__main__":
+    main()
