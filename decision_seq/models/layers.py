@@ -34,7 +34,7 @@ class Dropout(nn.Module):
     torch's CPU masks come from one serial Mersenne twister and take a fifth of an update of the
     paper's model. Here torch's generator supplies a seed (so `torch.manual_seed` still decides
     everything) and numpy's SFC64 draws 16 bits an element, hence a probability to 1 in 65536.
-    Elsewhere, torch's own dropout.
+    Elsewhere, and under torch.compile, torch's own dropout.
     """
 
     def __init__(self, probability: float) -> None:
@@ -44,7 +44,7 @@ class Dropout(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return inputs
-        if inputs.device.type != "cpu":
+        if inputs.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(inputs, self.probability)
         seed = int(torch.randint(2**62, ()))
         return _CpuDropout.apply(inputs, self.probability, seed)
