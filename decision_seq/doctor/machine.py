@@ -20,7 +20,7 @@ from decision_seq.envs import Environments, obstacle
 from decision_seq.evaluate import check_environment
 from decision_seq.experiment import describe_launch
 from decision_seq.problem import Config, Problem
-from decision_seq.run_folder import held
+from decision_seq.run_folder import LOCK, held, is_run
 from decision_seq.train import Ranks, Trainer
 from decision_seq.train.metrics import check_trackers
 from decision_seq.train.parallel import full_moments, full_weights
@@ -96,11 +96,14 @@ def trackers(config: Config, ranks: Ranks) -> Check:
 
 
 def near(output: Path) -> Path:
-    """The folder that is there, on the disk of a run's folder that may not be."""
-    output = output.absolute()
-    if os.path.ismount(output):
-        return output
-    return next(path for path in output.resolve().parents if path.exists())
+    """A folder on the disk of a run's folder, which may not be there yet; outside it if it can."""
+    output = output.resolve()
+    parent = next(path for path in output.parents if path.exists())
+    if output.is_dir():
+        elsewhere = parent.stat().st_dev != output.stat().st_dev
+        if elsewhere or not os.access(parent, os.W_OK):
+            return output
+    return parent
 
 
 def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
@@ -113,6 +116,7 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
     seconds = [0.0]
 
     def act() -> Check:
+        used = _used(output)
         with tempfile.TemporaryDirectory(prefix=".doctor-", dir=near(output)) as name:
             folder = Path(name)
             free = shutil.disk_usage(folder).free
@@ -125,7 +129,10 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
             os.replace(path, folder / "renamed")
             _check_lock(folder)
             size = sum(p.stat().st_size for p in (folder / "renamed").rglob("*") if p.is_file())
-            return _room(output, trainer, size, seconds[0], free)
+            room = _room(trainer, size, seconds[0], free)
+        if used and room.state == OK:
+            return Check("disk", WARNING, f"{room.finding}; {used}")
+        return room
 
     def on_main() -> list[Any]:
         found = tried("disk", act)
@@ -146,7 +153,20 @@ def _check_lock(folder: Path) -> None:
     raise UserError(f"file locks in {folder.parent} keep nobody out; name an --output elsewhere")
 
 
-def _room(output: Path, trainer: Trainer, size: int, seconds: float, free: int) -> Check:
+def _used(output: Path) -> str | None:
+    """What to know of a folder that is in use; UserError where no run could begin or go on."""
+    if not output.exists():
+        return None
+    if not output.is_dir():
+        raise UserError(f"{output} is no folder; name another --output")
+    if is_run(output):
+        return f"{output} holds a run: train goes on with it only by --resume"
+    if any(path.name != LOCK for path in output.iterdir()):
+        raise UserError(f"{output} is not empty and holds no run; name another --output")
+    return None
+
+
+def _room(trainer: Trainer, size: int, seconds: float, free: int) -> Check:
     """The checkpoints that a run keeps, against the space there is."""
     config = trainer.config
     saved = saved_steps(trainer)
@@ -160,8 +180,6 @@ def _room(output: Path, trainer: Trainer, size: int, seconds: float, free: int) 
     )
     if count * size > free:
         return Check("disk", FAILED, f"{finding}; lower train.keep_checkpoints or keep_every")
-    if output.is_dir() and any(output.iterdir()):
-        return Check("disk", WARNING, f"{finding}; {output} is not empty: add --resume to go on")
     return Check("disk", WARNING if count * size > 0.8 * free else OK, finding)
 
 
