@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from decision_seq.data.conditioning import label
@@ -81,7 +82,13 @@ def _training(
     except UserError as error:
         return [Check("model", FAILED, " ".join(str(error).split()))]
     checks = [learning.windows(trainer, ranks), learning.model(trainer, ranks)]
-    first = learning.updates(trainer, 3)
+    try:
+        first = learning.updates(trainer, 3)
+    except torch.OutOfMemoryError:
+        if ranks.world > 1:  # the others wait in a collective: only the launcher can end them
+            raise
+        finding = "the device's memory does not hold an update; raise train.accumulation"
+        return [*checks, Check("updates", FAILED, finding)]
     checks.append(learning.replicas(trainer, ranks))
     del trainer
     gc.collect()  # the memory of one model at a time
