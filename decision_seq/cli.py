@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq import __version__, commands
+from decision_seq.commands import BAD_INPUT
 from decision_seq.types import UserError
-
-BAD_INPUT = 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     _add_train(verbs)
+    _add_doctor(verbs)
     _add_evaluate(verbs)
     _add_data(verbs)
     _add_bench(verbs)
@@ -117,6 +117,39 @@ def _add_train(verbs: Any) -> None:
         "Any key of the configuration can be given as --key.key VALUE; a run's config.yaml lists\n"
         "them all.",
     )
+    _add_run_options(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="must",
+        default="never",
+        choices=["must", "auto", "never"],
+        help="go on from --output's newest checkpoint; `auto`: or begin, where there is no run",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print scores.json instead of the table"
+    )
+
+
+def _add_doctor(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "doctor",
+        commands.run_doctor,
+        "Check, before a long job, that this launch would train as it should; begins no run.",
+        "  decision-seq doctor --dataset hopper-medium --output runs/mine\n"
+        "  decision-seq doctor --config dt/paper --train.batch_size 512 --json\n"
+        "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
+        "      -m decision_seq doctor --processes 2\n\n"
+        "Give it the launcher and the options of the job itself. Exit code 2 when a check failed.",
+        resume="never",
+    )
+    _add_run_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What says which run it is; any other key of the configuration can be given too."""
     parser.set_defaults(takes_overrides=True)
     parser.add_argument(
         "--config", help=f"a YAML file or a recipe's name (default {commands.DEFAULT_RECIPE})"
@@ -127,18 +160,7 @@ def _add_train(verbs: Any) -> None:
     )
     parser.add_argument("--seed", type=int, help="of the weights, the data order and the dropout")
     parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="must",
-        default="never",
-        choices=["must", "auto", "never"],
-        help="go on from --output's newest checkpoint; `auto`: or begin, where there is no run",
-    )
-    parser.add_argument(
         "--processes", type=int, help="refuse to start unless so many train together"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print scores.json instead of the table"
     )
 
 

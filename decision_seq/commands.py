@@ -14,6 +14,7 @@ from typing import Any
 from decision_seq.types import Bar, Reporter, UserError
 
 DEFAULT_RECIPE = "dt/gym"
+BAD_INPUT = 2
 
 
 class Console(Reporter):
@@ -60,6 +61,19 @@ def run_train(options: argparse.Namespace) -> int:
     if finished is not None and finished.scores is not None:  # else not the main process
         _print_scores(finished.scores, options.json)
     return 0
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from decision_seq import doctor
+
+    config, output = _configure(options)
+    checks = doctor.examine(config, output, options.processes, _reporter())
+    if is_main_rank():
+        rows = [asdict(check) for check in checks]
+        print(json.dumps(rows, indent=1) if options.json else doctor.checks_text(checks))
+    return BAD_INPUT if doctor.failed(checks) else 0
 
 
 def _configure(options: argparse.Namespace) -> tuple[Any, Path]:

@@ -113,9 +113,9 @@ def train(
         try:
             record = trainer.run()
         except Interrupted:
-            _leave(accelerator)
+            leave(accelerator)
             raise
-        _leave(accelerator)
+        leave(accelerator)
         if not ranks.is_main:
             return None
         path = checkpoint.find(output)
@@ -125,7 +125,7 @@ def train(
         return Finished(path, scores)
 
 
-def _leave(accelerator: Accelerator) -> None:
+def leave(accelerator: Accelerator) -> None:
     """End the launch where every rank ends it: apart from each other, gloo may abort at exit."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -224,11 +224,15 @@ def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
         return {"config": to_tree(problem.config), "store": str(problem.store.path)}
 
     said = ranks.from_main(on_main)
-    if not found:
-        config = load(Config, said["config"])
-        if Path(said["store"]).is_dir():  # the very data, where the disk is shared
-            config = dataclasses.replace(config, dataset=said["store"])
-        found.append(prepare(config, Reporter()))
+
+    def open_here() -> None:
+        if not found:
+            config = load(Config, said["config"])
+            if Path(said["store"]).is_dir():  # the very data, where the disk is shared
+                config = dataclasses.replace(config, dataset=said["store"])
+            found.append(prepare(config, Reporter()))
+
+    ranks.together(open_here)
     checksums = ranks.gather(found[0].store.checksum)
     other = [rank for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
     require(

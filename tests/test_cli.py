@@ -281,6 +281,7 @@ def test_other_bad_input(
 
 VERBS = [
     ["train"],
+    ["doctor"],
     ["evaluate"],
     ["data", "list"],
     ["data", "inspect"],

@@ -25,6 +25,7 @@ LAYERS = [
     "problem",
     "run_folder",
     "experiment",
+    "doctor",
     "bench",
     "commands",
     "cli",

@@ -1,0 +1,221 @@
+"""Checks of the training itself: the very updates of the run, its first few."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed.tensor import DTensor
+
+from decision_seq.data.sampler import window_ids
+from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
+from decision_seq.doctor.machine import evaluated_steps, saved_steps
+from decision_seq.envs import Environments
+from decision_seq.evaluate import WAVE
+from decision_seq.rollout import rollout
+from decision_seq.train import Ranks, Trainer
+from decision_seq.train.parallel import check_sharded, digest
+from decision_seq.types import UserError
+
+WINDOW_STEPS = 50
+TIMED, TIMED_SECONDS = 20, 60.0  # updates, fewer where they would take longer
+WAVE_STEPS = 60
+IDLE = 0.3  # a share of the time spent on waiting for windows that is worth a word
+
+
+def windows(trainer: Trainer, ranks: Ranks) -> Check:
+    """In rank order, the ranks' windows are the batch that one process would draw.
+
+    Windows are drawn with replacement, so that two ranks may see the same one is no fault; that
+    they were given the same part of the batch is.
+    """
+    job = trainer.job
+    mine = [np.concatenate(trainer.update.parts(step)).tolist() for step in range(WINDOW_STEPS)]
+    said = ranks.gather(mine)
+    for step in range(WINDOW_STEPS):
+        together = [row for theirs in said for row in theirs[step]]
+        if together != window_ids(job.seed, step, job.config.batch_size, job.index).tolist():
+            finding = f"the ranks' windows of update {step + 1} are not parts of one batch"
+            return Check("windows", FAILED, finding)
+    sizes = sorted({len(theirs[0]) for theirs in said})
+    each = " or ".join(map(str, sizes))
+    finding = f"{WINDOW_STEPS} batches of {job.config.batch_size} are cut into {each} a process"
+    return Check("windows", OK, f"{finding}, in {job.config.accumulation} micro-batch(es) each")
+
+
+def model(trainer: Trainer, ranks: Ranks) -> Check:
+    """What the model is, what a window of it costs, and the memory that its state takes."""
+    weights = list(trainer.policy.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    whole = sum(weight.numel() * weight.element_size() for weight in weights)
+    # Beside each trained weight stand its gradient and Adam's two moments.
+    state = whole + 3 * sum(weight.numel() * weight.element_size() for weight in trained)
+    shards = ranks.world if trainer.config.parallel == "fsdp" else 1
+    cost = trainer.throughput.cost
+    finding = (
+        f"{sum(weight.numel() for weight in weights):,} parameters, {cost.tokens} tokens and"
+        f" {cost.flops / 1e9:.3g} GFLOP a window; weights, gradients and moments take"
+        f" {state / shards / 2**20:,.1f} MiB a process, activations come on top"
+    )
+    device = trainer.accelerator.device
+    if device.type == "cuda":
+        there, sharing = torch.cuda.mem_get_info(device)[1], 1
+    else:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    tight = state / shards * sharing > 0.8 * there
+    return Check("model", WARNING if tight else OK, finding)
+
+
+def updates(trainer: Trainer, count: int) -> list[list[str]]:
+    """The next updates -> of each its losses and gradient norm, to the bit."""
+    prints = []
+    for _ in range(count):
+        outcome = trainer.update(trainer.step)
+        trainer.step += 1
+        prints.append([float(v).hex() for v in (*outcome.losses.values(), outcome.gradient_norm)])
+    return prints
+
+
+def replicas(trainer: Trainer, ranks: Ranks) -> Check:
+    """After updates, the processes hold the same weights, or each its shard and no more."""
+    done = f"after {trainer.step} updates"
+    if trainer.config.parallel == "fsdp":
+        return _shards(trainer, ranks, done)
+    digests = ranks.gather(digest(trainer.policy))
+    if len(set(digests)) > 1:
+        other = next(rank for rank, theirs in enumerate(digests) if theirs != digests[0])
+        return Check("replicas", FAILED, f"{done} rank {other} holds other parameters than rank 0")
+    if ranks.world == 1:
+        return Check("replicas", OK, f"one process holds the parameters ({digests[0]})")
+    finding = f"{done} {ranks.world} processes hold the same parameters ({digests[0]})"
+    return Check("replicas", OK, finding)
+
+
+def _shards(trainer: Trainer, ranks: Ranks, done: str) -> Check:
+    try:
+        check_sharded(trainer.policy, ranks.world)
+        fault = None
+    except RuntimeError as error:
+        fault = str(error)
+    held = 0
+    for weight in trainer.policy.parameters():
+        held += weight.to_local().numel() if isinstance(weight, DTensor) else weight.numel()
+    said = ranks.gather([fault, held])
+    total = sum(weight.numel() for weight in trainer.policy.parameters())
+    faults = [f"rank {rank}: {theirs[0]}" for rank, theirs in enumerate(said) if theirs[0]]
+    if faults:
+        return Check("replicas", FAILED, faults[0])
+    shares = ", ".join(f"{theirs[1]:,}" for theirs in said)
+    return Check("replicas", OK, f"{done} the processes hold {shares} of {total:,} parameters")
+
+
+def repeat(first: list[list[str]], second: list[list[str]], ranks: Ranks) -> Check:
+    """The same updates from the same weights give the same numbers, on each rank."""
+    finite = all(math.isfinite(float.fromhex(v)) for update in first for v in update)
+    said = ranks.gather([finite, first[: len(second)] == second])
+    for rank, (theirs, same) in enumerate(said):
+        if not theirs:
+            finding = "a loss or gradient is not finite in the first updates"
+            return Check("repeat", FAILED, f"rank {rank}: {finding}; look at the data")
+        if not same:
+            finding = "the same updates gave other losses; a resumed run will not repeat to the bit"
+            return Check("repeat", WARNING, f"rank {rank}: {finding}")
+    finding = f"{len(second)} updates from the same weights gave the same losses, to the bit"
+    return Check("repeat", OK, finding)
+
+
+def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
+    """The rates of updates that are warm -> also the seconds of one."""
+    device = trainer.accelerator.device
+    updates(trainer, 1)
+    started = time.perf_counter()
+    updates(trainer, 2)
+    each = (time.perf_counter() - started) / 2
+    count = ranks.from_main(lambda: max(2, min(TIMED, int(TIMED_SECONDS / each))))
+    trainer.throughput.begin()
+    for _ in range(count):
+        outcome = trainer.update(trainer.step)
+        trainer.step += 1
+        trainer.throughput.add(outcome.data_seconds)
+    float(outcome.gradient_norm)  # waits for the device
+    said = ranks.gather(trainer.throughput.read(device))
+    slowest = min(said, key=lambda theirs: theirs["updates_per_second"])
+    waiting = max(theirs["data_wait"] for theirs in said)
+    memory = max(theirs["memory_gib"] for theirs in said)
+    finding = (
+        f"{slowest['updates_per_second']:,.3g} updates/s,"
+        f" {slowest['windows_per_second']:,.0f} windows/s over {count} updates;"
+        f" {waiting:.0%} of the time waits for windows; {memory:.2g} GiB a process at most"
+    )
+    state = WARNING if waiting > IDLE else OK
+    return Check("throughput", state, finding), 1 / slowest["updates_per_second"]
+
+
+class _Brief(Environments):
+    """So many steps and no more; what has ended begins anew, so that the wave stays full."""
+
+    def __init__(self, env_id: str, count: int, steps: int) -> None:
+        super().__init__(env_id, count)
+        self.steps = steps
+        self.times: list[float] = []
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> Any:
+        observations, *rest = super().step(rows, actions)
+        for at in np.flatnonzero(~self.running[rows]):
+            observations[at] = self.envs[rows[at]].reset()[0]
+        self.times.append(time.perf_counter())
+        self.running[:] = len(self.times) < self.steps
+        return observations, *rest
+
+
+def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
+    """Of one evaluation on this rank, were all its episodes to last as long as they may."""
+    evaluation = trainer.job.evaluation
+    assert evaluation is not None
+    count = len(evaluation.targets) * evaluation.episodes
+    waves = math.ceil(count / WAVE)
+    if ranks.rank >= waves:
+        return 0.0
+    together = min(WAVE, count)
+    full = evaluation.context_length  # a step costs more until the context is full
+    environments = _Brief(evaluation.env_id, together, full + WAVE_STEPS)
+    policy = trainer.job.build().to(trainer.accelerator.device)
+    targets = np.full(together, evaluation.targets[0], np.float64)
+    seeds = [evaluation.seed + i for i in range(together)]
+    rollout(policy, evaluation.conditioning, full, environments, targets, seeds)
+    longest = environments.max_episode_steps or policy.spec.max_timestep
+    environments.close()
+    each = (environments.times[-1] - environments.times[full - 1]) / WAVE_STEPS
+    return math.ceil(waves / ranks.world) * longest * each
+
+
+def whole_run(trainer: Trainer, ranks: Ranks, update: float, save: float, rolls: bool) -> Check:
+    """How long it will take: update, save: the seconds of one; rolls: the simulator works."""
+    steps, saves, evaluations = (
+        trainer.config.steps,
+        len(saved_steps(trainer)),
+        len(evaluated_steps(trainer)),
+    )
+    parts = {f"{steps:,} updates": steps * update, f"{saves:,} checkpoints": saves * save}
+    seconds: float | None = 0.0
+    if evaluations and rolls:
+        try:
+            seconds = _evaluation_seconds(trainer, ranks)
+        except UserError:
+            seconds = None
+    said = ranks.gather(seconds)
+    known = rolls and None not in said
+    if evaluations and known:
+        parts[f"{evaluations:,} evaluation(s)"] = evaluations * max(said)
+    listed = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
+    finding = f"at most about {duration(sum(parts.values()))}: {listed}"
+    if not evaluations:
+        return Check("whole run", OK, finding)
+    if not known:
+        return Check("whole run", WARNING, f"{finding}, and evaluations of unknown length")
+    return Check("whole run", OK, f"{finding} if no episode ends before its time limit")
