@@ -27,9 +27,9 @@ from decision_seq.envs import environment_notes
 from decision_seq.evaluate import Evaluation, check_environment
 from decision_seq.policies import Policy
 from decision_seq.problem import Config, Problem, prepare, window_index
-from decision_seq.provenance import Provenance
+from decision_seq.provenance import Launched
 from decision_seq.report import scores_json, write_json
-from decision_seq.run_folder import Resume, held, is_run, open_run, remove_empty
+from decision_seq.run_folder import Resume, is_run, run_folder
 from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
 from decision_seq.train.launch import peers_watched
 from decision_seq.train.metrics import check_trackers
@@ -103,11 +103,15 @@ def train(
         accelerator = start_accelerator(config.train, processes)
         ranks = Ranks(accelerator)
         reporter.say(describe_launch(config, ranks, accelerator.device))
-        launch = (command, ranks.world, accelerator.device)
-        problem = share_problem(
-            ranks, lambda: _begin(config, output, resume, reporter, launch, held_by_main)
-        )
+
+        def begin() -> Problem:
+            held_by_main.enter_context(run_folder(output, resume))
+            return _examined(config, output, reporter)
+
+        problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output), accelerator, ranks, reporter)
+        launched = Launched.now(command, ranks.world, accelerator.device)
+        ranks.from_main(lambda: _write_first(problem, output, launched))
         if resume != "never":
             trainer.resume()
         try:
@@ -183,35 +187,22 @@ def make_job(problem: Problem, output: Path) -> Job:
     )
 
 
-def _begin(
-    config: Config,
-    output: Path,
-    resume: Resume,
-    reporter: Reporter,
-    launch: tuple[Sequence[str], int, torch.device],
-    held_by_main: ExitStack,
-) -> Problem:
-    """Everything that may fail by the user's doing, before a run's first file is written."""
-    made = open_run(output, resume)
-    try:
-        held_by_main.enter_context(held(output))
-        check_trackers(config.train.trackers)
-        problem = prepare(config, reporter)
-        record = Provenance.of(problem.store, *launch)
-        settled = dump(problem.config)
-        config.policy.build(problem.spec)
-        label(problem.store, problem.config.conditioning)
-        if problem.config.evaluation.episodes:
-            check_environment(str(problem.facts.env_id), problem.spec)
-        if is_run(output):
-            check_same_run(output, problem)
-    except BaseException:  # Ctrl-C too: what could not begin leaves nothing
-        if made is not None:
-            remove_empty(output, made)
-        raise
-    save_text(output / "config.yaml", settled)
-    record.write(output / "provenance.json", to_tree(problem.config))
+def _examined(config: Config, output: Path, reporter: Reporter) -> Problem:
+    """The problem, when nothing stands against beginning or resuming the run."""
+    check_trackers(config.train.trackers)
+    problem = prepare(config, reporter)
+    label(problem.store, problem.config.conditioning)  # before the other ranks ask for it
+    if problem.config.evaluation.episodes:
+        check_environment(str(problem.facts.env_id), problem.spec)
+    if is_run(output):
+        check_same_run(output, problem)
     return problem
+
+
+def _write_first(problem: Problem, output: Path, launched: Launched) -> None:
+    """A run's first files: from now on there is something to resume."""
+    save_text(output / "config.yaml", dump(problem.config))
+    launched.record(output / "provenance.json", to_tree(problem.config), problem.store)
 
 
 def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -21,44 +22,41 @@ from decision_seq.data.store import EpisodeStore
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """data: the store's header; launch: what was started, with which code, on what."""
+class Launched:
+    """What was started, with which code, on what."""
 
-    data: dict[str, Any]
-    launch: dict[str, Any]
+    facts: dict[str, Any]
 
     @classmethod
-    def of(
-        cls, store: EpisodeStore, command: Sequence[str], processes: int, device: torch.device
-    ) -> Provenance:
-        """Of a launch that begins now."""
+    def now(cls, command: Sequence[str], processes: int, device: torch.device) -> Launched:
+        """command: what was typed behind `decision-seq`."""
         packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
         on_cuda = device.type == "cuda"
-        launch = {
-            "command": ["decision-seq", *command],
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": _git("rev-parse", "HEAD"),
-            "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
-            "packages": {name: version(name) for name in packages},
-            "python": platform.python_version(),
-            "machine": {
-                "platform": platform.platform(),
-                "cores": os.cpu_count(),
-                "processes": processes,
-                "threads": torch.get_num_threads(),
-                "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
-            },
-        }
-        return cls({key: value for key, value in store.header.items() if key != "columns"}, launch)
+        return cls(
+            {
+                "command": ["decision-seq", *command],
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": _git("rev-parse", "HEAD"),
+                "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+                "packages": {name: version(name) for name in packages},
+                "python": platform.python_version(),
+                "machine": {
+                    "platform": platform.platform(),
+                    "cores": os.cpu_count(),
+                    "processes": processes,
+                    "threads": torch.get_num_threads(),
+                    "device": torch.cuda.get_device_name(device) if on_cuda else device.type,
+                },
+            }
+        )
 
-    def write(self, path: Path, config: dict[str, Any]) -> None:
-        """The first launch as it was; those that resumed it, in order, behind."""
-        tree = {**self.launch, "config": config, "data": self.data, "resumed": []}
-        try:
-            former = json.loads(path.read_text())
-            tree = {**former, "resumed": [*former["resumed"], self.launch]}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass  # the first launch, or a file that tells nothing
+    def record(self, path: Path, config: dict[str, Any], store: EpisodeStore) -> None:
+        """The first launch with its config and data, and behind it those that resumed the run."""
+        data = {key: value for key, value in store.header.items() if key != "columns"}
+        tree = {**self.facts, "config": config, "data": data, "resumed": []}
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            former = json.loads(path.read_text())  # absent at the first launch
+            tree = {**former, "resumed": [*former["resumed"], self.facts]}
         save_text(path, json.dumps(tree, indent=1) + "\n")
 
 

@@ -44,6 +44,19 @@ def is_run(output: Path) -> bool:
 
 
 @contextmanager
+def run_folder(output: Path, resume: Resume) -> Iterator[None]:
+    """The folder, made where needed and held; what could not begin leaves nothing behind."""
+    made = open_run(output, resume)
+    try:
+        with held(output):
+            yield
+    except BaseException:  # Ctrl-C too
+        if made is not None and not is_run(output):
+            remove_empty(output, made)
+        raise
+
+
+@contextmanager
 def held(output: Path) -> Iterator[None]:
     """While this lasts no other process trains in the folder; a killed one lets go of it."""
     try:

@@ -28,6 +28,7 @@ LAYERS = [
     "doctor",
     "bench",
     "commands",
+    "arguments",
     "cli",
 ]
 

@@ -25,7 +25,7 @@ from decision_seq.train.config import TrainConfig
 from decision_seq.types import UserError
 
 _MEND = (
-    "launch with `accelerate launch --multi_gpu --num_processes N -m decision_seq train"
+    "launch with `accelerate launch --multi_gpu --num_processes N -m decision_seq ..."
     " --processes N` (on CPUs with ACCELERATE_USE_CPU=true; its `--cpu` starts only one)"
 )
 

@@ -280,10 +280,14 @@ class Trainer:
         if known is not None:
             return known
         policy = self._evaluation_copy()
-        mine = self.signals.interruptible(
-            lambda: evaluation.roll(policy, self.ranks.rank, self.ranks.world, self.reporter)
-        )
-        parts = self.ranks.gather(mine)
+
+        def roll() -> dict[str, Any] | UserError:
+            try:
+                return evaluation.roll(policy, self.ranks.rank, self.ranks.world, self.reporter)
+            except UserError as error:
+                return error  # for all ranks to hear
+
+        parts = self.ranks.gather(self.signals.interruptible(roll))
         if None in parts:
             name = f"{checkpoint.PREFIX}{self.step:08d}"
             raise Interrupted(self.signals.number, self.checkpoints / name)
