@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.run
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, _terminate)
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     for stream in (sys.stdout, sys.stderr):
@@ -37,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if commands.is_main_rank():
             print(f"decision-seq: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
-    except Terminated:
-        return 128 + signal.SIGTERM
+    except Terminated as stop:
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("decision-seq: interrupted", file=sys.stderr)
         return 130
@@ -52,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, ending what is under way as Ctrl-C does, so that nothing half-made is left."""
+    """A scheduler's signal ends what is under way as Ctrl-C does: nothing half-made is left."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated
+    raise Terminated(number)

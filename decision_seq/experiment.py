@@ -31,7 +31,7 @@ from decision_seq.provenance import Launched
 from decision_seq.report import scores_json, write_json
 from decision_seq.run_folder import Resume, is_run, run_folder
 from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
-from decision_seq.train.launch import peers_watched
+from decision_seq.train.launch import watched
 from decision_seq.train.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, TargetScore
 
@@ -99,7 +99,7 @@ def train(
     left behind by a run that could not begin.
     """
     reporter = reporter or Reporter()
-    with ExitStack() as held_by_main, peers_watched():
+    with ExitStack() as held_by_main, watched():
         accelerator = start_accelerator(config.train, processes)
         ranks = Ranks(accelerator)
         reporter.say(describe_launch(config, ranks, accelerator.device))

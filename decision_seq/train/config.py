@@ -80,6 +80,7 @@ class TrainConfig:
         for key in (*counts, "keep_checkpoints"):
             value = getattr(self, key)
             require(value >= 1, f"config: train.{key} {value} must be at least 1")
+            require(value < 2**31, f"config: train.{key} {value} is too large")
         for key in ("learning_rate", "clip", "peak_tflops"):
             value = getattr(self, key)
             positive = value is None or (math.isfinite(value) and value > 0)

@@ -84,6 +84,12 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
         f"the launcher asks for mixed precision {asked}, the config for {config.precision}; say"
         f" --train.precision {asked}, or launch with --mixed_precision no",
     )
+    restarts = int(env.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    require(
+        restarts == 0 or env.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        "torchrun keeps dead workers' addresses over a restart, which may then hang; set"
+        " TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 and --rdzv-backend c10d, or --max-restarts 0",
+    )
     parts = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     require(
         parts in ("1", str(config.accumulation)),
@@ -92,11 +98,15 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
 
 
 @contextmanager
-def peers_watched() -> Iterator[None]:
-    """UserError when another process of the launch is gone; what ended it, it has said itself."""
+def watched() -> Iterator[None]:
+    """UserError when memory runs out, or when another process of the launch is gone."""
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(error) from error
     except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):  # has no error of its own
+            raise _too_large(error) from error
         # gloo has no error of its own for it
         gone = "closed by peer" in str(error) or "reset by peer" in str(error)
         if not gone and not isinstance(error, torch.distributed.DistError):
@@ -105,6 +115,14 @@ def peers_watched() -> Iterator[None]:
             "another process of this launch has ended, and says why if it could; the checkpoints"
             " are whole, go on from them with --resume"
         ) from error
+
+
+def _too_large(error: Exception) -> UserError:
+    first = " ".join(str(error).split())[:120]
+    return UserError(
+        "memory does not hold this model and batch: lower train.batch_size, cut it by"
+        f" train.accumulation, or take a smaller policy ({first})"
+    )
 
 
 class Ranks:
