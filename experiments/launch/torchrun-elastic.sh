@@ -11,14 +11,17 @@
 set -euo pipefail
 
 nodes=${NODES:-1}
-# c10d, never torchrun's static rendezvous (--master_addr, --node_rank): after a restart that hands
-# the new workers what the old ones left in its store, and gloo connects to addresses long dead.
+# c10d, never torchrun's static rendezvous (--master_addr, --node_rank): after a restart that always
+# hands the new workers what the old ones left in its store.
 rendezvous=(--rdzv-backend c10d --rdzv-endpoint "${ENDPOINT:-localhost:0}")
 if [[ $nodes != 1 ]]; then
     : "${ENDPOINT:?HOST:PORT of the machine that keeps the rendezvous}"
     : "${ID:?a name that the machines of this run share}"
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# By default the workers' store is one of the agent's, kept from one life to the next: a new worker
+# may read there the address of a dead one, and gloo then waits for it for half an hour.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 # last_call_timeout: how long, in seconds, fewer machines than the most wait for another to come.
 exec torchrun --nnodes "$nodes" --nproc-per-node "${PROCESSES:-gpu}" \
