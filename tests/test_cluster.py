@@ -162,7 +162,7 @@ def test_two_machines_train_one_model(
     for rank in ("0", "1"):
         launcher = [
             *(str(BIN / "accelerate"), "launch"),
-            *("--config_file", str(FOLDER / "accelerate-many-nodes.yaml")),
+            *("--config_file", str(FOLDER / "accelerate-many-nodes.yml")),
             *("--num_processes", "2", "--num_machines", "2", "--machine_rank", rank),
             *("--main_process_ip", "127.0.0.1", "--main_process_port", meeting),
         ]
@@ -180,8 +180,8 @@ def test_two_machines_train_one_model(
 @pytest.mark.parametrize(
     ("file", "more", "how"),
     [
-        ("accelerate-one-node.yaml", (), "DDP"),
-        ("accelerate-fsdp.yaml", ("--train.parallel", "fsdp"), "sharded"),
+        ("accelerate-one-node.yml", (), "DDP"),
+        ("accelerate-fsdp.yml", ("--train.parallel", "fsdp"), "sharded"),
     ],
 )
 def test_the_configurations_for_one_machine_launch(
