@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.train.source import DeviceSource
-from decision_seq.train.update import Outcome, Update, update_seed
+from decision_seq.train.update import Outcome, Update, masked_mean, update_seed
 
 WARMUP = 3  # runs before the recording, in which libraries choose kernels and allocate
 
@@ -64,8 +64,8 @@ class GraphedUpdate(Update):
         """What is recorded: from ids to weights, without a look at any number on the host."""
         batch = self.source.windows(self.ids)
         weights = self.policy.weights(batch, self.generators[0])
-        totals = {name: weights[name].sum().double() for name in sorted(weights)}
-        shares = self._shares(batch, weights, totals, self.generators[1])
+        values = self._forward(batch, self.generators[1])
+        shares = {name: masked_mean(values[name], weights[name]) for name in sorted(weights)}
         torch.stack(list(shares.values())).sum().backward()
         norm = self._apply()
         self.results = {name: share.detach() for name, share in shares.items()}

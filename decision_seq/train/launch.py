@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from decision_seq.config import require
 from decision_seq.train.config import TrainConfig
@@ -40,7 +40,11 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     _check_launcher(config, processes)
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
     # Precision and sharding are ours (`train.update`, `train.parallel`): the same on every device.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    # Buffers hold what was fitted to the data and are the same everywhere from the beginning.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp]
+    )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     world = accelerator.num_processes
     if world != launched or (processes is not None and processes != world):

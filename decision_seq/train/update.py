@@ -7,6 +7,7 @@ same however it is sliced.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,15 +102,17 @@ class Update:
             self.policy.weights(batch, self._rng(seed))
             for batch, seed in zip(batches, seeds, strict=True)
         ]
-        totals, flag = self._global(weights, signalled)
-        losses = {name: torch.zeros((), device=self.device) for name in totals}
+        exchange = self._exchange(weights, signalled)
+        losses: dict[str, Tensor] = {}
         for part, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(seed)
             with last_backward(self.model, part == len(batches) - 1):
-                shares = self._shares(batch, weights[part], totals, self._rng(seed))
+                values = self._forward(batch, self._rng(seed))
+                totals, flag = exchange()
+                shares = {n: masked_mean(values[n], weights[part][n], totals[n]) for n in totals}
                 # DDP and FSDP average over the ranks what is to be added up.
                 self.scaler.scale(torch.stack(list(shares.values())).sum() * self.world).backward()
-            losses = {name: losses[name] + share.detach() for name, share in shares.items()}
+            losses = {n: losses.get(n, 0) + share.detach() for n, share in shares.items()}
         norm = self._apply()
         return Outcome(losses, norm, rate, data_seconds, flag())
 
@@ -120,36 +123,36 @@ class Update:
         count = self.config.accumulation
         return [rank_slice(mine, part, count) for part in range(count)]
 
-    def _shares(
-        self,
-        batch: Batch,
-        weights: dict[str, Tensor],
-        totals: dict[str, Tensor],
-        rng: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """This micro-batch's share of each mean loss over the global batch."""
+    def _forward(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """The policy's losses, unreduced."""
         with torch.autocast(
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
-            values = self.model(batch, rng)
-        return {name: masked_mean(values[name], weights[name], totals[name]) for name in totals}
+            return self.model(batch, rng)
 
-    def _global(
+    def _exchange(
         self, weights: list[dict[str, Tensor]], signalled: bool
-    ) -> tuple[dict[str, Tensor], Callable[[], bool]]:
+    ) -> Callable[[], tuple[dict[str, Tensor], Callable[[], bool]]]:
         """Sums of weights over all ranks and micro-batches; whether any rank was signalled.
 
-        One small exchange before the forward pass: the one moment at which ranks that were
-        signalled at different times can agree on the update after which they stop.
+        One small message, begun before the forward pass and awaited behind it. It is also the one
+        moment at which ranks that were signalled at different times can agree on the update after
+        which they stop.
         """
         names = sorted(weights[0])
         sums = [torch.stack([part[name].sum() for part in weights]).sum() for name in names]
         row = torch.stack([value.double() for value in sums])
         if self.world == 1:
-            return dict(zip(names, row, strict=True)), lambda: signalled
+            return lambda: (dict(zip(names, row, strict=True)), lambda: signalled)
         row = torch.cat([row, torch.tensor([signalled], dtype=row.dtype, device=self.device)])
-        row = self.accelerator.reduce(row, "sum")
-        return dict(zip(names, row[:-1], strict=True)), _later(row[-1])
+        sent = torch.distributed.all_reduce(row, async_op=True)
+
+        @functools.cache
+        def arrived() -> tuple[dict[str, Tensor], Callable[[], bool]]:
+            sent.wait()
+            return dict(zip(names, row[:-1], strict=True)), _later(row[-1])
+
+        return arrived
 
     def _apply(self) -> Tensor:
         """Clip and step -> the norm of the gradient before."""
