@@ -138,6 +138,10 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
             number = False
         if not number or (hint is int and not converted.is_integer()):
             raise UserError(f"config: {path} {value!r} is no {_WORDS[hint]}")
+    if "tuple[str" in str(hint):
+        listed = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+        if not listed:
+            raise UserError(f"config: {path} {value!r} is no list of names; write [one, two]")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
         if not listed or not all(type(item) in (int, float) for item in value):

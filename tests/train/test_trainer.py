@@ -122,6 +122,22 @@ def test_a_finished_run_is_evaluated_anew_by_another_protocol(
     assert len((run / "evaluations.jsonl").read_text().splitlines()) == 2
 
 
+def test_the_scale_of_the_loss_is_part_of_a_checkpoint(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    small = {"precision": "fp16", "keep_checkpoints": 9}
+    experiment.train(config({"episodes": 0}, steps=20, **small), run)
+    state = run / "checkpoints" / "step-00000020" / checkpoint.STATE
+    tree = json.loads(state.read_text())
+    assert tree["scaler"]["scale"] == 65536
+    tree["scaler"]["scale"] = 1024.0
+    state.write_text(json.dumps(tree))
+    experiment.train(config({"episodes": 0}, **small), run, "must")
+    found = json.loads((run / "checkpoints" / "step-00000040" / checkpoint.STATE).read_text())
+    assert found["scaler"]["scale"] == 1024
+
+
 def test_auto_begins_where_there_is_no_run(config: Callable[..., Config], tmp_path: Path) -> None:
     made = config({"episodes": 0})
     experiment.train(made, tmp_path / "run", "auto")
