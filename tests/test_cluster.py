@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -25,6 +26,11 @@ PATIENCE = 240  # seconds; nothing here is a matter of speed
 EVERY = 50
 STEPS = 300  # some seconds of updates, so that a signal comes in their midst
 HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def slow(*values: Any) -> Any:
+    """A case for `make test-slow`: its like is tested in the normal suite."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Launch:
@@ -202,7 +208,10 @@ def test_the_configurations_for_one_machine_launch(
     assert list(losses(run)) == list(range(1, 41))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [slow(signal.SIGTERM), signal.SIGUSR1, slow(signal.SIGINT)],
+)
 def test_a_signal_to_the_launcher_saves_the_update_at_hand(
     number: signal.Signals,
     given: list[str],
@@ -225,7 +234,7 @@ def test_a_signal_to_the_launcher_saves_the_update_at_hand(
     assert resumptions(run) == 1
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, slow(1)])
 def test_a_lost_process_is_replaced_and_the_run_goes_on(
     victim: int,
     given: list[str],
@@ -338,8 +347,8 @@ def test_a_slurm_job_saves_and_requeues_itself(
             ),
             "asked for several processes but started one",
         ),
-        (("--use_fsdp", "--num_processes", "2"), "the launcher asks for Accelerate's FSDP"),
-        (
+        slow(("--use_fsdp", "--num_processes", "2"), "the launcher asks for Accelerate's FSDP"),
+        slow(
             ("--multi_gpu", "--num_processes", "2", "--mixed_precision", "bf16"),
             "the launcher asks for mixed precision bf16, the config for fp32",
         ),

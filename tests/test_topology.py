@@ -18,7 +18,7 @@ from decision_seq.types import Reporter
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, losses
 
-STEPS, BATCH = 200, 16
+BATCH = 16
 
 # Trains, and writes down what every rank really asked its source for.
 WITNESS = """
@@ -48,7 +48,7 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path
         "dataset": str(write_d4rl()),
         "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.0}},
         "train": {
-            **{"steps": STEPS, "batch_size": BATCH, "precision": "fp64", "warmup_steps": 0},
+            **{"batch_size": BATCH, "precision": "fp64", "warmup_steps": 0},
             **{"learning_rate": 1e-3, "log_every": 1, "checkpoint_every": 50, "trackers": []},
         },
     }
@@ -82,30 +82,47 @@ def asked(tmp_path: Path, name: str, world: int) -> np.ndarray:
     return np.concatenate(ranks, 1)  # the first line is of the window whose cost is counted
 
 
-def test_the_run_is_the_same_on_1_2_and_4_processes(
-    train: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("steps", "worlds", "path"),
+    [
+        (60, (2,), {20: 2, 60: 1}),
+        pytest.param(
+            # with uneven shares in between: 16 does not divide into 3 processes of 2 micro-batches
+            *(200, (2, 4), {60: 2, 100: 1, 150: 3, 200: 4}),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["short", "long"],
+)
+def test_the_run_is_the_same_on_any_number_of_processes(
+    steps: int,
+    worlds: tuple[int, ...],
+    path: dict[int, int],
+    train: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    alone = losses(train("one", 1))
-    assert len(alone) == STEPS
+    """path: trained up to so many updates on so many processes, resumed in between."""
+    whole = ["--train.steps", str(steps)]
+    alone = losses(train("one", 1, *whole))
+    assert len(alone) == steps
     made = configs.load(Config, configs.read_yaml(tmp_path / "config.yaml"))
     index = window_index(made, prepare(made, Reporter()).store)
-    expected = np.stack([window_ids(made.seed, step, BATCH, index) for step in range(STEPS)])
+    expected = np.stack([window_ids(made.seed, step, BATCH, index) for step in range(steps)])
     np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
-    for world in (2, 4):
-        together = losses(train(f"on{world}", world))
+    for world in worlds:
+        together = losses(train(f"on{world}", world, *whole))
         np.testing.assert_array_equal(asked(tmp_path, f"on{world}", world), expected)
         assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
-
-    # 2 -> 1 -> 4, with an uneven share in between: no divisor of 16
-    train("moving", 2, "--train.steps", "60")
-    train("moving", 1, "--train.steps", "100", "--resume")
-    train("moving", 3, "--train.steps", "150", "--resume", "--train.accumulation", "2")
-    moved = train("moving", 4, "--train.steps", str(STEPS), "--resume", "--train.accumulation", "1")
+    for until, world in path.items():
+        more = ["--train.steps", str(until), "--resume", "auto"]
+        more += ["--train.accumulation", "2" if world == 3 else "1"]
+        moved = train("moving", world, *more)
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
-    np.testing.assert_array_equal(asked(tmp_path, "moving", 4), expected[150:])
+    *_, before, _ = path
+    np.testing.assert_array_equal(asked(tmp_path, "moving", world), expected[before:])
     launches = json.loads((moved / "provenance.json").read_text())
     processes = [launch["machine"]["processes"] for launch in [launches, *launches["resumed"]]]
-    assert processes == [2, 1, 3, 4]
+    assert processes == list(path.values())
 
 
 def test_sharded_or_not_it_is_the_same_run(train: Callable[..., Path]) -> None:

@@ -20,11 +20,12 @@ import torch
 from accelerate import Accelerator
 
 from decision_seq import checkpoint
-from decision_seq.config import plain, save_text
+from decision_seq.config import save_text
 from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
 from decision_seq.evaluate import Evaluation
 from decision_seq.policies import Policy
 from decision_seq.train.config import PRECISIONS, TrainConfig
+from decision_seq.train.evaluations import Evaluations
 from decision_seq.train.graph import GraphedUpdate
 from decision_seq.train.launch import Ranks
 from decision_seq.train.metrics import Metrics, trim
@@ -40,7 +41,7 @@ from decision_seq.train.signals import Interrupted, Signals
 from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.throughput import Throughput, cost_of_a_window, peak_tflops
 from decision_seq.train.update import Outcome, Update
-from decision_seq.types import Reporter, UserError
+from decision_seq.types import Reporter, TargetScore, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,9 @@ class Trainer:
         self.checkpoints = job.output / "checkpoints"
         self.step = 0
         self.signals = Signals()
+        self.evaluations = (
+            Evaluations(job.evaluation, job.output, ranks, reporter) if job.evaluation else None
+        )
         self._unsound = torch.tensor(-1, device=device)  # the first update that was not finite
 
     def resume(self) -> None:
@@ -142,8 +146,8 @@ class Trainer:
         """
         config = self.config
         main = self.ranks.is_main
-        if main:
-            trim(self._evaluations, self.step)
+        if main and self.evaluations is not None:
+            trim(self.evaluations.path, self.step)
         with self.signals.caught(), self._metrics() if main else nullcontext() as metrics:
             with self.reporter.bar("train", "update", config.steps, self.step) as bar:
                 self._evaluate_when_due(final=False)
@@ -260,58 +264,22 @@ class Trainer:
 
         return Path(self.ranks.from_main(write))
 
-    @property
-    def _evaluations(self) -> Path:
-        return self.job.output / "evaluations.jsonl"
-
     def _evaluate_when_due(self, final: bool) -> dict[str, Any] | None:
         """Roll the policy out where an evaluation is due -> its record, None where none is.
 
-        Its episodes are shared out; ranks that have finished theirs ask for the others' now and
-        then, so that no collective is held while environments run. A signal ends it at once: the
-        checkpoint of this step is written, and a resumed run evaluates it first of all.
+        A signal ends it at once: the checkpoint of this step is written, and a resumed run
+        evaluates it first of all.
         """
-        evaluation = self.job.evaluation
         here = self._evaluated(self.step) and final == (self.step == self.config.steps)
-        if evaluation is None or not here:
+        if self.evaluations is None or not here:
             return None
-        protocol = json.loads(json.dumps(evaluation.protocol()))
-        known = self.ranks.from_main(lambda: self._recorded(protocol))
-        if known is not None:
-            return known
-        policy = self._evaluation_copy()
-
-        def roll() -> dict[str, Any] | UserError:
-            try:
-                return evaluation.roll(policy, self.ranks.rank, self.ranks.world, self.reporter)
-            except UserError as error:
-                return error  # for all ranks to hear
-
-        parts = self.ranks.gather(self.signals.interruptible(roll))
-        if None in parts:
+        record = self.evaluations.record(self.step, self._evaluation_copy, self.signals)
+        if record is None:
             name = f"{checkpoint.PREFIX}{self.step:08d}"
             raise Interrupted(self.signals.number, self.checkpoints / name)
-        scores, rate = evaluation.scores(parts)
-        record = {
-            "step": self.step,
-            "protocol": protocol,
-            "targets": [plain(score) for score in scores],
-            "env_steps_per_second": rate,
-        }
-        if self.ranks.is_main:
-            with open(self._evaluations, "a") as file:
-                file.write(json.dumps(record) + "\n")
-            if self.config.keep_best == "return":
-                checkpoint.note_best(self.checkpoints, self.step, scores[0])
+        if self.ranks.is_main and self.config.keep_best == "return":
+            checkpoint.note_best(self.checkpoints, self.step, TargetScore.of(record["targets"][0]))
         return record
-
-    def _recorded(self, protocol: dict[str, Any]) -> dict[str, Any] | None:
-        """The evaluation of this very step by this very protocol, made before an interruption."""
-        for line in self._evaluations.read_text().splitlines():
-            record = json.loads(line)
-            if record["step"] == self.step and record["protocol"] == protocol:
-                return record
-        return None
 
     def _evaluation_copy(self) -> Policy:
         """The whole policy by itself, in fp32: what a checkpoint of this step would load."""

@@ -1,0 +1,69 @@
+"""The evaluations during training: rolled out by all ranks together, kept in evaluations.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from decision_seq.config import plain
+from decision_seq.evaluate import Evaluation
+from decision_seq.policies import Policy
+from decision_seq.train.launch import Ranks
+from decision_seq.train.signals import Signals
+from decision_seq.types import Reporter, UserError
+
+
+class Evaluations:
+    """Episodes are shared out in waves; ranks that have rolled out theirs ask for the others' now
+    and then, so that no collective is held while environments run.
+    """
+
+    def __init__(
+        self, evaluation: Evaluation, output: Path, ranks: Ranks, reporter: Reporter
+    ) -> None:
+        self.evaluation, self.ranks, self.reporter = evaluation, ranks, reporter
+        self.path = output / "evaluations.jsonl"
+        self.protocol = json.loads(json.dumps(evaluation.protocol()))
+
+    def record(
+        self, step: int, policy: Callable[[], Policy], signals: Signals
+    ) -> dict[str, Any] | None:
+        """The scores of update `step`; None when a signal came to any rank.
+
+        Those that an interrupted run obtained are taken over. policy: makes the copy to roll out.
+        """
+        known = self.ranks.from_main(lambda: self._recorded(step))
+        if known is not None:
+            return known
+        copy = policy()
+
+        def roll() -> dict[str, Any] | UserError:
+            try:
+                return self.evaluation.roll(copy, self.ranks.rank, self.ranks.world, self.reporter)
+            except UserError as error:
+                return error  # for all ranks to hear
+
+        parts = self.ranks.gather(signals.interruptible(roll))
+        if None in parts:
+            return None
+        scores, rate = self.evaluation.scores(parts)
+        record = {
+            "step": step,
+            "protocol": self.protocol,
+            "targets": [plain(score) for score in scores],
+            "env_steps_per_second": rate,
+        }
+        if self.ranks.is_main:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        return record
+
+    def _recorded(self, step: int) -> dict[str, Any] | None:
+        """The evaluation of this very step by this very protocol, made before an interruption."""
+        for line in self.path.read_text().splitlines():
+            record = json.loads(line)
+            if record["step"] == step and record["protocol"] == self.protocol:
+                return record
+        return None
