@@ -119,10 +119,14 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def prune(folder: Path, last: int, every: int, best: int | None) -> None:
-    """Remove all but the newest `last`, those of every `every` updates (0: none) and the best."""
-    for path in checkpoints(folder)[:-last]:
-        step = int(path.name.removeprefix(PREFIX))
+def prune(folder: Path, newest: int, last: int, every: int, best: int | None) -> None:
+    """Remove all but the newest `last`, those of every `every` updates (0: none) and the best.
+
+    newest: the step just saved; what lies beyond it is damaged, else it had been gone on from.
+    """
+    written = [path for path in checkpoints(folder) if _step(path) <= newest]
+    for path in written[:-last]:
+        step = _step(path)
         if step != best and not (every and step % every == 0):
             # Renamed first: a removal cut short leaves nothing that looks like a checkpoint.
             doomed = path.with_name(f"{PARTIAL}{path.name}")
@@ -133,7 +137,8 @@ def prune(folder: Path, last: int, every: int, best: int | None) -> None:
 def note_best(folder: Path, step: int, score: TargetScore) -> None:
     """Remember the checkpoint with the highest mean return at the first target so far."""
     best = read_best(folder)
-    if best is None or score.return_mean > best["return_mean"]:
+    better = best is None or score.return_mean > best["return_mean"]
+    if best is None or best["target"] != score.target or better:  # other targets, another contest
         rule = "highest mean return at the first target among the evaluations during training"
         found = {"rule": rule, "target": score.target, "return_mean": score.return_mean}
         save_text(folder / BEST, json.dumps({"step": step, **found}, indent=1))
@@ -143,7 +148,8 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     """The best checkpoint's step, return and rule; None where none was noted."""
     try:
         best = json.loads((folder / BEST).read_text())
-        return {**best, "step": int(best["step"]), "return_mean": float(best["return_mean"])}
+        numbers = {key: float(best[key]) for key in ("return_mean", "target")}
+        return {**best, **numbers, "step": int(best["step"])}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -159,7 +165,11 @@ def sweep(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     named = (path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
-    return sorted(path for path in named if path.name.removeprefix(PREFIX).isdecimal())
+    return sorted((path for path in named if path.name[len(PREFIX) :].isdecimal()), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def fault(path: Path) -> str | None:

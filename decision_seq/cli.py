@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verb(options)
     except UserError as error:
-        if commands.is_main_rank():
-            print(f"decision-seq: {' '.join(str(error).split())}", file=sys.stderr)
+        where = commands.speaks_of_itself(error)
+        if where is not None:
+            print(f"decision-seq: {where}{' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except Terminated as stop:
         return 128 + stop.number

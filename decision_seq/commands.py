@@ -281,6 +281,17 @@ def _print_scores(scores: Any, as_json: bool) -> None:
     )
 
 
+def speaks_of_itself(error: UserError) -> str | None:
+    """What this process puts before an error's line; None where another one prints it."""
+    if is_main_rank():
+        return ""
+    if "torch" not in sys.modules:
+        return None
+    from decision_seq.train.launch import OfOneRank
+
+    return f"rank {os.environ['RANK']}: " if isinstance(error, OfOneRank) else None
+
+
 def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 

@@ -36,7 +36,7 @@ from decision_seq.train.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, TargetScore
 
 # Keys in which a resumed run may differ from the one it goes on from: they change what is kept and
-# written, and how the same update is computed, but not which update it is.
+# written, and how an update of the same windows is computed.
 RESUMABLE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
     *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
@@ -54,6 +54,11 @@ def check_same_run(output: Path, problem: Problem) -> None:
             source == problem.facts.source,
             f"cannot resume {output}: it was trained on {source}, now the data are"
             f" {problem.facts.source}",
+        )
+        done = checkpoint.read_trainer(saved)["step"]
+        require(
+            config.train.steps >= done,
+            f"cannot resume {output} with train.steps {config.train.steps}: {done} are done",
         )
     before = _flat(to_tree(load(Config, read_yaml(output / "config.yaml"))))
     now = _flat(to_tree(config))
@@ -114,12 +119,13 @@ def train(
         ranks.from_main(lambda: _write_first(problem, output, launched))
         if resume != "never":
             trainer.resume()
-        try:
-            record = trainer.run()
-        except Interrupted:
+        with trainer.signals.caught():
+            try:
+                record = trainer.run()
+            except Interrupted:
+                leave(accelerator)
+                raise
             leave(accelerator)
-            raise
-        leave(accelerator)
         if not ranks.is_main:
             return None
         path = checkpoint.find(output)

@@ -21,16 +21,17 @@ def open_run(output: Path, resume: Resume) -> Path | None:
 
     UserError when it cannot be made, already holds a run, or holds none to resume.
     """
-    if resume == "must" and not output.exists():
-        raise UserError(f"nothing to resume: {output} does not exist")
+    if resume == "must" and not is_run(output):
+        what = "holds no config.yaml" if output.exists() else "does not exist"
+        raise UserError(f"nothing to resume: {output} {what}")
     missing = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         taken = any(path.name != LOCK for path in output.iterdir())
     except OSError as error:
         raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
-    if resume != "never" and taken and not is_run(output):
-        raise UserError(f"nothing to resume in {output}: it holds no config.yaml")
+    if resume == "auto" and taken and not is_run(output):
+        raise UserError(f"{output} is not empty and holds no run; name another --output")
     if taken and resume == "never":
         raise UserError(
             f"{output} is not empty; add --resume to go on with it, or name another --output"
@@ -47,13 +48,13 @@ def is_run(output: Path) -> bool:
 def run_folder(output: Path, resume: Resume) -> Iterator[None]:
     """The folder, made where needed and held; what could not begin leaves nothing behind."""
     made = open_run(output, resume)
-    try:
-        with held(output):
+    with held(output):
+        try:
             yield
-    except BaseException:  # Ctrl-C too
-        if made is not None and not is_run(output):
-            remove_empty(output, made)
-        raise
+        except BaseException:  # Ctrl-C too
+            if made is not None and not is_run(output):
+                remove_empty(output, made)
+            raise
 
 
 @contextmanager
@@ -75,9 +76,18 @@ def held(output: Path) -> Iterator[None]:
                 f"{output} is on a disk without file locks ({error.strerror}): two launches could"
                 " spoil each other's run; name an --output on another disk"
             ) from error
+        if not _still_there(handle, output / LOCK):  # whoever held it has just taken it away
+            raise UserError(f"another process has just left {output}; try again")
         yield
     finally:
         os.close(handle)
+
+
+def _still_there(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def remove_empty(output: Path, made: Path) -> None:

@@ -51,7 +51,7 @@ def save(tmp_path: Path, trained: tuple, spec: Spec) -> Callable[..., Path]:
         weights = full_weights(trained[0])
         moments = full_moments(trained[1], trained[0])
         path = checkpoint.save(folder, step, weights, moments, described, {"scaler": {}})
-        checkpoint.prune(folder, keep, every, best)
+        checkpoint.prune(folder, step, keep, every, best)
         return path
 
     return save

@@ -21,6 +21,7 @@ from decision_seq.doctor.check import FAILED, OK, Check, checks_text, failed
 from decision_seq.experiment import leave, make_job, share_problem
 from decision_seq.problem import Config, Problem, prepare
 from decision_seq.train import Ranks, Trainer, start_accelerator
+from decision_seq.train.launch import watched
 from decision_seq.types import Reporter, UserError
 
 __all__ = ["Check", "checks_text", "examine", "failed"]
@@ -34,6 +35,13 @@ def examine(
     Every process of a launch calls it. UserError where the launch itself is refused.
     """
     reporter = reporter or Reporter()
+    with watched():
+        return _examined(config, output, processes, reporter)
+
+
+def _examined(
+    config: Config, output: Path, processes: int | None, reporter: Reporter
+) -> list[Check]:
     accelerator = start_accelerator(config.train, processes)
     ranks = Ranks(accelerator)
     checks = [

@@ -96,14 +96,31 @@ class TrainConfig:
         if self.keep_best is not None:
             _choose("keep_best", self.keep_best, KEEP_BEST)
         require(
-            not (self.cuda_graph and (self.compile or self.accumulation > 1)),
-            "config: train.cuda_graph replays one plain update; leave out train.compile and"
-            " train.accumulation, or the graph",
+            not (self.cuda_graph and self._not_plain()),
+            "config: train.cuda_graph replays one plain update; leave out train.accumulation,"
+            " compile, checkpoint_activations and fp16, or the graph",
+        )
+        require(
+            not (self.compile and self.parallel == "fsdp"),
+            "config: train.compile is not applied to what fsdp shards; leave out one of them",
+        )
+        require(
+            self.keep_every % self.checkpoint_every == 0,
+            f"config: train.keep_every {self.keep_every} must be a multiple of"
+            f" train.checkpoint_every {self.checkpoint_every}",
         )
         require(
             (self.parallel, self.precision) != ("fsdp", "fp16"),
             "config: train.precision fp16 needs whole gradients; fsdp takes bf16",
         )
+
+    def _not_plain(self) -> bool:
+        """Whether an update is more than one forward and one backward pass, looked at by nobody.
+
+        Recomputing activations reads the generator's state, fp16 the gradients.
+        """
+        recomputed = self.compile or self.checkpoint_activations
+        return self.accumulation > 1 or recomputed or self.precision == "fp16"
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step`, counted from 0."""

@@ -39,13 +39,10 @@ class Evaluations:
             return known
         copy = policy()
 
-        def roll() -> dict[str, Any] | UserError:
-            try:
-                return self.evaluation.roll(copy, self.ranks.rank, self.ranks.world, self.reporter)
-            except UserError as error:
-                return error  # for all ranks to hear
+        def roll() -> dict[str, Any]:
+            return self.evaluation.roll(copy, self.ranks.rank, self.ranks.world, self.reporter)
 
-        parts = self.ranks.gather(signals.interruptible(roll))
+        parts = self.ranks.together(lambda: signals.interruptible(roll))
         if None in parts:
             return None
         scores, rate = self.evaluation.scores(parts)
@@ -55,10 +52,18 @@ class Evaluations:
             "targets": [plain(score) for score in scores],
             "env_steps_per_second": rate,
         }
-        if self.ranks.is_main:
+        self.ranks.from_main(lambda: self._append(record))
+        return record
+
+    def _append(self, record: dict[str, Any]) -> None:
+        try:
             with open(self.path, "a") as file:
                 file.write(json.dumps(record) + "\n")
-        return record
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; the checkpoints are whole, go on from"
+                " them with --resume"
+            ) from error
 
     def _recorded(self, step: int) -> dict[str, Any] | None:
         """The evaluation of this very step by this very protocol, made before an interruption."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.train.source import DeviceSource
-from decision_seq.train.update import Outcome, Update, masked_mean, update_seed
+from decision_seq.train.update import Outcome, Update, masked_mean, update_seeds
 
 WARMUP = 3  # runs before the recording, in which libraries choose kernels and allocate
 
@@ -55,10 +55,10 @@ class GraphedUpdate(Update):
 
     def _seed(self, step: int) -> None:
         """A graph reads the generators' seeds when it is replayed."""
-        seed = update_seed(self.seed, step, 0, 0)
-        torch.manual_seed(seed)
+        everyones, own = update_seeds(self.seed, step, 0, 0)
+        torch.manual_seed(everyones)
         for generator in self.generators:
-            generator.manual_seed(seed)
+            generator.manual_seed(own)
 
     def _body(self) -> None:
         """What is recorded: from ids to weights, without a look at any number on the host."""

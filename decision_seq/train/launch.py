@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -101,6 +101,10 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     )
 
 
+# How gloo says that the other side is no more; it has no error of its own for it.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """UserError when memory runs out, or when another process of the launch is gone."""
@@ -111,8 +115,7 @@ def watched() -> Iterator[None]:
     except RuntimeError as error:
         if "DefaultCPUAllocator" in str(error):  # has no error of its own
             raise _too_large(error) from error
-        # gloo has no error of its own for it
-        gone = "closed by peer" in str(error) or "reset by peer" in str(error)
+        gone = any(word in str(error) for word in _GONE)
         if not gone and not isinstance(error, torch.distributed.DistError):
             raise
         raise UserError(
@@ -121,9 +124,13 @@ def watched() -> Iterator[None]:
         ) from error
 
 
+class OfOneRank(UserError):
+    """What only the rank that raises it can say."""
+
+
 def _too_large(error: Exception) -> UserError:
     first = " ".join(str(error).split())[:120]
-    return UserError(
+    return OfOneRank(
         "memory does not hold this model and batch: lower train.batch_size, cut it by"
         f" train.accumulation, or take a smaller policy ({first})"
     )
@@ -169,21 +176,28 @@ class Ranks:
             return _value(said)
         try:
             made = make()
-        except UserError as error:
-            self._store.set(key, json.dumps(_wrap(error)))
+        except Exception as error:
+            self._store.set(key, json.dumps(_wrap(_for_others(error, self.rank))))
             self._part()
             raise
         self._store.set(key, json.dumps(_wrap(made)))
         return made
 
-    def together(self, act: Callable[[], Any]) -> None:
-        """Do `act` on every rank; when it fails on any, UserError on all, naming the first."""
-        failure: Any = None
+    def together(self, act: Callable[[], Any]) -> list[Any]:
+        """What `act` returns on every rank; when it fails on any, UserError on all of them.
+
+        What is no UserError keeps its traceback on the rank where it happened.
+        """
         try:
-            act()
-        except UserError as error:
-            failure = error
-        self.gather(failure)
+            value = act()
+        except Exception as error:
+            told = _for_others(error, self.rank)
+            if told is not error:
+                with suppress(UserError):
+                    self.gather(told)
+                raise
+            value = told
+        return self.gather(value)
 
     def _part(self) -> None:
         """Before an error ends them all: the main process, which may hold the store, goes last."""
@@ -199,6 +213,12 @@ class Ranks:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
         return self._store.get(key)
+
+
+def _for_others(error: Exception, rank: int) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    return UserError(f"rank {rank} failed: {type(error).__name__}: {error}")
 
 
 def _wrap(value: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,15 @@ def _tracker(name: str, output: Path, step: int) -> Any:
     """One of Accelerate's trackers, which goes on with the run it belonged to."""
     from accelerate import tracking
 
-    if name == "tensorboard":  # hides what a killed run wrote past its checkpoint
-        return tracking.TensorBoardTracker("tensorboard", output, purge_step=step + 1)
-    if name == "trackio":
-        return tracking.TrackioTracker(PROJECT, name=_run_id(output), resume="allow")
-    return tracking.WandBTracker(
-        PROJECT, name=output.name, id=_run_id(output), resume="allow", dir=str(output)
-    )
+    known: dict[str, Callable[[], Any]] = {
+        # purge_step hides what a killed run wrote past its checkpoint
+        "tensorboard": lambda: tracking.TensorBoardTracker(name, output, purge_step=step + 1),
+        "trackio": lambda: tracking.TrackioTracker(PROJECT, name=_run_id(output), resume="allow"),
+        "wandb": lambda: tracking.WandBTracker(
+            PROJECT, name=output.name, id=_run_id(output), resume="allow", dir=str(output)
+        ),
+    }
+    return known[name]()
 
 
 def _run_id(output: Path) -> str:

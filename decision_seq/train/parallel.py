@@ -63,7 +63,7 @@ def _shard(policy: Policy, accelerator: Accelerator) -> Policy:
 def check_sharded(policy: nn.Module, world: int) -> None:
     """RuntimeError unless every process holds its part of each parameter and no more."""
     for name, weight in policy.named_parameters():
-        most = -(-weight.shape[0] // world) * weight[0].numel()
+        most = -(-weight.shape[0] // world) * weight.shape[1:].numel()
         shard = _as_shard(weight)
         if shard is None or shard.to_local().numel() > most:
             raise RuntimeError(f"FSDP was asked for, but {name} is not sharded")

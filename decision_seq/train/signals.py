@@ -25,8 +25,11 @@ class Interrupted(Exception):
         self.number, self.path = number or int(signal.SIGTERM), path
 
 
-class _Now(Exception):
-    """Raised by the handler itself, where waiting for the next update would take too long."""
+class _Now(BaseException):
+    """Raised by the handler itself, where waiting for the next update would take too long.
+
+    No Exception: a simulator may catch those.
+    """
 
 
 class Signals:
@@ -54,12 +57,10 @@ class Signals:
 
     def interruptible(self, act: Callable[[], Result]) -> Result | None:
         """`act()`, ended by the first signal: then None, and `number` says which."""
-        if self.number is not None:
-            return None
         try:
             self._immediately = True
             try:
-                return act()
+                return act() if self.number is None else None
             finally:
                 self._immediately = False
         except _Now:

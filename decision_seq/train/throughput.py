@@ -17,10 +17,10 @@ from decision_seq.train.update import masked_mean
 # Dense peak TFLOP/s by precision, from NVIDIA's data sheets of the SXM boards. fp32 is without
 # TF32, which PyTorch leaves off for matrix products.
 PEAK_TFLOPS = {
-    "V100": {"fp32": 15.7, "fp64": 7.8, "fp16": 125.0},
-    "A100": {"fp32": 19.5, "fp64": 19.5, "fp16": 312.0, "bf16": 312.0},
-    "H100": {"fp32": 67.0, "fp64": 67.0, "fp16": 989.0, "bf16": 989.0},
-    "H200": {"fp32": 67.0, "fp64": 67.0, "fp16": 989.0, "bf16": 989.0},
+    "Tesla V100-SXM2": {"fp32": 15.7, "fp64": 7.8, "fp16": 125.0},
+    "NVIDIA A100": {"fp32": 19.5, "fp64": 19.5, "fp16": 312.0, "bf16": 312.0},
+    "NVIDIA H100 80GB HBM3": {"fp32": 67.0, "fp64": 67.0, "fp16": 989.0, "bf16": 989.0},
+    "NVIDIA H200": {"fp32": 67.0, "fp64": 67.0, "fp16": 989.0, "bf16": 989.0},
 }
 
 
@@ -39,6 +39,7 @@ class Cost:
 
 def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     """Count a real window through the policy, before it is distributed. Leaves no gradients."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = source.batch(np.zeros(1, np.int64))
@@ -51,7 +52,8 @@ def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     )
     rng = torch.Generator(batch.mask.device).manual_seed(0)
     weights = policy.weights(batch, rng)
-    with FlopCounterMode(display=False) as counter:
+    # The counter does not know the CPU's fused attention; the plain one has the same products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         values = policy(batch, rng.manual_seed(0))
         torch.stack([masked_mean(values[name], weights[name]) for name in values]).sum().backward()
     if hook is not None:
@@ -65,8 +67,9 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [peaks for board, peaks in PEAK_TFLOPS.items() if board in name]
-    return known[0].get(precision) if known else None
+    known = [peaks for board, peaks in PEAK_TFLOPS.items() if name.startswith(board)]
+    slower = name.endswith("NVL")  # the same chip at a lower clock
+    return known[0].get(precision) if known and not slower else None
 
 
 class Throughput:

@@ -142,25 +142,27 @@ class Trainer:
     def run(self) -> dict[str, Any] | None:
         """Train to the last step -> the last evaluation's record, None without one.
 
-        Everything is saved on the way; Interrupted after a signal.
+        Everything is saved on the way; Interrupted after a signal. To be called while `signals`
+        are caught.
         """
         config = self.config
-        main = self.ranks.is_main
-        if main and self.evaluations is not None:
-            trim(self.evaluations.path, self.step)
-        with self.signals.caught(), self._metrics() if main else nullcontext() as metrics:
+        opened: list[Metrics] = []  # on the main process
+        self.ranks.from_main(lambda: opened.append(self._metrics()))
+        with opened[0] if opened else nullcontext() as metrics:
             with self.reporter.bar("train", "update", config.steps, self.step) as bar:
                 self._evaluate_when_due(final=False)
                 self.throughput.begin()
                 while self.step < config.steps:
                     outcome = self._update()
                     bar.update()
-                    seen = self._look(outcome)
+                    alone = self.ranks.world == 1
+                    stop = outcome.signalled or (alone and self.signals.number is not None)
+                    saved = stop or self._due(self.step)
+                    seen = self._look(outcome, saved)
                     if seen and metrics:
                         metrics.write({"step": self.step, **seen})
                         bar.set_postfix_str(f"loss {seen['loss']:.4f}", refresh=False)
-                    stop = outcome.signalled or (self.ranks.world == 1 and self.signals.number)
-                    if stop or self._due(self.step):
+                    if saved:
                         path = self._save()
                         if stop:
                             raise Interrupted(self.signals.number, path)
@@ -170,6 +172,8 @@ class Trainer:
             return self._evaluate_when_due(final=True)
 
     def _metrics(self) -> Metrics:
+        if self.evaluations is not None:
+            trim(self.evaluations.path, self.step)
         return Metrics(self.job.output, self.step, self.config.trackers, self.job.described)
 
     def _due(self, step: int) -> bool:
@@ -195,13 +199,12 @@ class Trainer:
         self.step += 1
         return outcome
 
-    def _look(self, outcome: Outcome) -> dict[str, float | None] | None:
+    def _look(self, outcome: Outcome, saved: bool) -> dict[str, float | None] | None:
         """The record of the update just done, where one is due; UserError when it is not finite.
 
-        A loss is looked at before its weights may be saved.
+        saved: its weights will be; no loss goes unseen before that.
         """
-        logged = self.step % self.config.log_every == 0
-        if not logged and not self._due(self.step):
+        if self.step % self.config.log_every != 0 and not saved:
             return None
         shares = torch.stack(list(outcome.losses.values()))
         totals = self.accelerator.reduce(shares, "sum").tolist()
@@ -223,9 +226,12 @@ class Trainer:
         """Write down the batch of the update `step` that was not finite, and stop."""
         ids = window_ids(self.job.seed, step, self.config.batch_size, self.job.index)
         fault = self.job.output / "fault.json"
-        found = {"update": step + 1, "loss": str(loss), "gradient_norm": str(norm)}
+        seen = {"update": self.step, "loss": str(loss), "gradient_norm": str(norm)}
         if self.ranks.is_main:
-            save_text(fault, json.dumps({**found, "windows": ids.tolist()}))
+            save_text(
+                fault,
+                json.dumps({"update": step + 1, "windows": ids.tolist(), "seen_at": seen}),
+            )
         listed = ", ".join(map(str, ids[:6])) + (", ..." if len(ids) > 6 else "")
         raise UserError(
             f"the loss became {loss}, its gradient {norm}, at update {step + 1}, windows begin"
@@ -239,6 +245,9 @@ class Trainer:
         return {
             "processes": self.ranks.world,
             "accumulation": self.config.accumulation,
+            "parallel": self.config.parallel if self.ranks.world > 1 else None,
+            "compile": self.config.compile,
+            "cuda_graph": self.config.cuda_graph,
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "torch": torch.__version__,
@@ -253,16 +262,20 @@ class Trainer:
             path = checkpoint.save(
                 self.checkpoints, self.step, weights, moments, self.job.described, state
             )
-            best = checkpoint.read_best(self.checkpoints)
-            checkpoint.prune(
-                self.checkpoints,
-                self.config.keep_checkpoints,
-                self.config.keep_every,
-                best["step"] if best else None,
-            )
+            self._prune()
             return str(path)
 
         return Path(self.ranks.from_main(write))
+
+    def _prune(self) -> None:
+        best = checkpoint.read_best(self.checkpoints)
+        checkpoint.prune(
+            self.checkpoints,
+            self.step,
+            self.config.keep_checkpoints,
+            self.config.keep_every,
+            best["step"] if best else None,
+        )
 
     def _evaluate_when_due(self, final: bool) -> dict[str, Any] | None:
         """Roll the policy out where an evaluation is due -> its record, None where none is.
@@ -277,8 +290,14 @@ class Trainer:
         if record is None:
             name = f"{checkpoint.PREFIX}{self.step:08d}"
             raise Interrupted(self.signals.number, self.checkpoints / name)
-        if self.ranks.is_main and self.config.keep_best == "return":
-            checkpoint.note_best(self.checkpoints, self.step, TargetScore.of(record["targets"][0]))
+        if self.config.keep_best == "return":
+            score = TargetScore.of(record["targets"][0])
+
+            def note() -> None:
+                checkpoint.note_best(self.checkpoints, self.step, score)
+                self._prune()
+
+            self.ranks.from_main(note)
         return record
 
     def _evaluation_copy(self) -> Policy:

@@ -50,16 +50,20 @@ def masked_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) ->
     the shares of all ranks and micro-batches add up to its mean. Means of each rank's own windows
     would weight a step by how much padding happens to lie beside it. Without any weight, 0.
     """
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()  # where a count of 1281 would be 1280, or infinite
     weights = weights.to(values.dtype)
     total = weights.sum() if total is None else total.to(values.dtype)
     return (values * weights).sum() / total.clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def update_seed(seed: int, step: int, rank: int, part: int) -> int:
-    """Of everything random in a micro-batch: a function of where it stands, never carried on."""
-    return int(
-        np.random.SeedSequence([seed, step, rank, part]).generate_state(1, np.uint64)[0] >> 1
-    )
+def update_seeds(seed: int, step: int, rank: int, part: int) -> tuple[int, int]:
+    """Of torch's own generator, and of the policy's, in one micro-batch.
+
+    Everything random in it is a function of where it stands; nothing is carried on.
+    """
+    state = np.random.SeedSequence([seed, step, rank, part]).generate_state(2, np.uint64) >> 1
+    return int(state[0]), int(state[1])
 
 
 class Update:
@@ -92,22 +96,22 @@ class Update:
         started = time.perf_counter()
         batches = [self.source.batch(part) for part in self.parts(step)]
         data_seconds = time.perf_counter() - started
-        seeds = [update_seed(self.seed, step, self.rank, part) for part in range(len(batches))]
+        seeds = [update_seeds(self.seed, step, self.rank, part) for part in range(len(batches))]
         rate = self.config.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
         self.optimizer.zero_grad()
         weights = [
-            self.policy.weights(batch, self._rng(seed))
-            for batch, seed in zip(batches, seeds, strict=True)
+            self.policy.weights(batch, self._rng(own))
+            for batch, (_, own) in zip(batches, seeds, strict=True)
         ]
         exchange = self._exchange(weights, signalled)
         losses: dict[str, Tensor] = {}
-        for part, (batch, seed) in enumerate(zip(batches, seeds, strict=True)):
-            torch.manual_seed(seed)
+        for part, (batch, (everyones, own)) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(everyones)
             with last_backward(self.model, part == len(batches) - 1):
-                values = self._forward(batch, self._rng(seed))
+                values = self._forward(batch, self._rng(own))
                 totals, flag = exchange()
                 shares = {n: masked_mean(values[n], weights[part][n], totals[n]) for n in totals}
                 # DDP and FSDP average over the ranks what is to be added up.

@@ -27,6 +27,10 @@ BY_ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no"}
         ({"WORLD_SIZE": "2"}, {}, None, "2 processes were asked for, but 1 train together"),
         ({}, {"parallel": "fsdp"}, None, "shards over several processes"),
         ({}, {"cuda_graph": True}, None, "needs one process on CUDA"),
+        ({}, {"cuda_graph": True, "precision": "fp16"}, None, "one plain update"),
+        ({}, {"cuda_graph": True, "checkpoint_activations": True}, None, "one plain update"),
+        ({}, {"compile": True, "parallel": "fsdp"}, None, "train.compile"),
+        ({}, {"keep_every": 1500}, None, "multiple of train.checkpoint_every"),
         ({}, {"batch_size": 4, "accumulation": 5}, None, "does not fill"),
     ],
 )

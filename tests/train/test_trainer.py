@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from decision_seq import checkpoint, experiment
 from decision_seq import config as configs
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.problem import Config
-from decision_seq.train import Interrupted
+from decision_seq.train import Interrupted, masked_mean
 from decision_seq.types import Bar, Reporter, UserError
 from tests.test_train import losses, tiny
 
@@ -68,6 +69,81 @@ def test_the_best_is_kept_beside_the_last(config: Callable[..., Config], tmp_pat
     assert best["return_mean"] == max(means.values())
     kept = {int(path.name[-8:]) for path in checkpoint.checkpoints(run / "checkpoints")}
     assert kept == {best["step"], 40}
+
+
+class StopAt(Reporter):
+    """Sends this process SIGTERM after so many updates."""
+
+    def __init__(self, update: int) -> None:
+        self.left = update
+
+    @contextmanager
+    def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
+        with super().bar(what, unit, total, initial) as bar:
+            if what == "train":
+                bar.update = self.count  # type: ignore[method-assign]
+            yield bar
+
+    def count(self, n: int = 1) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_no_weights_are_saved_that_nobody_has_looked_at(
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal between two records: the update before it was not finite."""
+    calls = []
+
+    def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return masked_mean(*arguments) * (float("nan") if len(calls) == 24 else 1)
+
+    monkeypatch.setattr("decision_seq.train.update.masked_mean", poisoned)
+    made = config({"episodes": 0}, log_every=10, keep_checkpoints=1)
+    with pytest.raises(UserError, match="at update 24"):
+        experiment.train(made, tmp_path / "run", reporter=StopAt(25))
+    assert [path.name for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoints")] == [
+        "step-00000020"
+    ]
+
+
+def test_a_damaged_newer_checkpoint_does_not_displace_a_sound_one(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    made = {"checkpoint_every": 10, "keep_checkpoints": 1}
+    experiment.train(config({"episodes": 0}, steps=20, **{**made, "keep_checkpoints": 2}), run)
+    newest = run / "checkpoints" / "step-00000020"
+    (newest / checkpoint.WEIGHTS).write_bytes(b"")
+    with pytest.raises(Interrupted):
+        experiment.train(config({"episodes": 0}, **made), run, "must", reporter=StopAt(5))
+    assert checkpoint.fault(run / "checkpoints" / "step-00000015") is None
+    experiment.train(config({"episodes": 0}, **made), run, "must")
+    assert list(losses(run)) == list(range(1, 41))
+
+
+def test_the_best_is_noted_though_a_kill_came_between(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Behind the record of the evaluation, before the note of the best."""
+    run = tmp_path / "run"
+    made = config({"every": 20}, keep_best="return", keep_checkpoints=1)
+    experiment.train(made, run)
+    (run / "checkpoints" / "best.json").unlink()
+    experiment.train(made, run, "must")
+    assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 40
+    assert len((run / "evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_run_is_not_resumed_into_fewer_updates(
+    config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    experiment.train(config({"episodes": 0}), run)
+    with pytest.raises(UserError, match=r"train\.steps 30: 40 are done"):
+        experiment.train(config({"episodes": 0}, steps=30), run, "must")
 
 
 class Signalling(Reporter):
@@ -146,6 +222,9 @@ def test_auto_begins_where_there_is_no_run(config: Callable[..., Config], tmp_pa
         experiment.train(made, tmp_path / "other", "must")
     assert not (tmp_path / "other").exists()
     (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="nothing to resume"):
+        experiment.train(made, tmp_path / "other", "must")
+    assert not list((tmp_path / "other").iterdir())
     (tmp_path / "other" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds no config"):
+    with pytest.raises(UserError, match="holds no run"):
         experiment.train(made, tmp_path / "other", "auto")

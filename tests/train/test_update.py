@@ -19,7 +19,7 @@ from decision_seq.train.config import PRECISIONS
 from decision_seq.train.graph import GraphedUpdate
 from decision_seq.train.parallel import distribute, repeated_blocks
 from decision_seq.train.source import DeviceSource, HostSource
-from decision_seq.train.update import Update, update_seed
+from decision_seq.train.update import Update, update_seeds
 from decision_seq.types import Reporter
 from tests.test_train import TINY
 
@@ -210,8 +210,8 @@ def test_fp16_scales_its_loss_and_skips_what_overflows(job: Callable[..., Job]) 
 
 def test_no_two_micro_batches_draw_alike() -> None:
     places = [(step, rank, part) for step in range(8) for rank in range(4) for part in range(3)]
-    seeds = {update_seed(seed, *place) for seed in (0, 1) for place in places}
-    assert len(seeds) == 2 * len(places)
+    seeds = {own for seed in (0, 1) for place in places for own in update_seeds(seed, *place)}
+    assert len(seeds) == 2 * 2 * len(places)  # the policy's own draws are not dropout's
 
 
 def test_uneven_batches_and_weights_of_ones_own(job: Callable[..., Job]) -> None:
