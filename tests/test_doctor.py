@@ -85,7 +85,7 @@ update.rank_slice = lambda ids, rank, world: cut(ids, 0, world)
 if os.environ["RANK"] == "1":
     now = time.time
     time.time = lambda: now() + 100
-    update.update_seed = lambda *place: secrets.randbits(60)
+    update.update_seeds = lambda *place: (secrets.randbits(60), secrets.randbits(60))
 
     def drift(policy):
         next(policy.parameters()).data += 1e-3

@@ -245,7 +245,7 @@ class Trainer:
         return {
             "processes": self.ranks.world,
             "accumulation": self.config.accumulation,
-            "parallel": self.config.parallel if self.ranks.world > 1 else None,
+            "sharded": self.config.parallel == "fsdp",
             "compile": self.config.compile,
             "cuda_graph": self.config.cuda_graph,
             "threads": torch.get_num_threads(),
