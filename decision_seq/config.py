@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -130,14 +129,14 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     """UserError, by name, for a value that is not of the type of its key."""
     if hint in (int, float, str, bool) and value is None:
         raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
-    if hint in (int, float):
-        number = not isinstance(value, bool | list | dict)
-        try:
-            converted = float(value) if number else math.nan
-        except ValueError:
-            number = False
-        if not number or (hint is int and not converted.is_integer()):
-            raise UserError(f"config: {path} {value!r} is no {_WORDS[hint]}")
+    kind = float if hint == float | None and value is not None else hint
+    if kind in _WORDS and not _is_number(kind, value):
+        raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
+    if "tuple[str" in str(hint):
+        # Text is a sequence too: its letters would be taken for names.
+        listed = isinstance(value, list | tuple)
+        if not listed or not all(isinstance(item, str) for item in value):
+            raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
         if not listed or not all(type(item) in (int, float) for item in value):
@@ -145,6 +144,17 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
 
 
 _WORDS = {int: "whole number", float: "number"}
+
+
+def _is_number(kind: type, value: Any) -> bool:
+    """Whether draccus makes a number of it; of text too, as YAML takes 1e-4 for text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        number = kind(value)
+        return kind is float or isinstance(value, str) or number == value
+    except (ValueError, OverflowError):
+        return False
 
 
 def to_tree(config: Any) -> dict[str, Any]:
