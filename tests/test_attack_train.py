@@ -1,10 +1,26 @@
 """What a hostile or clumsy user types and edits: one line, and never another run than asked for."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from decision_seq import config as configs
+from decision_seq import experiment
 from decision_seq.problem import Config
 from decision_seq.types import UserError
+from tests.test_train import tiny
+
+
+@pytest.fixture
+def run(write_d4rl: Callable[..., Path], tmp_path: Path) -> Path:
+    experiment.train(tiny(write_d4rl(), steps=6, checkpoint_every=2, trackers=[]), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def resume(run: Path, **train: object) -> None:
+    saved = configs.read_yaml(run / "config.yaml")
+    experiment.train(configs.load(Config, saved, {"train": train}), run, "must")
 
 
 @pytest.mark.parametrize(
@@ -26,3 +42,27 @@ from decision_seq.types import UserError
 def test_a_value_of_the_wrong_type_is_named(key: str, value: str, said: str) -> None:
     with pytest.raises(UserError, match=rf"^config: train\.{key} .* is {said}"):
         configs.load(Config, configs.override(f"train.{key}", value))
+
+
+@pytest.mark.parametrize(
+    ("former", "edited", "said"),
+    [
+        ("seed: 0\n", "seed: 5\n", r"another seed \(0 -> 5\)"),
+        ("  learning_rate: 0.001\n", "", r"train\.learning_rate \(0\.001 -> 0\.0001\)"),
+    ],
+)
+def test_an_edited_config_does_not_make_another_run_of_it(
+    run: Path, former: str, edited: str, said: str
+) -> None:
+    path = run / "config.yaml"
+    text = path.read_text().replace(former, edited, 1)
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"cannot resume .*{said}"):
+        resume(run)
+    assert path.read_text() == text
+
+
+def test_updates_that_are_done_cannot_be_taken_back(run: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.steps 4: 6 are done"):
+        resume(run, steps=4)
+    assert configs.read_yaml(run / "config.yaml")["train"]["steps"] == 6
