@@ -1,13 +1,15 @@
 """What a hostile or clumsy user types and edits: one line, and never another run than asked for."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from decision_seq import checkpoint, experiment
 from decision_seq import config as configs
-from decision_seq import experiment
 from decision_seq.problem import Config
+from decision_seq.train.metrics import trim
 from decision_seq.types import UserError
 from tests.test_train import tiny
 
@@ -66,3 +68,38 @@ def test_updates_that_are_done_cannot_be_taken_back(run: Path) -> None:
     with pytest.raises(UserError, match=r"train\.steps 4: 6 are done"):
         resume(run, steps=4)
     assert configs.read_yaml(run / "config.yaml")["train"]["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"step": -3}, "is of update -3"),
+        ({"step": 10**12}, "is of update 1000000000000"),
+        ({"topology": None}, "names no topology"),
+        ({"scaler": [1]}, "names no scaler"),
+    ],
+)
+def test_a_state_that_is_not_what_was_written_is_skipped(
+    run: Path, values: dict[str, object], said: str
+) -> None:
+    newest = checkpoint.find(run)
+    path = newest / checkpoint.STATE
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    assert said in str(checkpoint.fault(newest))
+    resume(run)  # from the one before
+    assert checkpoint.fault(newest) is None
+
+
+@pytest.mark.parametrize("step", ["Infinity", "[" * 50_000])
+def test_a_line_that_is_no_record_is_cut_off(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    trim(path, 4)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize("text", ['{"step": 1e400, "return_mean": 1}', "[" * 50_000])
+def test_a_damaged_best_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / checkpoint.BEST).write_text(text)
+    with pytest.raises(UserError, match="is damaged; remove it"):
+        checkpoint.read_best(tmp_path)

@@ -309,7 +309,7 @@ class Trainer:
         """The evaluation of this very step by this very protocol, made before an interruption."""
         for line in self._evaluations.read_text().splitlines():
             record = json.loads(line)
-            if record["step"] == self.step and record["protocol"] == protocol:
+            if record["step"] == self.step and record.get("protocol") == protocol:
                 return record
         return None
 
