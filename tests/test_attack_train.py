@@ -8,6 +8,7 @@ import pytest
 
 from decision_seq import checkpoint, experiment
 from decision_seq import config as configs
+from decision_seq.cli import main
 from decision_seq.problem import Config
 from decision_seq.train.metrics import trim
 from decision_seq.types import UserError
@@ -103,3 +104,40 @@ def test_a_damaged_best_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / checkpoint.BEST).write_text(text)
     with pytest.raises(UserError, match="is damaged; remove it"):
         checkpoint.read_best(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set, but not RANK and MASTER_ADDR"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE 'abc' is no number"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "abc"}, "TORCHELASTIC_MAX_RESTARTS 'abc' is no number"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "nope"}, "variables do not fit together ('NOPE' is not"),
+        ({"RANK": "1"}, "no recipe is called 'x'"),  # said, though this is no main rank's number
+    ],
+)
+def test_what_is_left_in_the_environment_is_named(
+    environment: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    recipe = ["--config", "x"] if "RANK" in environment else []
+    assert main(["train", "--output", str(tmp_path / "run"), *recipe]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_processes_cannot_train(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert main(["train", "--output", str(tmp_path / "run"), "--processes", "0"]) == 2
+    assert "--processes 0 must be at least 1" in capsys.readouterr().err
+
+
+def test_what_could_not_be_written_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        configs.save_text(tmp_path / "there", "text")
+    assert list(tmp_path.iterdir()) == [tmp_path / "there"]
