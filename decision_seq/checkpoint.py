@@ -12,6 +12,7 @@ Evaluation needs the checkpoint alone, not the dataset.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ PREFIX, PARTIAL = "step-", ".partial-"
 BEST = "best.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
+CARRIED = ("topology", "scaler")  # what the loop puts into the state beside the step
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     try:
         best = json.loads((folder / BEST).read_text())
         numbers = {key: float(best[key]) for key in ("return_mean", "target")}
+        if not all(map(math.isfinite, numbers.values())):  # nothing is ever better than NaN
+            raise ValueError(numbers)
         return {**best, **numbers, "step": int(best["step"])}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{folder / BEST} is damaged; remove it") from error
 
 
@@ -175,7 +179,13 @@ def _step(path: Path) -> int:
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint's files; None where they are what was written."""
     try:
-        sums = read_trainer(path)["sha256"]
+        state = read_trainer(path)
+        if path.name != f"{PREFIX}{state['step']:08d}":
+            return f"{STATE} is of update {state['step']}"
+        lacking = [key for key in CARRIED if not isinstance(state.get(key), dict)]
+        if lacking:
+            return f"{STATE} names no {lacking[0]}"
+        sums = state["sha256"]
         wrong = [name for name in (WEIGHTS, MOMENTS, CONFIG) if sha256(path / name) != sums[name]]
     except UserError as error:
         return str(error)

@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # the system refused: a full disk, a name too long, no permission
-        where = f" {error.filename}" if error.filename else ""
-        print(f"decision-seq:{where}: {error.strerror or error}", file=sys.stderr)
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        print(f"decision-seq: {where}{error.strerror or error}", file=sys.stderr)
         return BAD_INPUT
 
 

@@ -293,7 +293,8 @@ def speaks_of_itself(error: UserError) -> str | None:
 
 
 def is_main_rank() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    # A RANK that was left over in a shell makes nobody silent.
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def _reporter() -> Reporter:

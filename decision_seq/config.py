@@ -10,9 +10,9 @@ An unknown key, a value of the wrong type or an unreadable file raises `UserErro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
-import math
 import os
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -131,18 +131,14 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     """UserError, by name, for a value that is not of the type of its key."""
     if hint in (int, float, str, bool) and value is None:
         raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
-    if hint in (int, float):
-        number = not isinstance(value, bool | list | dict)
-        try:
-            converted = float(value) if number else math.nan
-        except ValueError:
-            number = False
-        if not number or (hint is int and not converted.is_integer()):
-            raise UserError(f"config: {path} {value!r} is no {_WORDS[hint]}")
+    kind = float if hint == float | None and value is not None else hint
+    if kind in _WORDS and not _is_number(kind, value):
+        raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
     if "tuple[str" in str(hint):
-        listed = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
-        if not listed:
-            raise UserError(f"config: {path} {value!r} is no list of names; write [one, two]")
+        # Text is a sequence too: its letters would be taken for names.
+        listed = isinstance(value, list | tuple)
+        if not listed or not all(isinstance(item, str) for item in value):
+            raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
         if not listed or not all(type(item) in (int, float) for item in value):
@@ -150,6 +146,17 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
 
 
 _WORDS = {int: "whole number", float: "number"}
+
+
+def _is_number(kind: type, value: Any) -> bool:
+    """Whether draccus makes a number of it; of text too, as YAML takes 1e-4 for text."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        number = kind(value)
+        return kind is float or isinstance(value, str) or number == value
+    except (ValueError, OverflowError):
+        return False
 
 
 def to_tree(config: Any) -> dict[str, Any]:
@@ -181,6 +188,8 @@ def save_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())  # else a crash of the machine may leave an empty one
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 

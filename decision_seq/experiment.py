@@ -48,8 +48,12 @@ def check_same_run(output: Path, problem: Problem) -> None:
     """UserError naming the keys in which a resumed run would differ in a way that matters."""
     config = problem.config
     saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
+    tree = read_yaml(output / "config.yaml")
     if saved is not None:
-        source = read_yaml(saved / "config.yaml").get("data", {}).get("source")
+        # The checkpoint's, which its checksum guards: the run's own may have been edited or cut.
+        tree = read_yaml(saved / "config.yaml")
+        source = tree.pop("data", {}).get("source")
+        tree.pop("spec", None)
         require(
             source == problem.facts.source,
             f"cannot resume {output}: it was trained on {source}, now the data are"
@@ -58,9 +62,10 @@ def check_same_run(output: Path, problem: Problem) -> None:
         done = checkpoint.read_trainer(saved)["step"]
         require(
             config.train.steps >= done,
-            f"cannot resume {output} with train.steps {config.train.steps}: {done} are done",
+            f"cannot resume {output} with train.steps {config.train.steps}: {done} are done; score"
+            " an earlier checkpoint by `decision-seq evaluate`, or begin another run",
         )
-    before = _flat(to_tree(load(Config, read_yaml(output / "config.yaml"))))
+    before = _flat(to_tree(load(Config, tree)))
     now = _flat(to_tree(config))
     differing = [
         f"{key} ({before.get(key)} -> {now.get(key)})"

@@ -54,6 +54,12 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
+        evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
+        require(
+            self.train.keep_best is None or evaluated,
+            "config: train.keep_best chooses among the evaluations during training; ask for some by"
+            " --evaluation.every",
+        )
 
 
 @dataclass(frozen=True)

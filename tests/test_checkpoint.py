@@ -50,7 +50,9 @@ def save(tmp_path: Path, trained: tuple, spec: Spec) -> Callable[..., Path]:
         folder = tmp_path / "run" / "checkpoints"
         weights = full_weights(trained[0])
         moments = full_moments(trained[1], trained[0])
-        path = checkpoint.save(folder, step, weights, moments, described, {"scaler": {}})
+        path = checkpoint.save(
+            folder, step, weights, moments, described, {"topology": {}, "scaler": {}}
+        )
         checkpoint.prune(folder, step, keep, every, best)
         return path
 

@@ -121,7 +121,8 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
             folder = Path(name)
             free = shutil.disk_usage(folder).free
             started = time.perf_counter()
-            path = checkpoint.save(folder, 1, weights, moments, trainer.job.described, {})
+            state: dict[str, Any] = {key: {} for key in checkpoint.CARRIED}
+            path = checkpoint.save(folder, 1, weights, moments, trainer.job.described, state)
             seconds[0] = time.perf_counter() - started
             damage = checkpoint.fault(path)
             if damage is not None:

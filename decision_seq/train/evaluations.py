@@ -69,6 +69,6 @@ class Evaluations:
         """The evaluation of this very step by this very protocol, made before an interruption."""
         for line in self.path.read_text().splitlines():
             record = json.loads(line)
-            if record["step"] == step and record["protocol"] == self.protocol:
+            if record["step"] == step and record.get("protocol") == self.protocol:
                 return record
         return None

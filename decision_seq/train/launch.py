@@ -42,9 +42,15 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     # Precision and sharding are ours (`train.update`, `train.parallel`): the same on every device.
     # Buffers hold what was fitted to the data and are the same everywhere from the beginning.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp]
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp]
+        )
+    except ValueError as error:  # what it makes of variables that are no settings of its own
+        first = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the launcher's variables do not fit together ({first}); {_MEND}"
+        ) from error
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     world = accelerator.num_processes
     if world != launched or (processes is not None and processes != world):
@@ -72,6 +78,13 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
 def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     """UserError where the launcher's own settings would be ignored, or started too few."""
     env = os.environ
+    for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
+        said = env.get(key, "0")
+        require(said.isdecimal(), f"the environment's {key} {said!r} is no number; unset it")
+    if int(env.get("WORLD_SIZE", "1")) > 1:
+        absent = [key for key in ("RANK", "MASTER_ADDR") if key not in env]
+        require(not absent, f"WORLD_SIZE is set, but not {' and '.join(absent)}; {_MEND}")
+    require(processes is None or processes >= 1, f"--processes {processes} must be at least 1")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in env
     # It names a meeting point only for several processes, and then starts one without a rank.
     if processes is None and by_accelerate and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:

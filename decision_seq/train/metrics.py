@@ -105,5 +105,5 @@ def _step(line: str) -> float:
     """The update a line belongs to; infinity for a damaged one."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")
