@@ -186,8 +186,8 @@ def test_two_machines_train_one_model(
 @pytest.mark.parametrize(
     ("file", "more", "how"),
     [
-        ("accelerate-one-node.yml", (), "DDP"),
-        ("accelerate-fsdp.yml", ("--train.parallel", "fsdp"), "sharded"),
+        slow("accelerate-one-node.yml", (), "DDP"),
+        slow("accelerate-fsdp.yml", ("--train.parallel", "fsdp"), "sharded"),
     ],
 )
 def test_the_configurations_for_one_machine_launch(
@@ -210,7 +210,7 @@ def test_the_configurations_for_one_machine_launch(
 
 @pytest.mark.parametrize(
     "number",
-    [slow(signal.SIGTERM), signal.SIGUSR1, slow(signal.SIGINT)],
+    [slow(signal.SIGTERM), slow(signal.SIGUSR1), slow(signal.SIGINT)],
 )
 def test_a_signal_to_the_launcher_saves_the_update_at_hand(
     number: signal.Signals,
@@ -306,6 +306,7 @@ exit 0
 """
 
 
+@pytest.mark.slow
 def test_a_slurm_job_saves_and_requeues_itself(
     given: list[str], uninterrupted: dict[int, float], start: Start, tmp_path: Path
 ) -> None:
@@ -340,7 +341,7 @@ def test_a_slurm_job_saves_and_requeues_itself(
     ("launcher", "line"),
     [
         (("--cpu", "--num_processes", "2"), "asked for several processes but started one"),
-        (
+        slow(
             (
                 *("--cpu", "--num_machines", "2", "--num_processes", "2"),
                 *("--machine_rank", "0", "--main_process_ip", "127.0.0.1"),

@@ -9,6 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,18 +40,21 @@ def trainer(write_d4rl: Callable[..., Path], tmp_path: Path, ranks: Ranks) -> Tr
     return trainer
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
     """No file may grow beyond 4096 bytes: a full disk, as a writer meets it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk(trainer: Trainer, ranks: Ranks, tmp_path: Path, small_files: None) -> None:
+def test_a_full_disk(trainer: Trainer, ranks: Ranks, tmp_path: Path) -> None:
     before = left(tmp_path)
-    check, _ = machine.disk(tmp_path / "run", trainer, ranks)
+    with small_files():  # and no longer: the log of the tests may be a file too
+        check, _ = machine.disk(tmp_path / "run", trainer, ranks)
     assert check.state == FAILED
     assert "cannot save a checkpoint" in check.finding
     assert left(tmp_path) == before
