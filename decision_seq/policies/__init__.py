@@ -4,8 +4,8 @@ To add one: a file here with a frozen config that inherits `PolicyConfig`, regis
 builds the policy, and its import below. The contract tests pick it up from the registry.
 
 What a step counts in each loss is said by `weights`, before the network; `forward` returns the
-losses of the same names, unreduced. So a batch can be cut among ranks and micro-batches. Every
-trained parameter must be reached by the sum of the losses, no two may be one tensor, and a buffer may
+losses of the same names, unreduced. So a batch can be cut among ranks and micro-batches. The sum of
+the losses must reach every trained parameter, no two of which may be one tensor, and a buffer may
 change in `after_step` alone: replicas are compared to the bit when a run ends.
 """
 
