@@ -61,7 +61,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_stops_the_run_and_spoils_nothing(
     world: int, write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
@@ -124,6 +124,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:

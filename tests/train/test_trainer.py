@@ -26,8 +26,11 @@ def config(write_d4rl: Callable[..., Path]) -> Callable[..., Config]:
     dataset = write_d4rl()
 
     def config(evaluation: dict | None = None, **train: object) -> Config:
-        made = configs.to_tree(tiny(dataset, **{"checkpoint_every": 20, **train}))
-        return configs.load(Config, made, {"evaluation": {**EVALUATION, **(evaluation or {})}})
+        asked = {
+            "train": {"checkpoint_every": 20, **train},
+            "evaluation": {**EVALUATION, **(evaluation or {})},
+        }
+        return configs.load(Config, configs.to_tree(tiny(dataset)), asked)
 
     return config
 
