@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from decision_seq import commands
-from decision_seq.arguments import build_parser
-from decision_seq.commands import BAD_INPUT
+from decision_seq.commands import build_parser
+from decision_seq.commands.console import BAD_INPUT, speaks_of_itself
 from decision_seq.types import UserError
 
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verb(options)
     except UserError as error:
-        where = commands.speaks_of_itself(error)
+        where = speaks_of_itself(error)
         if where is not None:
             print(f"decision-seq: {where}{' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

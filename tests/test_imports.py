@@ -28,7 +28,6 @@ LAYERS = [
     "doctor",
     "bench",
     "commands",
-    "arguments",
     "cli",
 ]
 

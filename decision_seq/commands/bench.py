@@ -1,0 +1,55 @@
+"""`decision-seq bench ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import add_verb
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "bench",
+        run_bench,
+        "Measure speed: of an update beside a peer's, or of a large store.",
+        "  decision-seq bench train\n"
+        "  decision-seq bench train --rounds 30 --json\n"
+        "  decision-seq bench steps\n"
+        "  decision-seq bench data --transitions 20000000",
+    )
+    parser.add_argument(
+        "what",
+        choices=["train", "steps", "data"],
+        help="train: one update, against transformers' model in interleaved rounds; steps: whole"
+        " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
+        " store",
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
+    parser.add_argument(
+        "--threads", type=int, help="of torch, for train and steps (default: one a core)"
+    )
+    parser.add_argument(
+        "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    if options.what == "data":
+        from decision_seq.bench.data import bench_data, data_text
+
+        result, text = bench_data(options.transitions, make_reporter()), data_text
+    elif options.what == "steps":
+        from decision_seq.bench.steps import bench_steps, steps_text
+
+        result, text = bench_steps(options.rounds, options.threads, make_reporter()), steps_text
+    else:
+        from decision_seq.bench.training import bench_text, bench_train
+
+        result, text = bench_train(options.rounds, options.threads, make_reporter()), bench_text
+    print(json.dumps(result, indent=1) if options.json else text(result))
+    return 0

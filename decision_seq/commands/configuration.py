@@ -1,0 +1,83 @@
+"""From what is typed to a configuration and a folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.parsing import DEFAULT_RECIPE
+from decision_seq.types import UserError
+
+
+def configure(options: argparse.Namespace) -> tuple[Any, Path]:
+    """The config and the run's folder that the options ask for."""
+    from decision_seq import config as configs
+    from decision_seq.envs import trust
+    from decision_seq.problem import Config
+    from decision_seq.run_folder import is_run
+
+    if options.resume != "never" and options.output is None:
+        raise UserError("--resume needs --output, the folder of the run to go on with")
+    trees = []
+    resumed = options.resume != "never" and is_run(options.output)
+    if resumed:
+        trees.append(configs.read_yaml(options.output / "config.yaml"))
+    if options.config or not trees:
+        trees.append(configs.read_yaml(recipe_path(options.config or DEFAULT_RECIPE)))
+    given = {"dataset": options.dataset, "seed": options.seed}
+    trees.append({key: value for key, value in given.items() if value is not None})
+    trees.extend(overrides(options.overrides))
+    config = configs.load(Config, *trees)
+    asked = trees[1:] if resumed else trees
+    if any("env_id" in (tree.get("evaluation") or {}) for tree in asked):
+        trust(config.evaluation.env_id or "")  # a saved one may be what the data named
+    return config, options.output or default_output(config)
+
+
+def recipe_path(name: str) -> Path:
+    """A YAML file by its path, or a recipe of `experiments/` by its name, such as `dt/paper`."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    package = Path(__file__).parent.parent
+    folders = [package / "experiments", package.parent / "experiments"]  # installed, or a checkout
+    found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
+    if not found:
+        known = sorted(
+            str(path.relative_to(folder).with_suffix(""))
+            for folder in folders
+            for path in folder.glob("**/*.yaml")
+        )
+        raise UserError(
+            f"no recipe is called {name!r}; there are {', '.join(known)}, or give a .yaml file"
+        )
+    return found[0]
+
+
+def overrides(arguments: list[str]) -> list[dict[str, Any]]:
+    """`--train.steps 500` and `--train.steps=500` as configuration trees."""
+    from decision_seq.config import override
+
+    trees, rest = [], list(arguments)
+    while rest:
+        key, equals, value = rest.pop(0).partition("=")
+        if not key.startswith("--"):
+            raise UserError(f"unexpected argument {key!r}; overrides are given as --key.key VALUE")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{key} needs a value")
+            value = rest.pop(0)
+        trees.append(override(key.removeprefix("--"), value))
+    return trees
+
+
+def default_output(config: Any) -> Path:
+    """runs/DATASET-POLICY-seedN, with a number behind it when that is taken."""
+    from decision_seq.config import to_tree
+
+    data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
+    base = f"{data}-{to_tree(config)['policy']['name']}-seed{config.seed}"
+    number = 1
+    while (path := Path("runs") / (base if number == 1 else f"{base}-{number}")).exists():
+        number += 1
+    return path

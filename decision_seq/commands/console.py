@@ -1,0 +1,67 @@
+"""What a person sees of a command: news, bars, scores; and who of several processes says it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from decision_seq.types import Bar, Reporter, UserError
+
+BAD_INPUT = 2
+
+
+class Console(Reporter):
+    """News and progress bars on standard error, so that standard output holds results alone."""
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
+        from tqdm import tqdm
+
+        interactive = sys.stderr.isatty()
+        with tqdm(
+            total=total,
+            initial=initial,
+            desc=what,
+            unit=f" {unit}",
+            unit_scale=total >= 10_000,
+            dynamic_ncols=interactive,
+            ncols=None if interactive else 100,
+            mininterval=0.2 if interactive else 15.0,  # a log wants a line now and then
+        ) as bar:
+            yield bar
+
+
+def make_reporter() -> Reporter:
+    return Console() if is_main_rank() else Reporter()
+
+
+def is_main_rank() -> bool:
+    # A RANK that was left over in a shell makes nobody silent.
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def speaks_of_itself(error: UserError) -> str | None:
+    """What this process puts before an error's line; None where another one prints it."""
+    if is_main_rank():
+        return ""
+    if "torch" not in sys.modules:
+        return None
+    from decision_seq.train.launch import OfOneRank
+
+    return f"rank {os.environ['RANK']}: " if isinstance(error, OfOneRank) else None
+
+
+def print_scores(scores: Any, as_json: bool) -> None:
+    from decision_seq.report import score_table, scores_json
+
+    print(
+        json.dumps(scores_json(scores), indent=1) if as_json else f"\n{score_table(scores)}",
+        flush=True,
+    )

@@ -1,0 +1,208 @@
+"""`decision-seq data ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import Parser, add_verb
+from decision_seq.types import UserError
+
+
+def add(verbs: Any) -> None:
+    data = verbs.add_parser(
+        "data", help="List, inspect and make datasets.", description="Datasets."
+    )
+    verbs = data.add_subparsers(
+        dest="data_verb", required=True, parser_class=Parser, metavar="VERB"
+    )
+    _add_list(verbs)
+    _add_inspect(verbs)
+    _add_fetch(verbs)
+    _add_collect(verbs)
+    _add_convert(verbs)
+
+
+def _add_list(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "list",
+        run_list,
+        "Every dataset by name: its source and size, and whether it is here.",
+        "  decision-seq data list\n  decision-seq data list --source bundled --json",
+    )
+    parser.add_argument(
+        "--source", choices=["bundled", "d4rl", "minari", "store"], help="only these"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def run_list(options: argparse.Namespace) -> int:
+    from decision_seq.data.catalog import catalog
+    from decision_seq.report import table
+
+    rows = catalog(options.source)
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    header = list(rows[0]) if rows else ["name"]
+    text = [["-" if row[key] is None else str(row[key]) for key in header] for row in rows]
+    print(table(header, text))
+    return 0
+
+
+def _add_inspect(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "inspect",
+        run_inspect,
+        "What is in a dataset, and what is wrong with it.",
+        "  decision-seq data inspect hopper-medium --plot returns.png\n"
+        "  decision-seq data inspect ~/.d4rl/datasets/hopper_medium-v2.hdf5 --json",
+    )
+    parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the returns' histogram")
+    parser.add_argument("--json", action="store_true")
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+    from decision_seq.data.inspection import inspect
+    from decision_seq.report import inspection_text, plot_returns
+
+    reporter = make_reporter()
+    store = open_dataset(options.name, Request(reporter=reporter))
+    facts = inspect(store, reporter)
+    if options.plot:
+        plot_returns(store.name, store.returns, facts["suggested_targets"], options.plot)
+        reporter.say(f"written: {options.plot}")
+    print(json.dumps(facts, indent=1) if options.json else inspection_text(facts))
+    return 0
+
+
+def _add_fetch(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "fetch",
+        run_fetch,
+        "Get datasets and make their stores, so that training needs no network.",
+        "  decision-seq data fetch d4rl/hopper-medium-v2 d4rl/walker2d-medium-v2\n"
+        "  decision-seq data fetch minari/mujoco/hopper/medium-v0\n"
+        "  DECISION_SEQ_D4RL_URL=http://mirror/d4rl decision-seq data fetch d4rl/pen-human-v1",
+    )
+    parser.add_argument("names", metavar="NAME", nargs="+", help="datasets' names")
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+
+    for name in options.names:
+        _print_store(open_dataset(name, Request(reporter=make_reporter())))
+    return 0
+
+
+def _add_collect(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "collect",
+        run_collect,
+        "Roll out a behaviour policy into a store that `train --dataset` takes.",
+        "  decision-seq data collect hopper-medium\n"
+        "  decision-seq data collect hopper-medium --steps 1000000 --seed 1 --output big\n"
+        "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 \\\n"
+        "      --steps 200000 --output regrown\n"
+        "  decision-seq data collect --policy uniform --env Hopper-v4 --output random",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a bundled dataset")
+    parser.add_argument(
+        "--policy",
+        help="a D4RL v2 file that carries its policy, a .safetensors actor, or `uniform`",
+    )
+    parser.add_argument("--env", help="a Gymnasium id, with --policy")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--steps", type=int, help="transitions, rounded up to whole episodes (default 200000)"
+    )
+    size.add_argument("--episodes", type=int, help="so many episodes instead")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument(
+        "--workers", type=int, help="processes (default one a core); the data do not depend on it"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the new store's folder (default, with NAME: where `train` looks for it)",
+    )
+
+
+def run_collect(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+    from decision_seq.data.bundled import DEFAULT_SIZE, collect_named
+    from decision_seq.data.collection import Size
+
+    named = options.name is not None
+    if named == (options.policy is not None) or named == (options.env is not None):
+        raise UserError("give the NAME of a bundled dataset, or --policy FILE with --env ID")
+    size = DEFAULT_SIZE if options.steps is None else Size(options.steps)
+    if options.episodes is not None:
+        size = Size(options.episodes, "episode")
+    reporter = make_reporter()
+    if options.output is not None:
+        store = collect_named(
+            options.name,
+            options.policy,
+            options.env,
+            size,
+            options.seed,
+            options.output,
+            options.workers,
+            reporter,
+        )
+    elif named:
+        request = Request(size, options.seed, options.workers, reporter)
+        store = open_dataset(f"bundled/{options.name}", request)
+    else:
+        raise UserError("--policy needs --output, the new store's folder")
+    _print_store(store)
+    print(f"checksum {store.checksum}")
+    return 0
+
+
+def _add_convert(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "convert",
+        run_convert,
+        "Write a dataset out in another layout; every one reads back into identical arrays.",
+        "  decision-seq data convert hopper-medium --to d4rl --output hopper_medium.hdf5\n"
+        "  decision-seq data convert trajectories.pkl --to parquet --output folder",
+    )
+    parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=["store", "d4rl", "minari", "parquet"],
+        help="d4rl: one HDF5 file; minari, parquet, store: a folder",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the new file or folder")
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from decision_seq.data import Request, open_dataset
+    from decision_seq.data.export import convert
+
+    reporter = make_reporter()
+    store = open_dataset(options.name, Request(reporter=reporter))
+    convert(store, options.to, options.output, reporter)
+    print(f"{options.output}: {store.num_transitions:,} transitions as {options.to}")
+    return 0
+
+
+def _print_store(store: Any) -> None:
+    print(
+        f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
+        f" return {store.returns.mean():.1f} ± {store.returns.std():.1f}"
+    )

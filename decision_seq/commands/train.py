@@ -1,0 +1,61 @@
+"""`decision-seq train`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from decision_seq.commands.configuration import configure
+from decision_seq.commands.console import make_reporter, print_scores
+from decision_seq.commands.parsing import add_run_options, add_verb
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "train",
+        run_train,
+        "Train a policy on offline data, then roll it out and print its scores.",
+        "  decision-seq train --dataset hopper-medium\n"
+        "  decision-seq train --config dt/paper --dataset path/to/hopper_medium-v2.hdf5 --seed 1\n"
+        "  decision-seq train --output runs/mine --train.steps 5000 --policy.backbone.layers 4\n"
+        "  decision-seq train --output runs/mine --resume\n"
+        "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
+        "      -m decision_seq train --processes 2\n\n"
+        "Any key of the configuration can be given as --key.key VALUE; a run's config.yaml lists\n"
+        "them all.",
+    )
+    add_run_options(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="must",
+        default="never",
+        choices=["must", "auto", "never"],
+        help="go on from --output's newest checkpoint; `auto`: or begin, where there is no run",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print scores.json instead of the table"
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from decision_seq import experiment
+    from decision_seq.train import Interrupted
+
+    reporter = make_reporter()
+    config, output = configure(options)
+    try:
+        finished = experiment.train(
+            config, output, options.resume, options.processes, reporter, options.arguments
+        )
+    except Interrupted as stop:
+        reporter.say(
+            f"decision-seq: stopped by signal {stop.number}; {stop};"
+            f" go on with: decision-seq train --output {output} --resume"
+        )
+        return 128 + stop.number
+    reporter.say(f"written: {output}/")
+    if finished is not None and finished.scores is not None:  # else not the main process
+        print_scores(finished.scores, options.json)
+    return 0
