@@ -45,7 +45,8 @@ class DataFacts:
 
     dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
     the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
-    returns are normalised; targets: the pre-declared raw returns.
+    returns are normalised; targets: the pre-declared raw returns; return_percentiles: the 0th to
+    100th of the data's episode returns.
     """
 
     dataset: str
@@ -54,11 +55,12 @@ class DataFacts:
     family: str | None
     targets: tuple[float, ...]
     reference_scores: tuple[float, float] | None
+    return_percentiles: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A policy with everything needed to roll it out."""
+    """A policy with everything needed to roll it out; config: its run's, as it was saved."""
 
     policy: Policy
     policy_config: PolicyConfig
@@ -66,6 +68,7 @@ class Loaded:
     facts: DataFacts
     step: int
     path: Path
+    config: dict[str, Any]
 
 
 def save(
@@ -150,7 +153,8 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     """The best checkpoint's step, return and rule; None where none was noted."""
     try:
         best = json.loads((folder / BEST).read_text())
-        numbers = {key: float(best[key]) for key in ("return_mean", "target")}
+        asked = ("target",) if best["target"] is not None else ()
+        numbers = {key: float(best[key]) for key in ("return_mean", *asked)}
         if not all(map(math.isfinite, numbers.values())):  # nothing is ever better than NaN
             raise ValueError(numbers)
         return {**best, **numbers, "step": int(best["step"])}
@@ -229,7 +233,11 @@ def find(path: Path) -> Path:
 def _data_facts(tree: dict[str, Any]) -> DataFacts:
     scores = tree["reference_scores"]
     low_high = None if scores is None else (float(scores[0]), float(scores[1]))
-    return DataFacts(**{**tree, "targets": tuple(tree["targets"]), "reference_scores": low_high})
+    found = {**tree, "targets": tuple(tree["targets"]), "reference_scores": low_high}
+    percentiles = tree.get("return_percentiles")
+    return DataFacts(
+        **{**found, "return_percentiles": None if percentiles is None else tuple(percentiles)}
+    )
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
@@ -249,7 +257,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
         raise UserError(f"checkpoint {path}: config.yaml lacks or misstates {error}") from error
     load_weights(policy, path)
     step = read_trainer(path)["step"]
-    return Loaded(policy.to(device), policy_config, conditioning, facts, step, path)
+    return Loaded(policy.to(device), policy_config, conditioning, facts, step, path, tree)
 
 
 def load_weights(policy: Policy, path: Path) -> None:

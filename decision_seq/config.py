@@ -141,7 +141,8 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
             raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
-        if not listed or not all(type(item) in (int, float) for item in value):
+        kinds = (int, float, str) if "str" in str(hint) else (int, float)  # words for numbers
+        if not listed or not all(type(item) in kinds for item in value):
             raise UserError(f"config: {path} {value!r} is no list of numbers; write [3600, 1800]")
 
 

@@ -183,14 +183,12 @@ def make_job(problem: Problem, output: Path) -> Job:
         gatherer,
         output,
         {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
-        Evaluation(
+        Evaluation.of(
+            evaluation,
             config.conditioning,
             config.policy.context_length,
-            str(evaluation.env_id),
-            evaluation.targets or (),
-            evaluation.episodes,
-            evaluation.seed,
             facts.reference_scores,
+            facts.return_percentiles,
         )
         if evaluation.episodes
         else None,

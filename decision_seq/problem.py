@@ -19,6 +19,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.targets import percentiles, resolve
 from decision_seq.train import TrainConfig
 from decision_seq.types import Reporter, Spec
 
@@ -99,9 +100,14 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         f"no environment is known for {config.dataset}; name one with --evaluation.env_id, or train"
         " without evaluation by --evaluation.episodes 0",
     )
-    targets = evaluation.targets or (facts.targets if facts else None)
-    if targets is None:  # nobody published any: the best that the data hold, and the middle
-        targets = (float(store.returns.max()), float(np.median(store.returns)))
+    returns = percentiles(store.returns)
+    # Where nobody published any: the best that the data hold, and the middle.
+    require(
+        evaluation.targets != () or not conditioning.size,
+        "config: evaluation.targets is empty; name at least one return",
+    )
+    asked = evaluation.targets or (facts.targets if facts else None) or ("max", "median")
+    targets = resolve(asked, returns) if conditioning.size else ()
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
@@ -116,8 +122,9 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
             store.source,
             env_id,
             family,
-            tuple(targets),
+            targets,
             store.reference_scores,
+            returns,
         ),
     )
 

@@ -1,121 +1,301 @@
-"""Rolling a policy out: the context it sees, and the steps of many episodes together."""
+"""Rolling a policy out: the context it sees, and the steps of many episodes together.
+
+The same episode gives the same return to the bit however many are rolled out at once, on however
+many processes: the last bits of a matrix product depend on the shape of the matrices, so a policy
+on a CPU always sees tables of `SEATS` rows and `context_length` steps, on one thread, and episode i
+sits in seat i % SEATS. An episode that ends makes room for the next one of its seat at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Batch, Spec, Transition
 
+SEATS = 8  # rows of a table; more are hardly faster a row on a CPU, and leave more seats empty
+
 
 class Context:
-    """The last K steps of N live episodes, held as the training windows are: padded on the right.
+    """The last K steps of N live episodes on the policy's device, padded on the right.
 
-    The newest step of row i is at `lengths[i] - 1`; its action is not known yet and is 0, which
-    no causal policy reads.
+    The newest step of row i is at `lengths[i] - 1`; its action and reward are not known yet and
+    are 0, which no causal policy reads. Shapes never change, and nothing is read back.
     """
 
-    def __init__(self, count: int, context_length: int, spec: Spec) -> None:
-        shape = (count, context_length)
-        continuous = spec.action_kind == "continuous"
-        self.observations = np.zeros((*shape, *spec.observation_shape), np.float32)
-        self.actions = np.zeros(
-            (*shape, spec.action_size) if continuous else shape, np.float32 if continuous else int
-        )
-        self.rewards = np.zeros(shape, np.float32)
-        self.conditions = np.zeros((*shape, spec.condition_size), np.float32)
-        self.timesteps = np.zeros(shape, np.int64)
-        self.lengths = np.zeros(count, np.int64)
-        self.context_length, self.max_timestep = context_length, spec.max_timestep
-
-    def start(self, observations: np.ndarray, conditions: np.ndarray) -> None:
-        """Begin every row anew at its first observation [N, ...] and condition [N, C]."""
-        for array in self._arrays():
-            array[:] = 0
-        self.lengths[:] = 1
-        self.observations[:, 0] = observations
-        self.conditions[:, 0] = conditions
-
-    def append(
-        self,
-        rows: np.ndarray,
-        actions: np.ndarray,
-        rewards: np.ndarray,
-        observations: np.ndarray,
-        conditions: np.ndarray,
+    def __init__(
+        self, count: int, context_length: int, spec: Spec, device: torch.device | str = "cpu"
     ) -> None:
-        """Complete the newest step of `rows` with its action and reward, and open the next."""
-        newest = self.lengths[rows] - 1
-        self.actions[rows, newest] = actions
-        self.rewards[rows, newest] = rewards
-        timesteps = np.minimum(self.timesteps[rows, newest] + 1, self.max_timestep - 1)
-        full = rows[self.lengths[rows] == self.context_length]
-        for array in self._arrays():
-            array[full, :-1] = array[full, 1:]
-        self.lengths[rows] = np.minimum(self.lengths[rows] + 1, self.context_length)
-        newest = self.lengths[rows] - 1
-        self.observations[rows, newest] = observations
-        self.conditions[rows, newest] = conditions
-        self.timesteps[rows, newest] = timesteps
-        self.actions[rows, newest] = 0
-        self.rewards[rows, newest] = 0
+        continuous = spec.action_kind == "continuous"
 
-    def newest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Conditions [R, C] and timesteps [R] of the newest step of `rows`."""
-        newest = self.lengths[rows] - 1
-        return self.conditions[rows, newest], self.timesteps[rows, newest]
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(count, *shape, dtype=dtype, device=device)
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The contexts of `rows` as a numpy Batch, no longer than the longest of them."""
-        length = int(self.lengths[rows].max())
-        observations, actions, rewards, conditions, timesteps = (
-            array[rows, :length] for array in self._arrays()
+        self.observations = zeros(context_length, *spec.observation_shape)
+        self.actions = zeros(
+            *((context_length, spec.action_size) if continuous else (context_length,)),
+            dtype=torch.float32 if continuous else torch.int64,
         )
-        mask = np.arange(length) < self.lengths[rows][:, None]
+        self.rewards = zeros(context_length)
+        self.conditions = zeros(context_length, spec.condition_size)
+        self.timesteps = zeros(context_length, dtype=torch.int64)
+        self.lengths = zeros(dtype=torch.int64)
+        self.spec = spec
+        self._rows = torch.arange(count, device=device)
+        self._steps = torch.arange(context_length, device=device)
+
+    def advance(self, actions: Tensor, news: Tensor) -> None:
+        """Complete every row's newest step and open the next; a fresh row begins anew.
+
+        actions: [N, A] or [N], as the policy gave them. news: [N, 2 + C + S], see `News`: all
+        that the host knows, in one copy.
+        """
+        fresh = news[:, News.FRESH] > 0
+        filled = torch.where(fresh, 0, self.lengths)
+        newest = (filled - 1).clamp(min=0)
+        self.actions[self._rows, newest] = actions.to(self.actions.dtype)
+        self.rewards[self._rows, newest] = news[:, News.REWARD]
+        next_timestep = torch.where(fresh, 0, self.timesteps[self._rows, newest] + 1)
+        full = filled == len(self._steps)
+        shifted = (self._steps + full[:, None]).clamp(max=len(self._steps) - 1)  # [N, K]
+        for array in self._arrays():
+            array.copy_(array[self._rows[:, None], shifted])
+        self.lengths = (filled + 1).clamp(max=len(self._steps))
+        newest = self.lengths - 1
+        width = self.spec.condition_size
+        conditions, observations = news[:, 2 : 2 + width], news[:, 2 + width :]
+        self.observations[self._rows, newest] = observations.view(-1, *self.spec.observation_shape)
+        self.conditions[self._rows, newest] = conditions
+        self.timesteps[self._rows, newest] = next_timestep.clamp(max=self.spec.max_timestep - 1)
+        self.actions[self._rows, newest] = 0
+        self.rewards[self._rows, newest] = 0
+
+    def batch(self, rows: slice = slice(None)) -> Batch:
+        """The contexts of `rows`, [R, K] whatever their lengths: views, not copies."""
+        observations, actions, rewards, conditions, timesteps = (
+            array[rows] for array in self._arrays()
+        )
+        mask = self._steps < self.lengths[rows, None]
         return Batch(observations, actions, rewards, conditions, timesteps, mask)
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
+    def _arrays(self) -> tuple[Tensor, ...]:
         return self.observations, self.actions, self.rewards, self.conditions, self.timesteps
 
 
-@torch.inference_mode()
+class News:
+    """What the environments told: [N, 2 + C + S] float32 on the host, pinned where a GPU reads it.
+
+    A row holds whether an episode begins, the reward of the step before, the condition and the
+    observation of the new step.
+    """
+
+    FRESH, REWARD = 0, 1
+
+    def __init__(self, count: int, spec: Spec, device: torch.device) -> None:
+        size = int(np.prod(spec.observation_shape))
+        self.tensor = torch.zeros(count, 2 + spec.condition_size + size)
+        if device.type == "cuda":
+            self.tensor = self.tensor.pin_memory()
+        array = self.tensor.numpy()
+        self.fresh, self.rewards = array[:, self.FRESH], array[:, self.REWARD]
+        self.conditions = array[:, 2 : 2 + spec.condition_size]
+        self.observations = array[:, 2 + spec.condition_size :]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An episode to roll out: its number, the raw return asked for (None: nothing), its seed."""
+
+    index: int
+    target: float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """What became of it: the undiscounted raw return, the number of steps."""
+
+    index: int
+    total: float
+    length: int
+
+
+# The next episode of a seat, None when there are no more.
+Claim = Callable[[int], Asked | None]
+
+
+def queue_up(episodes: Sequence[Asked], seats: int = SEATS) -> Claim:
+    """Each episode once, in order, at the seat of its index."""
+    queues = [deque(e for e in episodes if e.index % seats == seat) for seat in range(seats)]
+    return lambda seat: queues[seat].popleft() if queues[seat] else None
+
+
 def rollout(
     policy: Policy,
     conditioning: Conditioning,
     context_length: int,
     environments: Environments,
-    targets: np.ndarray,
+    targets: Sequence[float | None] | np.ndarray,
     seeds: Sequence[int],
     bar: Bar | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One episode a target and seed, all advanced together -> returns [N], lengths [N].
+    """One episode a target and seed, in this process -> returns [N], lengths [N].
 
-    targets: [N] raw returns; bar: is told of every episode that ends.
+    targets: raw returns; bar: is told of every episode that ends.
+    """
+    asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(targets, seeds, strict=True))]
+    returns, lengths = np.zeros(len(asked)), np.zeros(len(asked), np.int64)
+    seats = seats_of(policy, len(environments))
+    with one_thread():
+        for obtained in roll(
+            policy, conditioning, context_length, environments, queue_up(asked, seats)
+        ):
+            returns[obtained.index], lengths[obtained.index] = obtained.total, obtained.length
+            if bar is not None:
+                bar.update()
+    return returns, lengths
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """So small products gain little from threads, whose number shows in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def device_of(policy: Policy) -> torch.device:
+    return next(policy.parameters()).device
+
+
+def seats_of(policy: Policy, environments: int) -> int:
+    """Rows of a table: fixed on a CPU, as many as there are environments on a GPU."""
+    return SEATS if device_of(policy).type == "cpu" else environments
+
+
+def roll(
+    policy: Policy,
+    conditioning: Conditioning,
+    context_length: int,
+    environments: Environments,
+    claim: Claim,
+    precision: torch.dtype = torch.float32,
+) -> Iterator[Obtained]:
+    """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
+
+    precision: of the policy's matrix products (autocast).
     """
     policy.eval()
-    device = next(policy.parameters()).device
-    context = Context(len(seeds), context_length, policy.spec)
-    observations = environments.reset(seeds)
-    context.start(observations, conditioning.prompt(targets))
-    returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), np.int64)
-    state = None
-    while environments.running.any():
-        rows = np.flatnonzero(environments.running)
-        actions, state = policy.act(context.batch(rows).tensors(device), state)
-        chosen = actions.cpu().numpy()
-        following, rewards, _, _ = environments.step(rows, chosen)
-        transition = Transition(observations[rows], chosen, rewards, following)
-        conditions, timesteps = context.newest(rows)
-        conditions = conditioning.advance(conditions, targets[rows], transition, timesteps)
-        context.append(rows, chosen, rewards, following, conditions)
-        observations[rows] = following
-        returns[rows] += rewards
-        lengths[rows] += 1
-        if bar is not None:
-            bar.update(len(rows) - int(environments.running.sum()))
-    return returns, lengths
+    tables = _Tables(policy, context_length, len(environments), precision)
+    seats = _Seats(policy.spec, conditioning, environments, claim, tables)
+    seats.fill()
+    while seats.taken.any():
+        actions = tables.act(seats.news, seats.taken)
+        yield from seats.step(actions)
+        seats.fill()
+
+
+class _Tables:
+    """The policy's side: contexts, and what the policy carries, in tables of fixed shape."""
+
+    def __init__(
+        self, policy: Policy, context_length: int, environments: int, precision: torch.dtype
+    ) -> None:
+        self.policy, self.precision = policy, precision
+        self.seats = seats_of(policy, environments)
+        self.count = -(-environments // self.seats)
+        self.device = device_of(policy)
+        self.context = Context(self.count * self.seats, context_length, policy.spec, self.device)
+        self.states: list[Any] = [None] * self.count
+        self.actions = torch.zeros_like(self.context.actions[:, 0])
+
+    @torch.inference_mode()
+    def act(self, news: News, taken: np.ndarray) -> np.ndarray:
+        """Take in the news, then act at every table where somebody sits -> [N, A] or [N]."""
+        self.context.advance(self.actions, news.tensor.to(self.device, non_blocking=True))
+        for table in range(self.count):
+            rows = slice(table * self.seats, (table + 1) * self.seats)
+            if taken[rows].any():
+                low = self.precision != torch.float32
+                with torch.autocast(self.device.type, self.precision, enabled=low):
+                    self.actions[rows], self.states[table] = self.policy.act(
+                        self.context.batch(rows), self.states[table]
+                    )
+        return self.actions.cpu().numpy()
+
+
+class _Seats:
+    """The environments' side: who sits where, and what became of him."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        conditioning: Conditioning,
+        environments: Environments,
+        claim: Claim,
+        tables: _Tables,
+    ) -> None:
+        count = tables.count * tables.seats
+        self.conditioning, self.environments, self.claim = conditioning, environments, claim
+        self.seats_a_table, self.shape = tables.seats, spec.observation_shape
+        self.taken = np.zeros(count, bool)
+        self.environment = np.zeros(count, np.int64)  # of a taken seat
+        self.free = deque(range(len(environments)))
+        self.exhausted = np.zeros(tables.seats, bool)
+        self.asked: list[Asked | None] = [None] * count
+        self.targets = np.zeros(count)
+        self.returns, self.lengths = np.zeros(count), np.zeros(count, np.int64)
+        self.news = News(count, spec, tables.device)
+
+    def fill(self) -> None:
+        """Begin the next episodes where seats and environments are free."""
+        self.news.fresh[:] = 0
+        for row in np.flatnonzero(~self.taken):
+            seat = row % self.seats_a_table
+            if not self.free or self.exhausted[seat]:
+                continue
+            asked = self.claim(int(seat))
+            if asked is None:
+                self.exhausted[seat] = True
+                continue
+            self.asked[row], self.taken[row] = asked, True
+            self.environment[row] = self.free.popleft()
+            self.targets[row] = np.nan if asked.target is None else asked.target
+            self.returns[row], self.lengths[row] = 0.0, 0
+            first = self.environments.reset([asked.seed], self.environment[row : row + 1])
+            self.news.observations[row] = first.reshape(-1)
+            self.news.conditions[row] = self.conditioning.prompt(self.targets[row : row + 1])[0]
+            self.news.fresh[row] = 1
+
+    def step(self, actions: np.ndarray) -> Iterator[Obtained]:
+        """Act in every environment in use; the episodes that ended with it leave their seats."""
+        rows = np.flatnonzero(self.taken)
+        before = self.news.observations[rows].reshape(-1, *self.shape)
+        following, rewards, _, _ = self.environments.step(self.environment[rows], actions[rows])
+        transition = Transition(before, actions[rows], rewards, following)
+        self.news.conditions[rows] = self.conditioning.advance(
+            self.news.conditions[rows], self.targets[rows], transition, self.lengths[rows]
+        )
+        self.news.observations[rows] = following.reshape(len(rows), -1)
+        self.news.rewards[rows] = rewards
+        self.returns[rows] += rewards
+        self.lengths[rows] += 1
+        for row in rows[~self.environments.running[self.environment[rows]]]:
+            asked = self.asked[row]
+            assert asked is not None
+            self.taken[row] = False
+            self.free.append(int(self.environment[row]))
+            yield Obtained(asked.index, float(self.returns[row]), int(self.lengths[row]))

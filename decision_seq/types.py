@@ -137,7 +137,7 @@ class Batch:
 class TargetScore:
     """Every episode rolled out for one target."""
 
-    target: float
+    target: float | None  # raw return asked for; None for a policy that is asked for nothing
     returns: list[float]  # undiscounted, raw, one per episode
     lengths: list[int]
     seed: int  # episode i was reset with seed + i

@@ -9,13 +9,10 @@ neither the number of workers nor the order of their work shows in the data.
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +25,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.envs import Environments, facts_by_name, trust
 from decision_seq.types import Episode, Reporter, UserError
+from decision_seq.workers import process_pool
 
 WAVE = 32  # rows of the policy's matrices
 CHUNK = 8  # episodes a worker steps together; divides WAVE
@@ -79,7 +77,7 @@ def collect(
     reporter = reporter or Reporter()
     with (
         StoreWriter(output) as writer,
-        _pool(workers) as pool,
+        process_pool(workers) as pool,
         reporter.bar(f"collect {name}", size.unit, size.count) as bar,
     ):
         for part, actor in enumerate(actors):
@@ -114,38 +112,6 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> int | None:
                 f" {env_id} has {shape[0]} and {action_size}"
             )
     return limit
-
-
-# Products this small gain nothing from threads, which would fight over the cores.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes of one BLAS thread each."""
-    former = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)  # read by the workers when they start
-    # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_die_with_parent)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for name, value in former.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _die_with_parent() -> None:
-    """A worker would otherwise wait for ever for the next job of a process that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from decision_seq.data.sampler import window_ids
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.doctor.machine import evaluated_steps, saved_steps
 from decision_seq.envs import Environments
-from decision_seq.evaluate import WAVE
 from decision_seq.rollout import rollout
 from decision_seq.train import Ranks, Trainer
 from decision_seq.train.parallel import check_sharded, digest
@@ -23,7 +22,7 @@ from decision_seq.types import UserError
 
 WINDOW_STEPS = 50
 TIMED, TIMED_SECONDS = 20, 60.0  # updates, fewer where they would take longer
-WAVE_STEPS = 60
+BRIEFLY = 60
 IDLE = 0.3  # a share of the time spent on waiting for windows that is worth a word
 
 
@@ -157,7 +156,7 @@ def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
 
 
 class _Brief(Environments):
-    """So many steps and no more; what has ended begins anew, so that the wave stays full."""
+    """So many steps and no more; what has ended begins anew, so that every seat stays taken."""
 
     def __init__(self, env_id: str, count: int, steps: int) -> None:
         super().__init__(env_id, count)
@@ -177,21 +176,18 @@ def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
     """Of one evaluation on this rank, were all its episodes to last as long as they may."""
     evaluation = trainer.job.evaluation
     assert evaluation is not None
-    count = len(evaluation.targets) * evaluation.episodes
-    waves = math.ceil(count / WAVE)
-    if ranks.rank >= waves:
-        return 0.0
-    together = min(WAVE, count)
-    full = evaluation.context_length  # a step costs more until the context is full
-    environments = _Brief(evaluation.env_id, together, full + WAVE_STEPS)
     policy = trainer.job.build().to(trainer.accelerator.device)
-    targets = np.full(together, evaluation.targets[0], np.float64)
+    share = -(-len(evaluation.asked()) // ranks.world)
+    together, processes = evaluation.layout(policy, share, alone=ranks.world == 1)
+    full = evaluation.context_length  # from then on contexts are full
+    environments = _Brief(evaluation.env_id, together, full + BRIEFLY)
+    targets = evaluation.groups[:1] * together
     seeds = [evaluation.seed + i for i in range(together)]
     rollout(policy, evaluation.conditioning, full, environments, targets, seeds)
     longest = environments.max_episode_steps or policy.spec.max_timestep
     environments.close()
-    each = (environments.times[-1] - environments.times[full - 1]) / WAVE_STEPS
-    return math.ceil(waves / ranks.world) * longest * each
+    each = (environments.times[-1] - environments.times[full - 1]) / BRIEFLY
+    return math.ceil(share / (together * processes)) * longest * each
 
 
 def whole_run(trainer: Trainer, ranks: Ranks, update: float, save: float, rolls: bool) -> Check:

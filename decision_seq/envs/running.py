@@ -164,13 +164,18 @@ class Environments:
         spec = self.envs[0].spec
         return spec.max_episode_steps if spec else None
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...]."""
+    def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:
+        """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...].
+
+        rows: the environments to start them in; None: the first ones, and all others rest.
+        """
+        if rows is None:
+            self.running[:] = False
+            rows = range(len(seeds))
         observations = [
-            env.reset(seed=seed)[0] for env, seed in zip(self.envs, seeds, strict=False)
+            self.envs[row].reset(seed=seed)[0] for row, seed in zip(rows, seeds, strict=True)
         ]
-        self.running[:] = False
-        self.running[: len(observations)] = True
+        self.running[list(rows)] = True
         return np.stack(observations)
 
     def step(

@@ -84,6 +84,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
         """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read."""
+        if isinstance(read, Tensor) and read.ndim == 2 and not self.training:
+            return self._carried(tokens, read)
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         if read is None:
             query, key, value = F.linear(tokens, weight, bias).chunk(3, -1)
@@ -101,6 +103,26 @@ class CausalSelfAttention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
+
+    def _carried(self, tokens: Tensor, read: Tensor) -> Tensor:
+        """The same for few queries, without a key or a value for any token.
+
+        q . (Wk x + bk) = (Wk' q) . x + a constant that softmax drops, and a mean of values is the
+        value of a mean: so the query is carried to the tokens and the mean of tokens to its value.
+        """
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query, key, value = weight.unflatten(0, (3, self.heads, -1))  # [heads, D / heads, D] each
+        asked = F.linear(select(tokens, read), query.flatten(0, 1), bias[: self.width])
+        shared = tokens[:, None].expand(-1, self.heads, -1, -1)  # [B, heads, L, D]
+        mixed = F.scaled_dot_product_attention(
+            self._split(asked) @ key,
+            shared,
+            shared,
+            attn_mask=causal_mask(tokens.shape[1], read, tokens.device),
+            scale=(self.width // self.heads) ** -0.5,
+        )  # [B, heads, R, D]
+        values = (mixed @ value.mT).transpose(1, 2).flatten(2)  # [B, R, D]
+        return self.output(values + bias[2 * self.width :])
 
     def _split(self, tokens: Tensor) -> Tensor:
         """[B, L, D] -> [B, heads, L, D / heads]."""

@@ -1,0 +1,17 @@
+"""The scores of a policy: which episodes are rolled out, and what they come to.
+
+Exactly N episodes a target are run to their own end, so that none is favoured for being short.
+"""
+
+from decision_seq.evaluate.checkpoints import evaluate_checkpoint
+from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
+from decision_seq.evaluate.scores import mean_interval, score
+
+__all__ = [
+    "Evaluation",
+    "EvaluationConfig",
+    "check_environment",
+    "evaluate_checkpoint",
+    "mean_interval",
+    "score",
+]

@@ -1,0 +1,252 @@
+"""Which episodes are rolled out, by whom, and how they become scores."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from decision_seq.config import require
+from decision_seq.data.conditioning import Conditioning
+from decision_seq.envs import Environments, trust
+from decision_seq.evaluate.scores import score
+from decision_seq.policies.base import Policy
+from decision_seq.rollout import (
+    SEATS,
+    Asked,
+    Claim,
+    Obtained,
+    device_of,
+    one_thread,
+    queue_up,
+    roll,
+    seats_of,
+)
+from decision_seq.targets import Target, check_targets, resolve
+from decision_seq.types import Reporter, Spec, TargetScore, UserError
+from decision_seq.workers import Counters, Helpers
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """env_id and targets: null takes those of the dataset's task (`envs.FACTS`).
+
+    targets: raw returns asked for, declared before training; the first is the headline. Words name
+        percentiles of the data's own returns: `max`, `median`, `q0` to `q100`.
+    episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
+    every: updates between evaluations during training, 0 for the one at its end alone.
+    precision: of the policy's matrix products.
+    environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
+        GPU), and how many processes step them (null: one a core; one on a GPU, and in every process
+        of a launch of several). On a CPU no score depends on either.
+    """
+
+    env_id: str | None = None
+    targets: tuple[Target, ...] | None = None
+    episodes: int = 50
+    seed: int = 10_000
+    every: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    environments: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            self.episodes >= 0, f"config: evaluation.episodes {self.episodes} must not be negative"
+        )
+        check_targets(self.targets or (), "config: evaluation.targets:")
+        for key in ("seed", "every"):
+            value = getattr(self, key)
+            require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
+        for key in ("environments", "workers"):
+            value = getattr(self, key)
+            require(
+                value is None or value >= 1, f"config: evaluation.{key} {value} must be at least 1"
+            )
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ON_A_GPU = 256  # environments stepped together
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation's protocol: which episodes, and how they become scores.
+
+    Episodes are numbered target by target; each is a function of its number alone (`rollout`), so
+    that a score does not depend on how ranks and processes share them out.
+
+    targets: empty for a policy that is asked for nothing; reference_scores: (random, expert) raw
+    returns, which normalise the others. The rest: see `EvaluationConfig`.
+    """
+
+    conditioning: Conditioning
+    context_length: int
+    env_id: str
+    targets: tuple[float, ...]
+    episodes: int
+    seed: int
+    reference_scores: tuple[float, float] | None = None
+    precision: str = "fp32"
+    environments: int | None = None
+    workers: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: EvaluationConfig,
+        conditioning: Conditioning,
+        context_length: int,
+        reference_scores: tuple[float, float] | None,
+        percentiles: Sequence[float] | None,
+    ) -> Evaluation:
+        """What a resolved configuration asks for; percentiles: see `targets.resolve`."""
+        asked = resolve(config.targets or (), percentiles)
+        return cls(
+            conditioning,
+            context_length,
+            str(config.env_id),
+            asked if conditioning.size else (),
+            config.episodes,
+            config.seed,
+            reference_scores,
+            config.precision,
+            config.environments,
+            config.workers,
+        )
+
+    @property
+    def groups(self) -> tuple[float | None, ...]:
+        """What is asked for, a group of episodes each; (None,) where nothing is."""
+        return self.targets or (None,)
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides which episodes are rolled out, and how."""
+        keys = ("env_id", "targets", "episodes", "seed", "precision")
+        return {key: getattr(self, key) for key in keys}
+
+    def asked(self) -> list[Asked]:
+        """Every episode, target by target."""
+        return [
+            Asked(group * self.episodes + i, target, self.seed + i)
+            for group, target in enumerate(self.groups)
+            for i in range(self.episodes)
+        ]
+
+    def roll(
+        self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
+    ) -> dict[str, Any]:
+        """This rank's episodes -> what `scores` takes; UserError when the environment misfits."""
+        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
+        started = time.perf_counter()
+        obtained: list[Obtained] = []
+        with (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar:
+            for episode in self._obtained(policy, mine, alone=world == 1):
+                obtained.append(episode)
+                bar.update()
+        return {
+            "returns": {str(episode.index): episode.total for episode in obtained},
+            "lengths": {str(episode.index): episode.length for episode in obtained},
+            "seconds": time.perf_counter() - started,
+        }
+
+    def layout(self, policy: Policy, episodes: int, alone: bool) -> tuple[int, int]:
+        """Environments stepped together in a process, and processes; alone: a launch of one."""
+        if device_of(policy).type != "cpu":
+            return min(episodes, self.environments or ON_A_GPU), 1
+        processes = min(self.workers or os.cpu_count() or 1, -(-episodes // SEATS))
+        return min(episodes, self.environments or SEATS), processes if alone else 1
+
+    def _obtained(self, policy: Policy, asked: list[Asked], alone: bool) -> Iterator[Obtained]:
+        """The episodes as they end, here and in the processes that help."""
+        if not asked:
+            return
+        count, processes = self.layout(policy, len(asked), alone)
+        environments = Environments(self.env_id, count)
+        check_sizes(environments, policy.spec)
+        seats = seats_of(policy, count)
+        shared = (policy, self.conditioning, self.context_length, self.precision)
+        with one_thread(), contextlib.closing(environments):
+            if processes == 1:
+                claim = queue_up(asked, seats)
+                yield from _roll(claim, environments, *shared)
+                return
+            counters = Counters(seats)
+            claim = share_out(asked, seats, counters)
+            given = (counters, asked, self.env_id, count, *shared)
+            with Helpers(processes - 1, _help, *given) as helpers:
+                for episode in _roll(claim, environments, *shared):
+                    yield episode
+                    yield from helpers.produced(wait=False)
+                yield from helpers.produced(wait=True)
+
+    def scores(self, parts: Sequence[dict[str, Any]]) -> tuple[list[TargetScore], float]:
+        """What every rank rolled out -> scores in the order of the targets, env steps/s."""
+        returns, lengths = (
+            np.array([merged[str(asked.index)] for asked in self.asked()])
+            for merged in (
+                {key: value for part in parts for key, value in part[what].items()}
+                for what in ("returns", "lengths")
+            )
+        )
+        rate = lengths.sum() / max(part["seconds"] for part in parts)
+        count = len(self.groups)
+        per_target = zip(
+            self.groups, np.split(returns, count), np.split(lengths, count), strict=True
+        )
+        scored = [score(t, r, n, self.seed, self.reference_scores) for t, r, n in per_target]
+        return scored, float(rate)
+
+
+def share_out(asked: Sequence[Asked], seats: int, counters: Counters) -> Claim:
+    """As `rollout.queue_up`, but each episode goes to whichever process asks first."""
+    queues = [[e for e in asked if e.index % seats == seat] for seat in range(seats)]
+
+    def claim(seat: int) -> Asked | None:
+        at = counters.take(seat)
+        return queues[seat][at] if at < len(queues[seat]) else None
+
+    return claim
+
+
+def _roll(
+    claim: Claim,
+    environments: Environments,
+    policy: Policy,
+    conditioning: Conditioning,
+    context_length: int,
+    precision: str,
+) -> Iterator[Obtained]:
+    return roll(policy, conditioning, context_length, environments, claim, DTYPES[precision])
+
+
+def _help(
+    counters: Counters, asked: list[Asked], env_id: str, count: int, policy: Policy, *rest: Any
+) -> Iterator[Obtained]:
+    """What a helping process does: the same, until no episode is left."""
+    trust(env_id)  # who asks has made it, so it was named by the user or belongs to Gymnasium
+    environments = Environments(env_id, count)
+    claim = share_out(asked, seats_of(policy, count), counters)
+    yield from _roll(claim, environments, policy, *rest)
+
+
+def check_environment(env_id: str, spec: Spec) -> None:
+    """UserError unless the environment exists here and fits the policy: found before training."""
+    environments = Environments(env_id, 1)
+    check_sizes(environments, spec)
+    environments.close()
+
+
+def check_sizes(environments: Environments, spec: Spec) -> None:
+    expected = (spec.observation_shape, spec.action_size)
+    if environments.sizes != expected:
+        raise UserError(
+            f"{environments.env_id} has observations and actions of sizes {environments.sizes}, the"
+            f" policy's are {expected}; name another environment"
+        )

@@ -1,0 +1,55 @@
+"""Returns to ask a policy for: numbers, or words that name a place among the data's own returns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from decision_seq.config import require
+
+# A raw return; or `max`, `median`, `q0` to `q100`: a percentile of the data's episode returns.
+Target = float | str
+WORDS = {"max": 100, "median": 50, "min": 0}
+
+
+def percentiles(returns: np.ndarray) -> tuple[float, ...]:
+    """The 0th to the 100th percentile of the episodes' returns, 101 numbers."""
+    return tuple(float(f"{value:.7g}") for value in np.percentile(returns, range(101)))
+
+
+def check_targets(targets: Sequence[Target], where: str) -> None:
+    """UserError unless each is a finite number or a word that `resolve` knows."""
+    for target in targets:
+        known = _percent(target) is not None if isinstance(target, str) else np.isfinite(target)
+        require(
+            bool(known),
+            f"{where} {target!r} is no return; give a number, or max, median, q0 to q100 for a"
+            " percentile of the data's returns",
+        )
+
+
+def resolve(targets: Sequence[Target], known: Sequence[float] | None) -> tuple[float, ...]:
+    """Words into raw returns. known: the data's `percentiles`; UserError when needed and absent."""
+    found = []
+    for target in targets:
+        if isinstance(target, str):
+            require(
+                known is not None,
+                f"target {target!r}: this checkpoint does not know the returns of its data; give"
+                " a number",
+            )
+            assert known is not None
+            percent = _percent(target)
+            assert percent is not None, "see check_targets"
+            found.append(known[percent])
+        else:
+            found.append(float(target))
+    return tuple(found)
+
+
+def _percent(word: str) -> int | None:
+    matched = re.fullmatch(r"q(\d{1,3})", word)
+    percent = int(matched[1]) if matched else WORDS.get(word)
+    return percent if percent is not None and percent <= 100 else None

@@ -1,0 +1,245 @@
+"""Invariant 4, and what an honest rollout must not do: each fault is made once, and is caught."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.sampler import WindowGatherer
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import Environments, make
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.rollout import SEATS, Asked, Context, News, queue_up, roll, rollout
+from decision_seq.types import Batch, Spec
+
+K = 6
+CONDITIONING = ReturnToGo(20.0)  # so small that a reward not subtracted is seen
+# More than there are seats, so that some seats are taken twice.
+TARGETS = np.linspace(50.0, -50.0, SEATS + 4)
+SEEDS = list(range(3, SEATS + 7))
+
+Rollout = Callable[[Policy, Sequence[float], Sequence[int]], tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.fixture
+def policy(spec: Spec) -> Policy:
+    torch.manual_seed(0)
+    made = DecisionTransformerConfig(K, GPTConfig(width=32, heads=2)).build(spec)
+    # So that the condition tells, and episodes end at different times.
+    torch.nn.init.normal_(made.actions.head.weight, std=0.2)
+    torch.nn.init.normal_(made.embed_condition.weight, std=4.0)
+    return made.eval()
+
+
+@torch.no_grad()
+def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> None:
+    """Invariant 4: an episode fed step by step gives the actions of the training windows."""
+    gatherer = WindowGatherer(store, label(store, CONDITIONING), K, 1000)
+    index = 2  # 51 steps, so that the window slides
+    episode, first = store.episode(index), int(store.offsets[index])
+    row = 1  # of two: the other stays at the episode's first step
+    context = Context(2, K, policy.spec)
+    news = News(2, policy.spec, torch.device("cpu"))
+    actions = torch.zeros(2, policy.spec.action_size)
+    labels = np.asarray(gatherer.conditions.array[first : first + len(episode)])
+    for t in range(len(episode)):
+        news.observations[:] = episode.observations[t]
+        news.conditions[:] = labels[t]
+        news.rewards[:] = episode.rewards[t - 1] if t else 0
+        news.fresh[:] = [1, t == 0]
+        context.advance(actions, news.tensor)
+        lived = context.batch()
+        start = max(0, t - K + 1)
+        trained = gatherer.gather(np.array([first + start])).tensors()
+        length = t - start + 1
+        assert lived.lengths.tolist() == [1, length]
+        for name in ("observations", "conditions", "timesteps"):
+            expected = getattr(trained, name)[0, :length]
+            torch.testing.assert_close(getattr(lived, name)[row, :length], expected)
+        for name in ("actions", "rewards"):
+            expected = getattr(trained, name)[0, : length - 1]
+            torch.testing.assert_close(getattr(lived, name)[row, : length - 1], expected)
+        hidden = policy.backbone(policy._tokens(trained), slice(1, None, 3))
+        expected = policy.actions.predict(hidden[0, length - 1])
+        torch.testing.assert_close(policy.act(lived)[0][row], expected, rtol=1e-4, atol=1e-5)
+        actions[:] = torch.tensor(episode.actions[t])
+
+
+@torch.no_grad()
+def alone(policy: Policy, target: float, seed: int) -> tuple[float, int]:
+    """Independent of `rollout`: one environment, whole histories in lists, the training forward."""
+    env = make("Hopper-v4")
+    observation, _ = env.reset(seed=seed)
+    observations, actions, wanted = [observation], [], [target / 20.0]
+    total, ended = 0.0, False
+    while not ended:
+        start = max(0, len(observations) - K)
+        steps = len(observations) - start
+        batch = Batch(
+            np.array(observations[start:])[None],
+            np.array([*actions[start:], np.zeros(3)])[None],
+            np.zeros((1, steps)),
+            np.array(wanted[start:])[None, :, None],
+            np.arange(start, len(observations))[None],
+            np.ones((1, steps), bool),
+        ).tensors()
+        hidden = policy.backbone(policy._tokens(batch), slice(1, None, 3))
+        actions.append(policy.actions.predict(hidden[0, -1]).numpy())
+        observation, reward, terminated, truncated, _ = env.step(actions[-1])
+        observations.append(observation)
+        wanted.append(wanted[-1] - float(reward) / 20.0)
+        total, ended = total + float(reward), terminated or truncated
+    return total, len(actions)
+
+
+def together(
+    policy: Policy, targets: Sequence[float], seeds: Sequence[int], environments: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    envs = Environments("Hopper-v4", environments)
+    return rollout(policy, CONDITIONING, K, envs, targets, seeds)
+
+
+def check(evaluator: Rollout, policy: Policy) -> None:
+    """The evaluator's episodes are those of the plain loop, one for each target and seed."""
+    returns, lengths = evaluator(policy, TARGETS, SEEDS)
+    expected = [alone(policy, t, s) for t, s in zip(TARGETS, SEEDS, strict=True)]
+    assert lengths.tolist() == [steps for _, steps in expected]
+    np.testing.assert_allclose(returns, [total for total, _ in expected], rtol=1e-4)
+
+
+def test_returns_are_the_environments_own(policy: Policy) -> None:
+    """Invariant 7: exactly one episode a seed, run to its own end, all rewards counted."""
+    _, lengths = together(policy, TARGETS, SEEDS)
+    assert lengths.min() > K  # the window has slid
+    assert len(set(lengths)) > 4  # short and long episodes alike
+    check(together, policy)
+
+
+def first_to_end(policy: Policy, targets: Sequence[float], seeds: Sequence[int]):
+    """As those who count what a vector environment has finished when enough have."""
+    returns, lengths = together(policy, [*targets, *targets], [*seeds, *(s + 50 for s in seeds)])
+    soonest = np.sort(np.argsort(lengths, kind="stable")[: len(seeds)])
+    return returns[soonest], lengths[soonest]
+
+
+def keeps_the_former_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Context.advance
+
+    def advance(self: Context, actions: torch.Tensor, news: torch.Tensor) -> None:
+        fresh = news[:, News.FRESH] * (self.lengths == 0)
+        honest(self, actions, torch.cat([fresh[:, None], news[:, 1:]], 1))
+
+    monkeypatch.setattr(Context, "advance", advance)
+
+
+def forgets_the_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReturnToGo, "advance", lambda self, conditions, *rest: conditions)
+
+
+def subtracts_it_twice_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = ReturnToGo.advance
+
+    def advance(self, conditions, targets, transition, timesteps):
+        advanced = honest(self, conditions, targets, transition, timesteps)
+        again = honest(self, advanced, targets, transition, timesteps)
+        return np.where((timesteps == 0)[:, None], again, advanced)
+
+    monkeypatch.setattr(ReturnToGo, "advance", advance)
+
+
+def leaks_across_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Context.batch
+
+    def batch(self: Context, rows: slice = slice(None)) -> Batch:
+        made = honest(self, rows)
+        made.observations[:, 0] = made.observations[:, 0].mean(0)  # of the oldest step alone
+        return made
+
+    monkeypatch.setattr(Context, "batch", batch)
+
+
+def shows_the_wrong_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Context.batch
+
+    def batch(self: Context, rows: slice = slice(None)) -> Batch:
+        made = honest(self, rows)
+        made.timesteps.clamp_(max=K - 1)
+        return made
+
+    monkeypatch.setattr(Context, "batch", batch)
+
+
+def stops_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Environments.step
+
+    def step(self: Environments, rows: np.ndarray, actions: np.ndarray):
+        result = honest(self, rows, actions)
+        if not self.running[rows].all():
+            self.running[rows] = False
+        return result
+
+    monkeypatch.setattr(Environments, "step", step)
+
+
+FAULTS = [
+    keeps_the_former_context,
+    forgets_the_reward,
+    subtracts_it_twice_at_the_start,
+    leaks_across_rows,
+    shows_the_wrong_time,
+    stops_when_one_ends,
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_broken_evaluator_is_caught(
+    fault: Callable[[pytest.MonkeyPatch], None], policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(together, policy)
+
+
+def test_an_evaluator_that_counts_the_first_to_end_is_caught(policy: Policy) -> None:
+    with pytest.raises(AssertionError):
+        check(first_to_end, policy)
+
+
+@pytest.mark.parametrize("environments", [1, 7, 64])
+def test_returns_do_not_depend_on_how_many_run_at_once(policy: Policy, environments: int) -> None:
+    """To the bit: a linear layer's last bits depend on its rows, so tables have a fixed shape."""
+    count = 3 * SEATS + 1
+    targets, seeds = np.linspace(50.0, -50.0, count), list(range(count))
+    returns, lengths = together(policy, targets, seeds, environments)
+    expected = together(policy, targets, seeds, SEATS)
+    assert returns.tobytes() == expected[0].tobytes()
+    assert lengths.tolist() == expected[1].tolist()
+    assert len(set(returns)) == count
+
+
+def test_the_number_of_threads_does_not_show(policy: Policy) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = together(policy, TARGETS, SEEDS)
+        torch.set_num_threads(2)
+        assert together(policy, TARGETS, SEEDS)[0].tobytes() == one[0].tobytes()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
+    asked = [Asked(0, 50.0, 3)]
+
+    def first_length(precision: torch.dtype) -> tuple[float, int]:
+        envs = Environments("Hopper-v4", 1)
+        (found,) = roll(policy, CONDITIONING, K, envs, queue_up(asked), precision)
+        return found.total, found.length
+
+    exact, low = first_length(torch.float32), first_length(torch.bfloat16)
+    assert low != exact
+    assert low[0] == pytest.approx(exact[0], rel=0.3)
