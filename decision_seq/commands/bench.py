@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import add_verb
+from decision_seq.types import UserError
 
 
 def add(verbs: Any) -> None:
@@ -19,14 +21,15 @@ def add(verbs: Any) -> None:
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
         "  decision-seq bench steps\n"
+        "  decision-seq bench rollouts --run runs/hopper-medium-dt-seed0 --episodes 100\n"
         "  decision-seq bench data --transitions 20000000",
     )
     parser.add_argument(
         "what",
-        choices=["train", "steps", "data"],
+        choices=["train", "steps", "data", "rollouts"],
         help="train: one update, against transformers' model in interleaved rounds; steps: whole"
         " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
-        " store",
+        " store; rollouts: a checkpoint's episodes, against the original's procedure",
     )
     parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
     parser.add_argument(
@@ -35,6 +38,8 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
     )
+    parser.add_argument("--run", type=Path, metavar="DIR", help="of rollouts: a run's folder")
+    parser.add_argument("--episodes", type=int, default=100, help="of rollouts, for each target")
     parser.add_argument("--json", action="store_true")
 
 
@@ -47,6 +52,13 @@ def run_bench(options: argparse.Namespace) -> int:
         from decision_seq.bench.steps import bench_steps, steps_text
 
         result, text = bench_steps(options.rounds, options.threads, make_reporter()), steps_text
+    elif options.what == "rollouts":
+        from decision_seq.bench.rollouts import bench_rollouts, rollouts_text
+
+        if options.run is None:
+            raise UserError("bench rollouts needs --run, the folder of a trained run")
+        result = bench_rollouts(options.run, options.episodes, make_reporter())
+        text = rollouts_text
     else:
         from decision_seq.bench.training import bench_text, bench_train
 

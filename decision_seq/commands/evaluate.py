@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_scores
 from decision_seq.commands.parsing import add_verb
+
+CALIBRATION_POINTS = 11
 
 
 def add(verbs: Any) -> None:
@@ -18,34 +21,95 @@ def add(verbs: Any) -> None:
         "Roll out a checkpoint and print its scores; the dataset is not needed.",
         "  decision-seq evaluate runs/mine\n"
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
-        "      --episodes 100",
+        "      --episodes 100\n"
+        "  decision-seq evaluate runs/mine --target max q99 median\n"
+        "  decision-seq evaluate runs/mine --calibrate --episodes 20 --output figures",
     )
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
     )
     parser.add_argument(
-        "--target", type=float, nargs="+", help="raw returns to ask for (default: the run's)"
+        "--target",
+        type=_target,
+        nargs="+",
+        help="raw returns to ask for, or max, median, q0 to q100 for a percentile of the data's"
+        " returns (default: the run's)",
     )
-    parser.add_argument("--episodes", type=int, default=50, help="episodes a target (default 50)")
-    parser.add_argument("--seed", type=int, default=10_000, help="episode i starts from seed + i")
+    parser.add_argument("--episodes", type=int, help="episodes a target (default: the run's)")
+    parser.add_argument(
+        "--seed", type=int, help="episode i starts from seed + i (default: the run's)"
+    )
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
     parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], help="of the policy's matrix products"
+    )
+    parser.add_argument(
+        "--environments", type=int, help="stepped together in a process; no score depends on it"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes (default one a core); no score depends on it"
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        nargs="?",
+        const=CALIBRATION_POINTS,
+        metavar="N",
+        help="roll out at N targets from the data's worst return to beyond their best"
+        f" (default {CALIBRATION_POINTS}); writes calibration.json and calibration.png",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the folder for what --calibrate writes (default DIR)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def _target(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
     from decision_seq.envs import trust
-    from decision_seq.evaluate import evaluate_checkpoint
+    from decision_seq.evaluate import open_checkpoint
 
     trust(options.env or "")
-    scores = evaluate_checkpoint(
+    reporter = make_reporter()
+    opened = open_checkpoint(
         options.path,
+        options.device,
         targets=options.target,
         episodes=options.episodes,
         seed=options.seed,
         env_id=options.env,
-        device=options.device,
-        reporter=make_reporter(),
+        precision=options.precision,
+        environments=options.environments,
+        workers=options.workers,
+    )
+    if options.calibrate is not None:
+        return _calibrate(options, opened)
+    scores = opened.scores(reporter)
+    steps = sum(sum(target.lengths) for target in scores.targets)
+    reporter.say(
+        f"{steps:,} environment steps, {scores.env_steps_per_second:,.0f} a second"
+        f" ({opened.evaluation.precision}, {opened.processes} process(es) on {opened.device})"
     )
     print_scores(scores, options.json)
+    return 0
+
+
+def _calibrate(options: argparse.Namespace, opened: Any) -> int:
+    from decision_seq.evaluate import calibrate
+    from decision_seq.report import calibration_text, plot_calibration, write_json
+
+    reporter = make_reporter()
+    found = calibrate(opened, options.calibrate, reporter)
+    folder = options.output or options.path
+    write_json(folder / "calibration.json", found)
+    plot_calibration(found, folder / "calibration.png")
+    reporter.say(f"written: {folder}/calibration.json, calibration.png")
+    print(json.dumps(found, indent=1) if options.json else calibration_text(found))
     return 0

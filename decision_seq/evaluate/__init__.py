@@ -3,15 +3,19 @@
 Exactly N episodes a target are run to their own end, so that none is favoured for being short.
 """
 
-from decision_seq.evaluate.checkpoints import evaluate_checkpoint
+from decision_seq.evaluate.calibration import calibrate
+from decision_seq.evaluate.checkpoints import Opened, evaluate_checkpoint, open_checkpoint
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
 from decision_seq.evaluate.scores import mean_interval, score
 
 __all__ = [
     "Evaluation",
     "EvaluationConfig",
+    "Opened",
+    "calibrate",
     "check_environment",
     "evaluate_checkpoint",
     "mean_interval",
+    "open_checkpoint",
     "score",
 ]

@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from decision_seq import checkpoint
-from decision_seq.config import load, read_yaml, require
+from decision_seq.checkpoint import Loaded, load
+from decision_seq.config import load as load_config
+from decision_seq.config import read_yaml, require
 from decision_seq.envs import environment_notes, obstacle
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig
-from decision_seq.targets import Target
+from decision_seq.rollout import device_of
 from decision_seq.types import Reporter, Scores, UserError
 
 
-def evaluate_checkpoint(
-    path: Path,
-    targets: Sequence[Target] | None = None,
-    episodes: int | None = None,
-    seed: int | None = None,
-    env_id: str | None = None,
-    device: str | None = None,
-    reporter: Reporter | None = None,
-    **more: Any,
-) -> Scores:
-    """Roll out a checkpoint, or a run's newest, as its run was configured unless asked otherwise.
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint and the evaluation asked of it."""
 
-    more: other keys of `EvaluationConfig`.
+    loaded: Loaded
+    evaluation: Evaluation
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.loaded.policy)
+
+    @property
+    def processes(self) -> int:
+        """How many roll it out."""
+        episodes = len(self.evaluation.asked())
+        return self.evaluation.layout(self.loaded.policy, episodes, alone=True)[1]
+
+    def scores(self, reporter: Reporter | None = None) -> Scores:
+        """Roll it out, in this process and those that help it."""
+        found, rate = self.evaluation.scores(
+            [self.evaluation.roll(self.loaded.policy, reporter=reporter)]
+        )
+        facts, env_id = self.loaded.facts, self.evaluation.env_id
+        return Scores(
+            dataset=facts.dataset,
+            source=facts.source,
+            env_id=env_id,
+            checkpoint=str(self.loaded.path),
+            targets=found,
+            notes=environment_notes(env_id),
+            env_steps_per_second=rate,
+        )
+
+
+def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Opened:
+    """A checkpoint, or a run's newest, with its run's evaluation unless asked otherwise.
+
+    asked: keys of `EvaluationConfig`, None for what the run declared. UserError when there is no
+    environment to roll it out in.
     """
-    loaded = checkpoint.load(path, _device(device))
+    loaded = load(path, _device(device))
     config = _configured(loaded, path)
-    given = {"targets": targets, "episodes": episodes, "seed": seed, "env_id": env_id, **more}
-    given = {key: value for key, value in given.items() if value is not None}
-    if targets is not None:
-        given["targets"] = tuple(targets)
-    if config.episodes == 0 and episodes is None:  # trained without an evaluation
-        given["episodes"] = EvaluationConfig.episodes
+    given = {key: value for key, value in asked.items() if value is not None}
+    if "targets" in given:
+        given["targets"] = tuple(given["targets"])
+    if config.episodes == 0:  # trained without an evaluation
+        given.setdefault("episodes", EvaluationConfig.episodes)
     config = dataclasses.replace(config, **given)
     facts = loaded.facts
     if config.env_id is None:
         reason = obstacle(None, facts.family) or "it names none"
         raise UserError(f"{path} cannot be rolled out: {reason}; give an environment with --env")
     require(config.episodes >= 1, f"{config.episodes} episodes asked for; at least 1 is needed")
+    asks = loaded.conditioning.size > 0
+    require(asks or "targets" not in given, f"{path} was trained to be asked for nothing")
     evaluation = Evaluation.of(
         config,
         loaded.conditioning,
@@ -52,26 +80,26 @@ def evaluate_checkpoint(
         facts.reference_scores,
         facts.return_percentiles,
     )
-    scores, rate = evaluation.scores([evaluation.roll(loaded.policy, reporter=reporter)])
-    return Scores(
-        dataset=facts.dataset,
-        source=facts.source,
-        env_id=config.env_id,
-        checkpoint=str(loaded.path),
-        targets=scores,
-        notes=environment_notes(config.env_id),
-        env_steps_per_second=rate,
-    )
+    return Opened(loaded, evaluation)
 
 
-def _configured(loaded: checkpoint.Loaded, path: Path) -> EvaluationConfig:
+def evaluate_checkpoint(
+    path: Path, device: str | None = None, reporter: Reporter | None = None, **asked: Any
+) -> Scores:
+    """Roll out a checkpoint, or a run's newest; see `open_checkpoint`."""
+    return open_checkpoint(path, device, **asked).scores(reporter)
+
+
+def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
     """The evaluation that the run declares now, or the one its checkpoint was made under."""
     tree = loaded.config
     if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
         tree = read_yaml(path / "config.yaml")  # a finished run may have been given other targets
     declared = tree.get("evaluation") or {}
     facts = {"env_id": loaded.facts.env_id, "targets": list(loaded.facts.targets)}
-    return load(EvaluationConfig, facts, {k: v for k, v in declared.items() if v is not None})
+    return load_config(
+        EvaluationConfig, facts, {k: v for k, v in declared.items() if v is not None}
+    )
 
 
 def _device(name: str | None) -> torch.device:

@@ -1,0 +1,58 @@
+"""Asked against obtained return: whether a policy does as it is asked (Chen et al., 2021)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from decision_seq.config import require
+from decision_seq.evaluate.checkpoints import Opened
+from decision_seq.evaluate.scores import mean_interval
+from decision_seq.types import Reporter
+
+BEYOND = 0.2  # of the range of the data's returns, above the best of them
+
+
+def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Roll out at `points` targets from the data's worst return to beyond their best.
+
+    Returns plain values, what `report.plot_calibration` draws. UserError for a policy that is
+    asked for nothing, or whose checkpoint does not know the returns of its data.
+    """
+    facts, evaluation = opened.loaded.facts, opened.evaluation
+    known = facts.return_percentiles
+    require(points >= 2, f"{points} targets asked for; a calibration needs at least 2")
+    require(
+        evaluation.conditioning.size > 0,
+        f"{opened.loaded.path} was trained to be asked for nothing; there is nothing to calibrate",
+    )
+    require(
+        known is not None,
+        f"{opened.loaded.path} does not know the returns of its data; give --target instead",
+    )
+    assert known is not None
+    highest = known[-1] + BEYOND * (known[-1] - known[0])
+    targets = tuple(float(target) for target in np.linspace(known[0], highest, points))
+    asked = dataclasses.replace(opened, evaluation=dataclasses.replace(evaluation, targets=targets))
+    scores = asked.scores(reporter)
+    return {
+        "dataset": scores.dataset,
+        "source": scores.source,
+        "env_id": scores.env_id,
+        "checkpoint": scores.checkpoint,
+        "episodes": evaluation.episodes,
+        "seed": evaluation.seed,
+        "reference_scores": facts.reference_scores,
+        "data_return_quantiles": {str(percent): value for percent, value in enumerate(known)},
+        "points": [
+            {
+                "target": target.target,
+                "return_mean": target.return_mean,
+                "interval_95": mean_interval(np.array(target.returns)),
+                "returns": target.returns,
+            }
+            for target in scores.targets
+        ],
+    }
