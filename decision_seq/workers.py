@@ -83,6 +83,7 @@ class Helpers:
         # By our own pickle: multiprocessing's would move tensors into shared files.
         payload = pickle.dumps((produce, arguments))
         self.processes, self.connections = [], []
+        self.shared = shared  # its lock must outlive the start of the last process
         with _one_thread_each():
             for _ in range(count):
                 ours, theirs = SPAWN.Pipe(duplex=False)

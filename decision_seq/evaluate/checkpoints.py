@@ -13,7 +13,7 @@ from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.envs import environment_notes, obstacle
-from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig
+from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
 from decision_seq.rollout import device_of
 from decision_seq.types import Reporter, Scores, UserError
 
@@ -73,6 +73,7 @@ def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Open
     require(config.episodes >= 1, f"{config.episodes} episodes asked for; at least 1 is needed")
     asks = loaded.conditioning.size > 0
     require(asks or "targets" not in given, f"{path} was trained to be asked for nothing")
+    check_environment(config.env_id, loaded.policy.spec)
     evaluation = Evaluation.of(
         config,
         loaded.conditioning,

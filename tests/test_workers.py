@@ -1,0 +1,66 @@
+"""Helping processes: what they give, and how they end."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from decision_seq.types import UserError
+from decision_seq.workers import Counters, Helpers
+
+
+def count_up(counters: Counters, until: int) -> Iterator[tuple[int, int]]:
+    while (number := counters.take(0)) < until:
+        yield os.getpid(), number
+
+
+def fail(counters: Counters, error: Exception) -> Iterator[int]:
+    yield 1
+    raise error
+
+
+def be_killed(counters: Counters) -> Iterator[int]:
+    yield 1
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never_end(counters: Counters) -> Iterator[int]:
+    while True:
+        yield os.getpid()
+
+
+def test_they_share_the_work() -> None:
+    with Helpers(2, count_up, Counters(1), 2000) as helpers:
+        produced = list(helpers.produced(wait=True))
+    assert sorted(number for _, number in produced) == list(range(2000))
+    assert os.getpid() not in {process for process, _ in produced}
+
+
+def test_their_errors_are_ours() -> None:
+    def raised(error: Exception) -> Exception:
+        with (
+            pytest.raises(type(error)) as caught,
+            Helpers(1, fail, Counters(1), error) as helpers,
+        ):
+            list(helpers.produced(wait=True))
+        return caught.value
+
+    assert str(raised(UserError("mend this"))) == "mend this"
+    assert "test_workers.py" in raised(KeyError("a bug")).__notes__[0]
+
+
+def test_one_that_is_killed_is_noticed() -> None:
+    with (
+        pytest.raises(UserError, match="was killed"),
+        Helpers(1, be_killed, Counters(1)) as helpers,
+    ):
+        list(helpers.produced(wait=True))
+
+
+def test_they_end_with_whoever_asked() -> None:
+    with Helpers(1, never_end, Counters(1)) as helpers:
+        process = next(helpers.produced(wait=True))
+        os.kill(process, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
