@@ -12,10 +12,11 @@ from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import Environments, make
-from decision_seq.evaluate import Evaluation, EvaluationConfig, mean_interval, score
+from decision_seq.evaluate import Evaluation, EvaluationConfig, score
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.rollout import Context, rollout
+from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Spec, TargetScore, Transition, UserError
 
 K = 8

@@ -12,6 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 LAYERS = [
     "types",
     "config",
+    "statistics",
+    "coverage",
     "envs",
     "data",
     "models",

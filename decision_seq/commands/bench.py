@@ -15,18 +15,19 @@ def add(verbs: Any) -> None:
         verbs,
         "bench",
         run_bench,
-        "Measure speed: of an update beside a peer's, or of a large store.",
+        "Measure: an update's speed beside a peer's, a large store's, what intervals are worth.",
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
         "  decision-seq bench steps\n"
-        "  decision-seq bench data --transitions 20000000",
+        "  decision-seq bench data --transitions 20000000\n"
+        "  decision-seq bench intervals",
     )
     parser.add_argument(
         "what",
-        choices=["train", "steps", "data"],
+        choices=["train", "steps", "data", "intervals"],
         help="train: one update, against transformers' model in interleaved rounds; steps: whole"
         " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
-        " store",
+        " store; intervals: how often those of `report` hold the truth, by simulation",
     )
     parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
     parser.add_argument(
@@ -34,6 +35,9 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=2_000, help="of intervals: simulated experiments a row"
     )
     parser.add_argument("--json", action="store_true")
 
@@ -43,6 +47,10 @@ def run_bench(options: argparse.Namespace) -> int:
         from decision_seq.bench.data import bench_data, data_text
 
         result, text = bench_data(options.transitions, make_reporter()), data_text
+    elif options.what == "intervals":
+        from decision_seq.bench.intervals import bench_intervals, intervals_text
+
+        result, text = bench_intervals(options.draws, make_reporter()), intervals_text
     elif options.what == "steps":
         from decision_seq.bench.steps import bench_steps, steps_text
 
