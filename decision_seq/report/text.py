@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
-from decision_seq.types import Scores, UserError
+from decision_seq.types import Scores
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,7 +36,7 @@ def score_table(scores: Scores) -> str:
         score = target.normalized_score
         rows.append(
             [
-                f"{target.target:,.0f}",
+                target_text(target.target),
                 f"{target.return_mean:,.1f} ± {target.return_std:,.1f}",
                 "-" if score is None else f"{score:.1f}",
                 "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
@@ -55,6 +55,11 @@ def score_table(scores: Scores) -> str:
         table(header, rows),
     ]
     return "\n".join(lines)
+
+
+def target_text(target: float | None) -> str:
+    """A target return as it is printed; an unconditioned policy has none."""
+    return "-" if target is None else f"{target:,.0f}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -126,31 +131,3 @@ def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
     return "\n".join(["episodes by return", *lines])
-
-
-PLOTS = (".png", ".svg", ".pdf")
-
-
-def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
-    """The histogram of the episodes' returns, with the suggested targets, as an image.
-
-    UserError when the file's kind is unknown or it cannot be written.
-    """
-    if path.suffix not in PLOTS:
-        raise UserError(f"cannot draw {path}: name a file that ends in {', '.join(PLOTS)}")
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.hist(returns, bins=50, color="0.6")
-    for target in targets:
-        axes.axvline(target, color="tab:red", linewidth=1)
-    axes.set(title=f"{name}: {len(returns):,} episodes", xlabel="return", ylabel="episodes")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot draw {path}: {error}") from error
-    finally:
-        pyplot.close(figure)
