@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
+LOCOMOTION_BEFORE_V2 = re.compile(r"(hopper|halfcheetah|walker2d|ant)-[a-z-]+-v[01]\b")
 BEST = "best_fraction"  # the share of the best episodes trained on: said in every label it is in
 
 
@@ -50,9 +52,14 @@ class Protocol:
         )
 
     @property
-    def is_d4rl(self) -> bool:
-        """Whether published numbers may be compared with; else they are context."""
-        return self.source.startswith("D4RL") and "not D4RL's data" not in self.source
+    def comparable(self) -> bool:
+        """Whether published numbers, of D4RL's newest data, may be compared with; or are context.
+
+        Locomotion's v0 and v1 are other data than v2 (kzl/decision-transformer#42).
+        """
+        from_d4rl = self.source.startswith("D4RL") and "not D4RL's data" not in self.source
+        older = LOCOMOTION_BEFORE_V2.search(f"{self.dataset} {self.source}".replace("_", "-"))
+        return from_d4rl and older is None
 
     @property
     def task(self) -> str:
@@ -78,6 +85,13 @@ class Estimate:
     over: str
     count: int
     normalized: bool
+
+
+def counted(estimate: Estimate) -> str:
+    """`5 seeds`, `50 episodes of 1 seed`: what the interval is about."""
+    if estimate.over == "seeds":
+        return f"{estimate.count} seeds"
+    return f"{estimate.count} episode{'s' if estimate.count > 1 else ''} of 1 seed"
 
 
 @dataclass(frozen=True)

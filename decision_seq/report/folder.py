@@ -10,7 +10,7 @@ import numpy as np
 from decision_seq.config import save_text
 from decision_seq.report.markdown import Report, markdown, report_json
 from decision_seq.report.plots import plot_learning, plot_profiles, plot_seeds
-from decision_seq.report.summary import shared_tasks
+from decision_seq.report.summary import shared
 from decision_seq.report.text import write_json
 from decision_seq.types import UserError
 
@@ -24,7 +24,7 @@ def write_report(report: Report, folder: Path, rng: np.random.Generator) -> list
     comparison = report.comparison
     images = [("Every seed", "seeds.png")]
     plot_seeds(comparison, folder / "seeds.png")
-    if shared_tasks(comparison):
+    if shared(comparison)[1]:
         images.append(("Performance profiles", "profiles.png"))
         plot_profiles(comparison, folder / "profiles.png", rng)
     for number, row in enumerate(comparison.rows, start=1):

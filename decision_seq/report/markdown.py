@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.report.compare import Comparison, Estimate, Group, Protocol, compare
+from decision_seq.report.compare import Comparison, Estimate, Group, Protocol, compare, counted
 from decision_seq.report.published import Published, published
 from decision_seq.report.runs import Run
 from decision_seq.report.summary import (
     Improvement,
     Summary,
     improvements,
-    shared_tasks,
+    shared,
     summaries,
 )
 from decision_seq.report.text import target_text
@@ -62,9 +62,7 @@ def estimate_text(estimate: Estimate) -> str:
         low, high = (format(end, form) for end in estimate.interval)
         text += f" [{low}, {high}]"
     unit = "" if estimate.normalized else " raw"
-    what = estimate.over if estimate.count > 1 else estimate.over.removesuffix("s")
-    one = " of 1 seed" if estimate.over == "episodes" else ""
-    return f"{text}{unit}, {estimate.count} {what}{one}"
+    return f"{text}{unit}, {counted(estimate)}"
 
 
 def main_text(report: Report) -> str:
@@ -145,24 +143,24 @@ def _other(comparison: Comparison) -> str:
 
 
 def _over_tasks(report: Report) -> str:
-    tasks = shared_tasks(report.comparison)
+    methods, tasks = shared(report.comparison)
     if not tasks:
-        return (
-            "## Over tasks\n\nNothing is aggregated: there is no dataset with reference scores that"
-            " every method has."
-        )
+        return "## Over tasks\n\nNothing is aggregated: no dataset has reference scores."
     rows = [
         [s.label, s.statistic, f"{s.estimate:.1f}", *_interval_cells(s.interval, s.coverage)]
         for s in report.summaries
     ]
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
     about = (
-        f"Over {len(tasks)} dataset(s) that every method has: {', '.join(tasks)}. IQM: mean of the"
-        " middle half of all runs; optimality gap: mean of what is missing to 100, less is better;"
+        f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
+        " IQM: mean of the middle half of all runs; optimality gap: mean of what is missing to 100, less is better;"
         " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
         " every task. Coverage: how often such an interval holds the truth, in simulated normal"
         " scores with these means, spreads and numbers of seeds and tasks; it promises 95 %."
     )
+    lacking = [label for label in report.comparison.labels if label not in methods]
+    if lacking:
+        about += f" Left out, for want of a dataset in common: {', '.join(lacking)}."
     text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
     pairs = [
         [f"{i.over} > {i.under}", f"{i.probability:.2f}", _ends(i.interval, ".2f"), str(i.tasks)]
@@ -195,8 +193,12 @@ def fitting(protocols: Sequence[Protocol]) -> list[Published]:
 def _published(comparison: Comparison) -> str:
     """Ours above theirs: a table where the data are D4RL's, another where they are not."""
     parts = []
-    for is_d4rl, title, about in (
-        (True, "Beside published numbers", "The data are D4RL's."),
+    for comparable, title, about in (
+        (
+            True,
+            "Beside published numbers",
+            "The data are D4RL's, by what their source says; published scores come from mujoco-py.",
+        ),
         (
             False,
             "Published numbers, as context only",
@@ -204,7 +206,7 @@ def _published(comparison: Comparison) -> str:
             " nothing about the method.",
         ),
     ):
-        rows = {row: p for row, p in comparison.rows.items() if p.is_d4rl == is_d4rl}
+        rows = {row: p for row, p in comparison.rows.items() if p.comparable == comparable}
         entries = fitting(list(rows.values()))
         if entries:
             parts.append(f"## {title}\n\n{about}\n\n{_published_table(comparison, rows, entries)}")
@@ -245,8 +247,12 @@ def _published_table(
 def _published_cell(entry: Published, task: str) -> str:
     if task not in entry.scores:
         return "-"
-    mean, spread = entry.scores[task]
-    return f"{mean:,g}" if spread is None else f"{mean:,g} ± {spread:g}"
+    mean, *spread = (f"{x:,.1f}" if round(x, 1) == x else f"{x:,.2f}" for x in _known(entry, task))
+    return " ± ".join([mean, *spread])
+
+
+def _known(entry: Published, task: str) -> list[float]:
+    return [number for number in entry.scores[task] if number is not None]
 
 
 def _behind(comparison: Comparison) -> str:
@@ -280,12 +286,12 @@ def report_json(report: Report) -> dict[str, Any]:
     comparison = report.comparison
     return {
         "rows": {
-            row: {**asdict(protocol), "is_d4rl": protocol.is_d4rl}
+            row: {**asdict(protocol), "comparable": protocol.comparable}
             for row, protocol in comparison.rows.items()
         },
         "groups": [_group_json(group) for group in comparison.groups.values()],
         "notes": comparison.notes,
-        "tasks": shared_tasks(comparison),
+        "tasks": shared(comparison)[1],
         "summaries": [asdict(summary) for summary in report.summaries],
         "improvements": [asdict(improvement) for improvement in report.improvements],
         "published": [asdict(entry) for entry in fitting(list(comparison.rows.values()))],

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decision_seq.report.compare import Comparison, Group, loss_curve, score_curve
-from decision_seq.report.summary import shared_tasks
+from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
+from decision_seq.report.summary import shared
 from decision_seq.statistics import performance_profile, profile_band
 from decision_seq.types import UserError
 
@@ -32,7 +32,8 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "lines.linewidth": 2.2,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.9,
 }
 SCORE, RETURN = "normalized score (0 random, 100 expert)", "return (sum of raw rewards)"
 
@@ -113,6 +114,8 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
             ylabel=SCORE if normalized else RETURN,
         )
         losses.set(title="training", xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        for formatted in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
+            formatted("{x:.2g}")
         scores.legend()
 
 
@@ -161,7 +164,7 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
         axes.errorbar(
             estimate.mean, height, xerr=reach, fmt=marker, color=colour, capsize=5, markersize=9
         )
-    names = [f"{g.label}\n({g.estimate().count} {g.estimate().over})" for g in reversed(groups)]
+    names = [f"{g.label}\n({counted(g.estimate())})" for g in reversed(groups)]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
     normalized = groups[0].estimate().normalized
@@ -170,15 +173,12 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
 
 
 def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) -> None:
-    """The share of runs above every score, with pointwise bands, over the tasks all methods have.
+    """The share of runs above every score, with pointwise bands, over tasks in common.
 
-    ValueError without such tasks.
+    ValueError where `summary.shared` has none.
     """
-    tasks = shared_tasks(comparison)
-    scores = {
-        label: {row: comparison.normalized(label)[row] for row in tasks}
-        for label in comparison.labels
-    }
+    methods, tasks = shared(comparison)
+    scores = {label: {row: comparison.normalized(label)[row] for row in tasks} for label in methods}
     every = np.concatenate([runs for of in scores.values() for runs in of.values()])
     margin = max(1.0, 0.05 * float(np.ptp(every)))
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
@@ -189,13 +189,12 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
             band = profile_band(of, thresholds, rng)
             if band is not None:
                 axes.fill_between(thresholds, *band, color=look["color"], alpha=0.15, linewidth=0)
-        counted = f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"
-        axes.set(
-            title=f"performance profile over {counted}; band: pointwise 95 % bootstrap",
-            xlabel=SCORE,
-            ylabel="share of runs above",
-            ylim=(-0.03, 1.03),
-        )
+            axes.set(
+                title=f"performance profile, {len(tasks)} task(s); band: pointwise 95 % bootstrap",
+                xlabel=SCORE,
+                ylabel="share of runs above",
+                ylim=(-0.03, 1.03),
+            )
         axes.title.set_fontsize(12)
         axes.legend()
 

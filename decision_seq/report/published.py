@@ -40,7 +40,8 @@ class Published:
     @property
     def title(self) -> str:
         doubt = "" if self.verified else " (UNVERIFIED)"
-        return f"{self.method}, {self.by}{doubt}"
+        apart = "" if self.comparable else " (not comparable)"
+        return f"{self.method}, {self.by}{doubt}{apart}"
 
 
 @cache

@@ -28,7 +28,7 @@ LEAST_STD = 1e-3  # points: a task whose seeds all agree has some spread in the 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over the tasks that every method has.
+    """A method over the tasks that all methods of `shared` have.
 
     interval, coverage: None where a task has a single seed. coverage: how often the interval holds
     the truth in simulated normal scores with the means, spreads and numbers of seeds of these runs.
@@ -52,23 +52,31 @@ class Improvement:
     tasks: int
 
 
-def shared_tasks(comparison: Comparison) -> list[str]:
-    """The rows with normalized scores that every method has: only there can it be compared."""
-    scored = [comparison.normalized(label) for label in comparison.labels]
-    return [row for row in comparison.rows if all(row in scores for scores in scored)]
+def shared(comparison: Comparison) -> tuple[list[str], list[str]]:
+    """Methods that can be compared over tasks, and the rows with normalized scores they all have.
+
+    Methods with most rows come first; one that would leave no row in common is left out.
+    """
+    scored = {label: set(comparison.normalized(label)) for label in comparison.labels}
+    rows: set[str] = set()
+    methods: list[str] = []
+    for label in sorted(scored, key=lambda label: -len(scored[label])):
+        common = rows & scored[label] if methods else scored[label]
+        if common:
+            rows = common
+            methods.append(label)
+    return sorted(methods), [row for row in comparison.rows if row in rows]
 
 
 def summaries(comparison: Comparison, rng: np.random.Generator) -> list[Summary]:
-    """Interquartile mean and optimality gap of every method; nothing without shared tasks."""
-    tasks = shared_tasks(comparison)
-    if not tasks:
-        return []
+    """Interquartile mean and optimality gap of every method; none without reference scores."""
+    methods, tasks = shared(comparison)
     statistics: tuple[tuple[Method, Aggregate], ...] = (
         (IQM, interquartile_mean),
         (GAP, optimality_gap),
     )
     found = []
-    for label, (method, aggregate) in itertools.product(comparison.labels, statistics):
+    for label, (method, aggregate) in itertools.product(methods, statistics):
         scores = {row: comparison.normalized(label)[row] for row in tasks}
         interval = bootstrap_interval(scores, aggregate, rng)
         coverage = None
