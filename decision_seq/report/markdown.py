@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.report.compare import Comparison, Estimate, Group, Protocol, compare, counted
-from decision_seq.report.published import Published, published
+from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
+from decision_seq.report.context import fitting, published_text
 from decision_seq.report.runs import Run
 from decision_seq.report.summary import (
     Improvement,
@@ -18,7 +18,7 @@ from decision_seq.report.summary import (
     shared,
     summaries,
 )
-from decision_seq.report.text import target_text
+from decision_seq.report.text import markdown_table, target_text
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,6 @@ def make_report(runs: Sequence[Run], unfinished: Sequence[str], rng: np.random.G
     return Report(
         comparison, summaries(comparison, rng), improvements(comparison, rng), list(unfinished)
     )
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that is aligned as text too; numbers to the right."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        parts = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return f"| {' | '.join(parts)} |"
-
-    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -75,7 +59,7 @@ def main_text(report: Report) -> str:
 def markdown(report: Report, images: Sequence[tuple[str, str]] = ()) -> str:
     """The whole report; images: (title, file name)."""
     comparison = report.comparison
-    parts = ["# Report", main_text(report), _published(comparison), _behind(comparison)]
+    parts = ["# Report", main_text(report), published_text(comparison), _behind(comparison)]
     parts += [f"## {title}\n\n![{title}]({name})" for title, name in images]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -153,7 +137,8 @@ def _over_tasks(report: Report) -> str:
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
     about = (
         f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
-        " IQM: mean of the middle half of all runs; optimality gap: mean of what is missing to 100, less is better;"
+        " IQM: mean of the middle half of all runs; optimality gap: mean of what is missing to"
+        " 100, less is better;"
         " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
         " every task. Coverage: how often such an interval holds the truth, in simulated normal"
         " scores with these means, spreads and numbers of seeds and tasks; it promises 95 %."
@@ -182,77 +167,6 @@ def _interval_cells(interval: tuple[float, float] | None, coverage: float | None
 
 def _unfinished(lines: Sequence[str]) -> str:
     return "\n".join(["## Left out", "", *(f"- {line}" for line in lines)]) if lines else ""
-
-
-def fitting(protocols: Sequence[Protocol]) -> list[Published]:
-    """What was published of any of these datasets."""
-    tasks = {protocol.task for protocol in protocols}
-    return [entry for entry in published() if tasks & set(entry.scores)]
-
-
-def _published(comparison: Comparison) -> str:
-    """Ours above theirs: a table where the data are D4RL's, another where they are not."""
-    parts = []
-    for comparable, title, about in (
-        (
-            True,
-            "Beside published numbers",
-            "The data are D4RL's, by what their source says; published scores come from mujoco-py.",
-        ),
-        (
-            False,
-            "Published numbers, as context only",
-            "Our runs were NOT trained on the data of these publications, so a difference says"
-            " nothing about the method.",
-        ),
-    ):
-        rows = {row: p for row, p in comparison.rows.items() if p.comparable == comparable}
-        entries = fitting(list(rows.values()))
-        if entries:
-            parts.append(f"## {title}\n\n{about}\n\n{_published_table(comparison, rows, entries)}")
-    return "\n\n".join(parts)
-
-
-def _published_table(
-    comparison: Comparison, rows: dict[str, Protocol], entries: Sequence[Published]
-) -> str:
-    shown = {
-        row: protocol
-        for row, protocol in rows.items()
-        if any(protocol.task in entry.scores for entry in entries)
-    }
-    lines = []
-    for label in comparison.labels:
-        groups = [comparison.groups.get((row, label)) for row in shown]
-        cells = ["-" if g is None else f"{g.estimate().mean:,.1f}" for g in groups]
-        lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
-    footnotes: list[str] = []
-    for entry in entries:
-        number = str(len(footnotes) + 1)
-        seeds = "not said" if entry.seeds is None else str(entry.seeds)
-        cells = [_published_cell(entry, protocol.task) for protocol in shown.values()]
-        lines.append([entry.title, *cells, entry.protocol, seeds, entry.spread, f"({number})"])
-        facts = [entry.source, f"data: {entry.data}", f"environment: {entry.environment}"]
-        if entry.unit != "normalized":
-            facts.append(f"unit: {entry.unit}")
-        if not entry.verified:
-            facts.append("UNVERIFIED: look it up before quoting it")
-        if not entry.comparable:
-            facts.append("NOT comparable with the scores above")
-        footnotes.append(f"{number}. {'; '.join([*facts, *entry.caveats])}")
-    header = ["method", *shown, "checkpoint or choice", "seeds", "± is", "note"]
-    return "\n".join([markdown_table(header, lines), "", *footnotes])
-
-
-def _published_cell(entry: Published, task: str) -> str:
-    if task not in entry.scores:
-        return "-"
-    mean, *spread = (f"{x:,.1f}" if round(x, 1) == x else f"{x:,.2f}" for x in _known(entry, task))
-    return " ± ".join([mean, *spread])
-
-
-def _known(entry: Published, task: str) -> list[float]:
-    return [number for number in entry.scores[task] if number is not None]
 
 
 def _behind(comparison: Comparison) -> str:
