@@ -14,6 +14,8 @@ LAYERS = [
     "config",
     "workers",
     "targets",
+    "statistics",
+    "coverage",
     "envs",
     "data",
     "models",

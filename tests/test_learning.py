@@ -10,8 +10,8 @@ from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.cli import main
 from decision_seq.commands.configuration import recipe_path
-from decision_seq.evaluate import mean_interval
 from decision_seq.problem import Config
+from decision_seq.statistics import mean_interval
 
 EPISODES = 20
 

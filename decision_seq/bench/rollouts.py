@@ -21,10 +21,11 @@ from torch import Tensor
 from decision_seq.config import require
 from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.envs import environment_notes, make
-from decision_seq.evaluate import Opened, mean_interval, open_checkpoint
+from decision_seq.evaluate import Opened, open_checkpoint
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import table
 from decision_seq.rollout import SEATS, Asked
+from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter
 
 RECORDED = 200  # contexts of the original's episodes on which the actions are compared

@@ -17,19 +17,21 @@ def add(verbs: Any) -> None:
         verbs,
         "bench",
         run_bench,
-        "Measure speed: of an update beside a peer's, or of a large store.",
+        "Measure: an update's speed beside a peer's, a large store's, what intervals are worth.",
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
         "  decision-seq bench steps\n"
         "  decision-seq bench rollouts --run runs/hopper-medium-dt-seed0 --episodes 100\n"
-        "  decision-seq bench data --transitions 20000000",
+        "  decision-seq bench data --transitions 20000000\n"
+        "  decision-seq bench intervals",
     )
     parser.add_argument(
         "what",
-        choices=["train", "steps", "data", "rollouts"],
+        choices=["train", "steps", "data", "rollouts", "intervals"],
         help="train: one update, against transformers' model in interleaved rounds; steps: whole"
         " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
-        " store; rollouts: a checkpoint's episodes, against the original's procedure",
+        " store; rollouts: a checkpoint's episodes, against the original's procedure; intervals:"
+        " how often those of `report` hold the truth, by simulation",
     )
     parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
     parser.add_argument(
@@ -40,6 +42,9 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--run", type=Path, metavar="DIR", help="of rollouts: a run's folder")
     parser.add_argument("--episodes", type=int, default=100, help="of rollouts, for each target")
+    parser.add_argument(
+        "--draws", type=int, default=2_000, help="of intervals: simulated experiments a row"
+    )
     parser.add_argument("--json", action="store_true")
 
 
@@ -48,6 +53,10 @@ def run_bench(options: argparse.Namespace) -> int:
         from decision_seq.bench.data import bench_data, data_text
 
         result, text = bench_data(options.transitions, make_reporter()), data_text
+    elif options.what == "intervals":
+        from decision_seq.bench.intervals import bench_intervals, intervals_text
+
+        result, text = bench_intervals(options.draws, make_reporter()), intervals_text
     elif options.what == "steps":
         from decision_seq.bench.steps import bench_steps, steps_text
 

@@ -6,7 +6,7 @@ Exactly N episodes a target are run to their own end, so that none is favoured f
 from decision_seq.evaluate.calibration import calibrate
 from decision_seq.evaluate.checkpoints import Opened, evaluate_checkpoint, open_checkpoint
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
-from decision_seq.evaluate.scores import mean_interval, score
+from decision_seq.evaluate.scores import score
 
 __all__ = [
     "Evaluation",
@@ -15,7 +15,6 @@ __all__ = [
     "calibrate",
     "check_environment",
     "evaluate_checkpoint",
-    "mean_interval",
     "open_checkpoint",
     "score",
 ]

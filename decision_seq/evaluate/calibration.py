@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.config import require
 from decision_seq.evaluate.checkpoints import Opened
-from decision_seq.evaluate.scores import mean_interval
+from decision_seq.statistics import mean_interval
 from decision_seq.types import Reporter
 
 BEYOND = 0.2  # of the range of the data's returns, above the best of them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from decision_seq.envs import normalize
+from decision_seq.statistics import mean_interval
 from decision_seq.types import TargetScore
 
 
@@ -32,14 +33,3 @@ def score(
         interval_95=(low, high) if len(returns) > 1 else None,
         episodes=len(returns),
     )
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean by Student's t; the mean itself, twice, for a single value."""
-    from scipy.special import stdtrit
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, mean
-    half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    return mean - half, mean + half

@@ -9,9 +9,10 @@ import torch
 
 from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.data.store import EpisodeStore
-from decision_seq.evaluate import Evaluation, EvaluationConfig, mean_interval, score
+from decision_seq.evaluate import Evaluation, EvaluationConfig, score
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.statistics import mean_interval
 from decision_seq.types import Spec, TargetScore, UserError
 
 K = 8

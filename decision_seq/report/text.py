@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
-from decision_seq.types import Scores, UserError
+from decision_seq.types import Scores
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -28,6 +28,22 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that is aligned as text too; numbers to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return f"| {' | '.join(parts)} |"
+
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
+
+
 def score_table(scores: Scores) -> str:
     """The score table with all that a score needs to be understood."""
     rows = []
@@ -36,7 +52,7 @@ def score_table(scores: Scores) -> str:
         score = target.normalized_score
         rows.append(
             [
-                f"{target.target:,.0f}",
+                target_text(target.target),
                 f"{target.return_mean:,.1f} ± {target.return_std:,.1f}",
                 "-" if score is None else f"{score:.1f}",
                 "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
@@ -55,6 +71,33 @@ def score_table(scores: Scores) -> str:
         table(header, rows),
     ]
     return "\n".join(lines)
+
+
+def target_text(target: float | None) -> str:
+    """A target return as it is printed; an unconditioned policy has none."""
+    return "-" if target is None else f"{target:,.0f}"
+
+
+def calibration_text(calibration: dict[str, Any]) -> str:
+    """What `evaluate.calibrate` found, a row a target."""
+    rows = []
+    for point in calibration["points"]:
+        low, high = point["interval_95"]
+        rows.append(
+            [
+                target_text(point["target"]),
+                f"{point['return_mean']:,.1f}",
+                f"[{low:,.1f}, {high:,.1f}]" if len(point["returns"]) > 1 else "-",
+                f"{point['return_mean'] - point['target']:+,.1f}",
+            ]
+        )
+    known = calibration["data_return_quantiles"]
+    about = (
+        f"{calibration['dataset']}, {calibration['env_id']}, {calibration['checkpoint']}\n"
+        f"{calibration['episodes']} episodes a target; the data's returns: {known['0']:,.1f} to"
+        f" {known['100']:,.1f}, median {known['50']:,.1f}"
+    )
+    return f"{about}\n\n{table(['asked', 'obtained', '95 % interval', 'difference'], rows)}"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -126,31 +169,3 @@ def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
     return "\n".join(["episodes by return", *lines])
-
-
-PLOTS = (".png", ".svg", ".pdf")
-
-
-def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
-    """The histogram of the episodes' returns, with the suggested targets, as an image.
-
-    UserError when the file's kind is unknown or it cannot be written.
-    """
-    if path.suffix not in PLOTS:
-        raise UserError(f"cannot draw {path}: name a file that ends in {', '.join(PLOTS)}")
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.hist(returns, bins=50, color="0.6")
-    for target in targets:
-        axes.axvline(target, color="tab:red", linewidth=1)
-    axes.set(title=f"{name}: {len(returns):,} episodes", xlabel="return", ylabel="episodes")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot draw {path}: {error}") from error
-    finally:
-        pyplot.close(figure)

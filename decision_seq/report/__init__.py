@@ -1,0 +1,24 @@
+"""Results for people and programs: tables, JSON, plots, and the report of several runs."""
+
+from decision_seq.report.plots import plot_calibration, plot_returns
+from decision_seq.report.text import (
+    calibration_text,
+    inspection_text,
+    score_table,
+    scores_json,
+    table,
+    target_text,
+    write_json,
+)
+
+__all__ = [
+    "calibration_text",
+    "inspection_text",
+    "plot_calibration",
+    "plot_returns",
+    "score_table",
+    "scores_json",
+    "table",
+    "target_text",
+    "write_json",
+]

@@ -1,0 +1,80 @@
+"""Published numbers beside ours: a comparison on the same data, context on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from decision_seq.report.compare import Comparison, Protocol
+from decision_seq.report.published import Published, published
+from decision_seq.report.text import markdown_table
+
+
+def fitting(protocols: Sequence[Protocol]) -> list[Published]:
+    """What was published of any of these datasets."""
+    tasks = {protocol.task for protocol in protocols}
+    return [entry for entry in published() if tasks & set(entry.scores)]
+
+
+def published_text(comparison: Comparison) -> str:
+    """Ours above theirs: a table where the data are D4RL's, another where they are not."""
+    parts = []
+    for comparable, title, about in (
+        (
+            True,
+            "Beside published numbers",
+            "The data are D4RL's, by what their source says; published scores come from mujoco-py.",
+        ),
+        (
+            False,
+            "Published numbers, as context only",
+            "Our runs were NOT trained on the data of these publications, so a difference says"
+            " nothing about the method.",
+        ),
+    ):
+        rows = {row: p for row, p in comparison.rows.items() if p.comparable == comparable}
+        entries = fitting(list(rows.values()))
+        if entries:
+            parts.append(f"## {title}\n\n{about}\n\n{_published_table(comparison, rows, entries)}")
+    return "\n\n".join(parts)
+
+
+def _published_table(
+    comparison: Comparison, rows: dict[str, Protocol], entries: Sequence[Published]
+) -> str:
+    shown = {
+        row: protocol
+        for row, protocol in rows.items()
+        if any(protocol.task in entry.scores for entry in entries)
+    }
+    lines = []
+    for label in comparison.labels:
+        groups = [comparison.groups.get((row, label)) for row in shown]
+        cells = ["-" if g is None else f"{g.estimate().mean:,.1f}" for g in groups]
+        lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
+    footnotes: list[str] = []
+    for entry in entries:
+        number = str(len(footnotes) + 1)
+        seeds = "not said" if entry.seeds is None else str(entry.seeds)
+        cells = [_published_cell(entry, protocol.task) for protocol in shown.values()]
+        lines.append([entry.title, *cells, entry.protocol, seeds, entry.spread, f"({number})"])
+        facts = [entry.source, f"data: {entry.data}", f"environment: {entry.environment}"]
+        if entry.unit != "normalized":
+            facts.append(f"unit: {entry.unit}")
+        if not entry.verified:
+            facts.append("UNVERIFIED: look it up before quoting it")
+        if not entry.comparable:
+            facts.append("NOT comparable with the scores above")
+        footnotes.append(f"{number}. {'; '.join([*facts, *entry.caveats])}")
+    header = ["method", *shown, "checkpoint or choice", "seeds", "± is", "note"]
+    return "\n".join([markdown_table(header, lines), "", *footnotes])
+
+
+def _published_cell(entry: Published, task: str) -> str:
+    if task not in entry.scores:
+        return "-"
+    mean, *spread = (f"{x:,.1f}" if round(x, 1) == x else f"{x:,.2f}" for x in _known(entry, task))
+    return " ± ".join([mean, *spread])
+
+
+def _known(entry: Published, task: str) -> list[float]:
+    return [number for number in entry.scores[task] if number is not None]

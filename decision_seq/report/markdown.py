@@ -1,0 +1,233 @@
+"""The report of several runs as text: Markdown, and the same facts as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
+from decision_seq.report.context import fitting, published_text
+from decision_seq.report.runs import Run
+from decision_seq.report.summary import (
+    Improvement,
+    Summary,
+    improvements,
+    shared,
+    summaries,
+)
+from decision_seq.report.text import markdown_table, target_text
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report says, computed once."""
+
+    comparison: Comparison
+    summaries: list[Summary]
+    improvements: list[Improvement]
+    unfinished: list[str]
+
+
+def make_report(runs: Sequence[Run], unfinished: Sequence[str], rng: np.random.Generator) -> Report:
+    comparison = compare(runs)
+    return Report(
+        comparison, summaries(comparison, rng), improvements(comparison, rng), list(unfinished)
+    )
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """`43.2 [41.0, 45.4], 5 seeds`; a raw return says that it is one."""
+    form = ".1f" if estimate.normalized else ",.1f"
+    text = format(estimate.mean, form)
+    if estimate.interval is not None:
+        low, high = (format(end, form) for end in estimate.interval)
+        text += f" [{low}, {high}]"
+    unit = "" if estimate.normalized else " raw"
+    return f"{text}{unit}, {counted(estimate)}"
+
+
+def main_text(report: Report) -> str:
+    """What stands first, and all that `decision-seq report` prints without --output."""
+    parts = [_headline(report.comparison), _beside(report.comparison), _other(report.comparison)]
+    parts += [_over_tasks(report), _unfinished(report.unfinished)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def markdown(report: Report, images: Sequence[tuple[str, str]] = ()) -> str:
+    """The whole report; images: (title, file name)."""
+    comparison = report.comparison
+    parts = ["# Report", main_text(report), published_text(comparison), _behind(comparison)]
+    parts += [f"## {title}\n\n![{title}]({name})" for title, name in images]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _headline(comparison: Comparison) -> str:
+    rows = [
+        [
+            *(row, target_text((protocol.targets or (None,))[0])),
+            *(_cell(comparison.groups.get((row, label))) for label in comparison.labels),
+        ]
+        for row, protocol in comparison.rows.items()
+    ]
+    about = (
+        "Last checkpoint, first declared target: mean [95 % interval by Student's t], and over what"
+        " it was taken: seeds where there are several; where there is one its episodes, an interval"
+        " that says nothing of another seed. A method that takes no target ignores the one named."
+        " Normalized scores x100; `raw`: returns, where no"
+        " reference scores exist."
+    )
+    notes = [f"- {note}" for note in comparison.notes]
+    text = (
+        f"## Scores\n\n{markdown_table(['dataset', 'target', *comparison.labels], rows)}\n\n{about}"
+    )
+    return "\n".join([text, "", *notes]) if notes else text
+
+
+def _cell(group: Group | None, index: int = 0) -> str:
+    if group is None or index >= len(group.runs[0].scores.targets):
+        return "-"
+    return estimate_text(group.estimate(index))
+
+
+def _beside(comparison: Comparison) -> str:
+    """The headline beside what choosing after looking would have given."""
+    rows = []
+    for group in comparison.groups.values():
+        evaluations, targets = group.best_of_evaluations(), group.best_of_targets()
+        if evaluations is None and targets is None:
+            continue
+        count = len(group.runs[0].scores.targets)
+        rows.append(
+            [
+                *(group.row, group.label, f"{group.estimate().mean:,.1f}"),
+                "-" if evaluations is None else f"{evaluations:,.1f} (best of {group.evaluations})",
+                "-" if targets is None else f"{targets:,.1f} (best of {count})",
+            ]
+        )
+    if not rows:
+        return ""
+    header = ["dataset", "method", "last", "best of N evaluations, not a result"]
+    header.append("best of N targets, not a result")
+    return f"## What choosing after looking would add\n\n{markdown_table(header, rows)}"
+
+
+def _other(comparison: Comparison) -> str:
+    rows = []
+    for group in comparison.groups.values():
+        for index, target in enumerate(group.runs[0].targets):
+            if index:
+                rows.append([group.row, group.label, target_text(target), _cell(group, index)])
+    if not rows:
+        return ""
+    header = ["dataset", "method", "target", "score"]
+    return f"## Other declared targets\n\n{markdown_table(header, rows)}"
+
+
+def _over_tasks(report: Report) -> str:
+    methods, tasks = shared(report.comparison)
+    if not tasks:
+        return "## Over tasks\n\nNothing is aggregated: no dataset has reference scores."
+    rows = [
+        [s.label, s.statistic, f"{s.estimate:.1f}", *_interval_cells(s.interval, s.coverage)]
+        for s in report.summaries
+    ]
+    header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
+    about = (
+        f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
+        " IQM: mean of the middle half of all runs; optimality gap: mean of what is missing to"
+        " 100, less is better;"
+        " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
+        " every task. Coverage: how often such an interval holds the truth, in simulated normal"
+        " scores with these means, spreads and numbers of seeds and tasks; it promises 95 %."
+    )
+    lacking = [label for label in report.comparison.labels if label not in methods]
+    if lacking:
+        about += f" Left out, for want of a dataset in common: {', '.join(lacking)}."
+    text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
+    pairs = [
+        [f"{i.over} > {i.under}", f"{i.probability:.2f}", _ends(i.interval, ".2f"), str(i.tasks)]
+        for i in report.improvements
+    ]
+    if pairs:
+        header = ["P(X > Y)", "probability of improvement", "95 % interval", "datasets"]
+        text += f"\n\n{markdown_table(header, pairs)}"
+    return text
+
+
+def _ends(interval: tuple[float, float] | None, form: str) -> str:
+    return "-" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def _interval_cells(interval: tuple[float, float] | None, coverage: float | None) -> list[str]:
+    return [_ends(interval, ".1f"), "-" if coverage is None else f"{100 * coverage:.0f} %"]
+
+
+def _unfinished(lines: Sequence[str]) -> str:
+    return "\n".join(["## Left out", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _behind(comparison: Comparison) -> str:
+    """Protocols and runs: what is needed to believe a row, or to repeat it."""
+    lines = ["## What stands behind it", "", "Every score is of a run's last checkpoint.", ""]
+    for row, protocol in comparison.rows.items():
+        groups = [g for (of, _), g in comparison.groups.items() if of == row]
+        notes = sorted({note for g in groups for run in g.runs for note in run.scores.notes})
+        asked = ", ".join(map(target_text, protocol.targets or (None,)))
+        lines += [
+            f"### {row}",
+            "",
+            f"- data: {protocol.source}; {protocol.size}",
+            f"- environment: {protocol.env_id}",
+            *(f"- note: {note}" for note in notes),
+            f"- targets: {asked}; {protocol.episodes} episodes a target, episode i from seed"
+            f" {protocol.seed} + i",
+            "",
+        ]
+        runs = [
+            [run.folder.name, group.label, str(run.seed), run.commit or "unknown"]
+            for group in groups
+            for run in group.runs
+        ]
+        lines += [markdown_table(["run", "method", "seed", "commit"], runs), ""]
+    return "\n".join(lines).rstrip()
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """The content of report.json."""
+    comparison = report.comparison
+    return {
+        "rows": {
+            row: {**asdict(protocol), "comparable": protocol.comparable}
+            for row, protocol in comparison.rows.items()
+        },
+        "groups": [_group_json(group) for group in comparison.groups.values()],
+        "notes": comparison.notes,
+        "tasks": shared(comparison)[1],
+        "summaries": [asdict(summary) for summary in report.summaries],
+        "improvements": [asdict(improvement) for improvement in report.improvements],
+        "published": [asdict(entry) for entry in fitting(list(comparison.rows.values()))],
+        "unfinished": report.unfinished,
+    }
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    return {
+        "row": group.row,
+        "label": group.label,
+        "targets": [
+            {"target": target, **asdict(group.estimate(index)), "values": group.values(index)}
+            for index, target in enumerate(group.runs[0].targets)
+        ],
+        "not_a_result": {
+            "evaluations": group.evaluations,
+            "best_of_evaluations": group.best_of_evaluations(),
+            "best_of_targets": group.best_of_targets(),
+        },
+        "runs": [
+            {"folder": str(run.folder), "seed": run.seed, "commit": run.commit}
+            for run in group.runs
+        ],
+    }

@@ -1,0 +1,260 @@
+"""Results as images, to be read without the text beside them.
+
+Colours are those of Okabe and Ito (2008), which people with any kind of colour vision tell apart;
+methods differ in marker and dash too. Fonts are large enough for half the size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
+from decision_seq.report.summary import shared
+from decision_seq.statistics import performance_profile, profile_band
+from decision_seq.types import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLOTS = (".png", ".svg", ".pdf")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":")
+STYLE: Any = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 2.2,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.9,
+}
+SCORE, RETURN = "normalized score (0 random, 100 expert)", "return (sum of raw rewards)"
+
+
+@contextlib.contextmanager
+def drawing(
+    path: Path, rows: int = 1, columns: int = 1, width: float = 7, height: float = 4.5
+) -> Iterator[np.ndarray]:
+    """The axes [rows, columns] of an image that is written on leaving, whole or not at all.
+
+    Without pyplot, which keeps figures alive. UserError when the kind is unknown or the disk
+    refuses.
+    """
+    check_suffix(path)
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    partial = path.with_name(f".{path.name}.partial")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        yield figure.subplots(rows, columns, squeeze=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(partial, dpi=150, format=path.suffix[1:])
+            partial.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise UserError(f"cannot draw {path}: {error.strerror or error}") from error
+
+
+def check_suffix(path: Path) -> None:
+    """UserError unless the name ends in a kind of image that can be drawn."""
+    if path.suffix not in PLOTS:
+        raise UserError(f"cannot draw {path}: name a file that ends in {', '.join(PLOTS)}")
+
+
+def _look(comparison: Comparison, label: str) -> dict[str, Any]:
+    """A method's colour and dash, the same in every plot of a report."""
+    number = comparison.labels.index(label)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": DASHES[number % len(DASHES)],
+    }
+
+
+def _marker(comparison: Comparison, label: str) -> str:
+    return MARKERS[comparison.labels.index(label) % len(MARKERS)]
+
+
+def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
+    """The histogram of the episodes' returns, with the suggested targets."""
+    with drawing(path) as ((axes,),):
+        axes.hist(returns, bins=50, color="0.6")
+        for number, target in enumerate(targets):
+            label = "suggested targets" if number == 0 else None
+            axes.axvline(target, color=COLOURS[1], linewidth=1.5, label=label)
+        axes.set(title=f"{name}: {len(returns):,} episodes", xlabel=RETURN, ylabel="episodes")
+        if len(targets):
+            axes.legend()
+
+
+def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
+    """Scores and training loss against updates: thick the mean over seeds, thin every seed."""
+    with drawing(path, 1, 2) as ((scores, losses),):
+        groups = [g for (of, _), g in comparison.groups.items() if of == row]
+        for group in groups:
+            look = _look(comparison, group.label)
+            marker = _marker(comparison, group.label)
+            _curves(
+                scores, [score_curve(run) for run in group.runs], group, {**look, "marker": marker}
+            )
+            _curves(losses, [loss_curve(run) for run in group.runs], group, look)
+        normalized = groups[0].estimate().normalized
+        scores.set(
+            title=f"{row}: evaluations at the first target",
+            xlabel="updates",
+            ylabel=SCORE if normalized else RETURN,
+        )
+        losses.set(title="training", xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        for formatted in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
+            formatted("{x:.2g}")
+        scores.legend()
+
+
+def _curves(
+    axes: Axes, curves: list[list[tuple[int, float]]], group: Group, look: dict[str, Any]
+) -> None:
+    """The mean is taken at the updates that all curves have."""
+    curves = [curve for curve in curves if curve]
+    if not curves:
+        return
+    seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
+    label = f"{group.label}, mean of {seeds}" if len(curves) > 1 else f"{group.label}, {seeds}"
+    if len(curves) > 1:
+        for curve in curves:
+            axes.plot(*zip(*curve, strict=True), color=look["color"], linewidth=0.8, alpha=0.45)
+    tables = [dict(curve) for curve in curves]
+    shared = sorted(set.intersection(*(set(t) for t in tables)))
+    means = [float(np.mean([t[step] for t in tables])) for step in shared]
+    axes.plot(shared, means, label=label, markersize=6, **look)
+
+
+def plot_seeds(comparison: Comparison, path: Path) -> None:
+    """A panel a row: every seed's headline as a point, beside it the mean and its interval."""
+    rows = list(comparison.rows)
+    columns = min(3, len(rows))
+    height = 1.6 + 0.75 * len(comparison.labels)
+    with drawing(path, -(-len(rows) // columns), columns, 6.5, height) as panels:
+        for row, axes in zip(rows, panels.flat, strict=False):
+            _points(comparison, row, axes)
+        for axes in panels.flat[len(rows) :]:
+            axes.set_visible(False)
+
+
+def _points(comparison: Comparison, row: str, axes: Axes) -> None:
+    groups = [g for (of, _), g in comparison.groups.items() if of == row]
+    for height, group in enumerate(reversed(groups)):
+        estimate = group.estimate()
+        colour, marker = _look(comparison, group.label)["color"], _marker(comparison, group.label)
+        values = group.values()
+        if estimate.over == "seeds":
+            axes.plot(values, [height + 0.18] * len(values), marker, color=colour, alpha=0.5)
+        reach = [[0.0], [0.0]]
+        if estimate.interval is not None:
+            low, high = estimate.interval
+            reach = [[estimate.mean - low], [high - estimate.mean]]
+        axes.errorbar(
+            estimate.mean, height, xerr=reach, fmt=marker, color=colour, capsize=5, markersize=9
+        )
+    names = [f"{g.label}\n({counted(g.estimate())})" for g in reversed(groups)]
+    axes.set_yticks(range(len(groups)), names)
+    axes.set_ylim(-0.5, len(groups) - 0.3)
+    normalized = groups[0].estimate().normalized
+    axes.set(xlabel=SCORE if normalized else RETURN)
+    axes.set_title(f"{row}\nmean, 95 % interval; small: each seed", fontsize=12)
+
+
+def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) -> None:
+    """The share of runs above every score, with pointwise bands, over tasks in common.
+
+    ValueError where `summary.shared` has none.
+    """
+    methods, tasks = shared(comparison)
+    scores = {label: {row: comparison.normalized(label)[row] for row in tasks} for label in methods}
+    every = np.concatenate([runs for of in scores.values() for runs in of.values()])
+    margin = max(1.0, 0.05 * float(np.ptp(every)))
+    thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
+    with drawing(path) as ((axes,),):
+        for label, of in scores.items():
+            look = _look(comparison, label)
+            axes.plot(thresholds, performance_profile(of, thresholds), label=label, **look)
+            band = profile_band(of, thresholds, rng)
+            if band is not None:
+                axes.fill_between(thresholds, *band, color=look["color"], alpha=0.15, linewidth=0)
+            axes.set(
+                title=f"performance profile, {len(tasks)} task(s); band: pointwise 95 % bootstrap",
+                xlabel=SCORE,
+                ylabel="share of runs above",
+                ylim=(-0.03, 1.03),
+            )
+        axes.title.set_fontsize(12)
+        axes.legend()
+
+
+def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
+    """Obtained against asked-for returns.
+
+    calibration: "dataset", "env_id", "checkpoint", "episodes", "reference_scores" (or None),
+    "data_return_quantiles" {"0": ..., "50": ..., "100": ...} and "points", each with "target",
+    "return_mean", "interval_95" of that mean (or None) and "returns".
+    """
+    with drawing(path, 1, 1, 7.5, 6) as ((axes,),):
+        points = sorted(calibration["points"], key=lambda point: point["target"])
+        asked = [point["target"] for point in points]
+        means = np.array([point["return_mean"] for point in points])
+        for number, point in enumerate(points):
+            axes.plot(
+                [point["target"]] * len(point["returns"]),
+                point["returns"],
+                ".",
+                color="0.55",
+                markersize=4,
+                label="single episodes" if number == 0 else None,
+            )
+        ends = [point["interval_95"] or (point["return_mean"],) * 2 for point in points]
+        reach = np.abs(np.array(ends).T - means)
+        axes.errorbar(
+            *(asked, means),
+            yerr=reach,
+            fmt="o-",
+            color=COLOURS[0],
+            capsize=4,
+            label=f"obtained: mean of {calibration['episodes']}, 95 % interval",
+        )
+        quantiles = calibration["data_return_quantiles"]
+        ideal = [min(0.0, *asked), max(asked)]
+        axes.plot(ideal, ideal, "--", color="0.2", linewidth=1.5, label="obtained = asked for")
+        axes.axvline(
+            quantiles["100"], color=COLOURS[1], linestyle="-.", label="best return in the data"
+        )
+        axes.axvline(
+            quantiles["50"], color=COLOURS[4], linestyle=":", label="median return in the data"
+        )
+        axes.set(xlabel="return asked for (sum of raw rewards)", ylabel=f"obtained {RETURN}")
+        about = f"{calibration['env_id']}, {Path(calibration['checkpoint']).name}"
+        axes.set_title(f"{calibration['dataset']}\n{about}", fontsize=12)
+        if calibration["reference_scores"]:
+            _normalized_axis(axes, *calibration["reference_scores"])
+        axes.legend(loc="upper left", fontsize=10)
+
+
+def _normalized_axis(axes: Axes, low: float, high: float) -> None:
+    """The same returns as normalized scores, on the right."""
+    span = high - low
+
+    def normalized(returns: Any) -> Any:
+        return 100 * (returns - low) / span
+
+    def raw(scores: Any) -> Any:
+        return low + scores * span / 100
+
+    right = axes.secondary_yaxis("right", functions=(normalized, raw))
+    right.set_ylabel(SCORE)

@@ -1,0 +1,195 @@
+"""Finished runs, read back from their folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decision_seq.config import read_yaml
+from decision_seq.types import Scores, TargetScore, UserError
+
+DEPTH = 3  # folders below the one named that are searched for runs
+
+
+class Unfinished(UserError):
+    """A run that has begun and has no scores of its last update."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run wrote.
+
+    config: config.yaml, resolved; evaluations: those during training and the last, by the run's
+    own protocol; metrics: records of metrics.jsonl; provenance: {} where the file is absent.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    scores: Scores
+    evaluations: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+    provenance: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def headline(self) -> TargetScore:
+        """The last checkpoint at the first target that was declared."""
+        return self.scores.targets[0]
+
+    @property
+    def targets(self) -> tuple[float | None, ...]:
+        return tuple(score.target for score in self.scores.targets)
+
+    @property
+    def size(self) -> str:
+        """How much data it was trained on: collections of one name come in several sizes."""
+        data = self.provenance.get("data") or {}
+        counts = (data.get("episodes"), data.get("transitions"))
+        return "unknown" if None in counts else f"{counts[0]:,} episodes, {counts[1]:,} transitions"
+
+    @property
+    def commit(self) -> str | None:
+        commit = self.provenance.get("commit")
+        changed = " with uncommitted changes" if self.provenance.get("uncommitted") else ""
+        return f"{commit[:12]}{changed}" if commit else None
+
+
+def value(score: TargetScore) -> float:
+    """The normalized score, or the raw return where no reference scores exist."""
+    return score.return_mean if score.normalized_score is None else score.normalized_score
+
+
+def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Run folders, or folders that hold some -> finished runs, and a line for each unfinished one.
+
+    UserError when a folder is absent, holds no run, or a run in it is damaged.
+    """
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder; give a run's folder or one that holds runs")
+        found = _search(path, DEPTH)
+        if not found:
+            raise UserError(f"{path} holds no run: no config.yaml down to {DEPTH} folders below it")
+        folders.update({folder.resolve(): folder for folder in found})
+    runs, unfinished = [], []
+    for folder in folders.values():
+        try:
+            runs.append(read_run(folder))
+        except Unfinished as error:
+            unfinished.append(str(error))
+    return runs, unfinished
+
+
+def _search(path: Path, depth: int) -> list[Path]:
+    if (path / "config.yaml").is_file():
+        return [path]  # its checkpoints hold a config.yaml of their own
+    if depth == 0:
+        return []
+    try:
+        below = sorted(child for child in path.iterdir() if child.is_dir())
+    except OSError as error:
+        raise UserError(f"cannot look into {path}: {error.strerror}") from error
+    return [run for child in below for run in _search(child, depth - 1)]
+
+
+def read_run(folder: Path) -> Run:
+    """UserError, naming the folder, when it holds no run or a damaged one; Unfinished."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is no run: it holds no config.yaml")
+    config = read_yaml(folder / "config.yaml")
+    try:
+        seeded = isinstance(config["seed"], int) and isinstance(config["policy"]["name"], str)
+        steps, episodes = config["train"]["steps"], config["evaluation"]["episodes"]
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder, "config.yaml", error) from error
+    if not seeded:
+        raise UserError(
+            f"{folder} is damaged: config.yaml names no seed or no policy; leave it out"
+        )
+    if not episodes:
+        raise Unfinished(f"{folder}: was not rolled out (evaluation.episodes 0), so has no scores")
+    if not (folder / "scores.json").is_file():
+        raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
+    scores = _scores(folder)
+    if Path(scores.checkpoint).name != f"step-{steps:08d}":
+        raise Unfinished(
+            f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
+            " updates are asked for; go on with --resume must"
+        )
+    provenance = folder / "provenance.json"
+    return Run(
+        folder,
+        config,
+        scores,
+        tuple(_evaluations(folder, scores)),
+        tuple(_records(folder, "metrics.jsonl")),
+        _json(folder, "provenance.json") if provenance.is_file() else {},
+    )
+
+
+def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
+    said = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
+    return UserError(f"{folder} is damaged: {name}: {' '.join(said.split())[:100]}; leave it out")
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        tree = json.loads((folder / name).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, name, error) from error
+    if not isinstance(tree, dict):
+        raise _damaged(folder, name, "no mapping of keys to values")
+    return tree
+
+
+def _scores(folder: Path) -> Scores:
+    tree = _json(folder, "scores.json")
+    try:
+        targets = [TargetScore.of(target) for target in tree["targets"]]
+        scores = Scores(**{**tree, "targets": targets})
+        sound = targets and all(len(target.returns) == target.episodes > 0 for target in targets)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, "scores.json", error) from error
+    if not sound:
+        raise _damaged(folder, "scores.json", "its targets do not hold their episodes")
+    return scores
+
+
+def _records(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The records of a .jsonl file; none where it is absent."""
+    if not (folder / name).is_file():
+        return []
+    try:
+        records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for record in records:
+            int(record["step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(folder, name, error) from error
+    return records
+
+
+def _evaluations(folder: Path, scores: Scores) -> list[dict[str, Any]]:
+    """The evaluations whose episodes are those of the scores, parsed, by update.
+
+    A run that was resumed with another protocol holds others, which must not be mixed with them.
+    """
+    first = scores.targets[0]
+    ours = (scores.env_id, [t.target for t in scores.targets], first.episodes, first.seed)
+    found: dict[int, dict[str, Any]] = {}
+    for record in _records(folder, "evaluations.jsonl"):
+        try:
+            targets = [TargetScore.of(target) for target in record["targets"]]
+            env_id = record["protocol"]["env_id"]
+            theirs = (env_id, [t.target for t in targets], targets[0].episodes, targets[0].seed)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise _damaged(folder, "evaluations.jsonl", error) from error
+        if theirs == ours:
+            found[record["step"]] = {"step": record["step"], "targets": targets}
+    return [found[step] for step in sorted(found)]

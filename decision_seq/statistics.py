@@ -1,0 +1,163 @@
+"""What several runs say together: means, interquartile means, and how sure one may be of them.
+
+The aggregates and their stratified bootstrap are those of Agarwal et al. 2021, "Deep reinforcement
+learning at the edge of the statistical precipice" (their code: google-research/rliable). A task's
+runs stand in one array [..., n]: leading axes are whole experiments beside each other, so that
+resamples and simulations are computed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Interval = tuple[float, float]
+TaskScores = Mapping[str, Sequence[float]]  # task -> one score a run
+Aggregate = Callable[[Sequence[np.ndarray]], np.ndarray]  # tasks, each [..., n_i] -> [...]
+
+LEVEL = 0.95
+RESAMPLES = 2_000
+GAMMA = 100.0  # the normalized score of an expert: D4RL's (and Atari's human) 100
+
+
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """95 % interval of the mean by Student's t; the mean itself, twice, for a single value."""
+    array = np.asarray(values, np.float64)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return mean, mean
+    low, high = student_interval(array)
+    return float(low), float(high)
+
+
+def student_interval(values: np.ndarray) -> np.ndarray:
+    """Runs [..., n], n at least 2 -> the ends of the mean's 95 % interval [2, ...]."""
+    from scipy.special import stdtrit  # the only part of scipy that evaluation needs
+
+    count = values.shape[-1]
+    half = stdtrit(count - 1, (1 + LEVEL) / 2) * values.std(-1, ddof=1) / np.sqrt(count)
+    mean = values.mean(-1)
+    return np.stack([mean - half, mean + half])
+
+
+def mean_of_tasks(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over tasks of the mean over runs: every task counts alike."""
+    return np.stack([runs.mean(-1) for runs in tasks]).mean(0)
+
+
+def interquartile_mean(tasks: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the middle half of all runs of all tasks (`scipy.stats.trim_mean`, 0.25).
+
+    As in rliable, runs are pooled: a task with more runs weighs more.
+    """
+    pooled = np.sort(np.concatenate(tasks, axis=-1), axis=-1)
+    cut = pooled.shape[-1] // 4
+    return pooled[..., cut : pooled.shape[-1] - cut].mean(-1)
+
+
+def optimality_gap(tasks: Sequence[np.ndarray], gamma: float = GAMMA) -> np.ndarray:
+    """How far scores stay below gamma on average; what lies above counts as gamma."""
+    return mean_of_tasks([np.maximum(gamma - runs, 0.0) for runs in tasks])
+
+
+def improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> np.ndarray:
+    """P(X > Y) averaged over tasks, ties counting one half: the Mann-Whitney statistic / (n m)."""
+    return np.stack([_exceeds(a, b) for a, b in zip(x, y, strict=True)]).mean(0)
+
+
+def _exceeds(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    difference = x[..., :, None] - y[..., None, :]
+    return (0.5 + 0.5 * np.sign(difference)).mean((-2, -1))
+
+
+def resample(runs: np.ndarray, reps: int, rng: np.random.Generator) -> np.ndarray:
+    """Runs [..., n] -> [..., reps, n], drawn with replacement."""
+    *lead, count = runs.shape
+    drawn = rng.integers(count, size=(*lead, reps, count))
+    return np.take_along_axis(runs[..., None, :], drawn, axis=-1)
+
+
+def percentile_interval(estimates: np.ndarray) -> np.ndarray:
+    """Estimates [..., reps] -> the ends of the 95 % percentile interval [2, ...]."""
+    return np.quantile(estimates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
+
+
+def aggregated(scores: TaskScores, aggregate: Aggregate) -> float:
+    """An aggregate of one experiment."""
+    return float(aggregate(_arrays(scores)))
+
+
+def bootstrap_interval(
+    scores: TaskScores, aggregate: Aggregate, rng: np.random.Generator, reps: int = RESAMPLES
+) -> Interval | None:
+    """95 % stratified bootstrap percentile interval: runs are resampled within each task.
+
+    None where a task has a single run, whose spread nothing can tell. With few runs the interval
+    is too narrow; `coverage.simulate` measures by how much.
+    """
+    tasks = _arrays(scores)
+    if min(map(len, tasks)) < 2:
+        return None
+    estimates = aggregate([resample(runs, reps, rng) for runs in tasks])
+    low, high = percentile_interval(estimates)
+    return float(low), float(high)
+
+
+def probability_of_improvement(x: TaskScores, y: TaskScores) -> float:
+    """P(a run of X scores above one of Y), averaged over the tasks that both have.
+
+    ValueError when they have none in common.
+    """
+    return float(improvement(*_shared(x, y)))
+
+
+def improvement_interval(
+    x: TaskScores, y: TaskScores, rng: np.random.Generator, reps: int = RESAMPLES
+) -> Interval | None:
+    """Its 95 % bootstrap interval, X and Y resampled apart; None with a single run in a task."""
+    ours, theirs = _shared(x, y)
+    if min(map(len, [*ours, *theirs])) < 2:
+        return None
+    drawn = ([resample(runs, reps, rng) for runs in tasks] for tasks in (ours, theirs))
+    low, high = percentile_interval(improvement(*drawn))
+    return float(low), float(high)
+
+
+def performance_profile(scores: TaskScores, thresholds: np.ndarray) -> np.ndarray:
+    """The fraction of runs above each threshold [K]; every task counts alike."""
+    return _profile(_arrays(scores), thresholds)
+
+
+def profile_band(
+    scores: TaskScores, thresholds: np.ndarray, rng: np.random.Generator, reps: int = RESAMPLES
+) -> np.ndarray | None:
+    """[2, K]: the profile's pointwise 95 % bootstrap band; None with a single run in a task."""
+    tasks = _arrays(scores)
+    if min(map(len, tasks)) < 2:
+        return None
+    profiles = _profile([resample(runs, reps, rng) for runs in tasks], thresholds)  # [reps, K]
+    return percentile_interval(profiles.T)
+
+
+def _profile(tasks: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+    """Tasks, each [..., n] -> [..., K], a threshold at a time: memory stays that of the runs."""
+    columns = [mean_of_tasks([runs > threshold for runs in tasks]) for threshold in thresholds]
+    return np.stack(columns, axis=-1)
+
+
+def _arrays(scores: TaskScores) -> list[np.ndarray]:
+    """ValueError without a task, without a run in one, or with a score that is no number."""
+    tasks = [np.asarray(runs, np.float64) for runs in scores.values()]
+    if not tasks or any(runs.ndim != 1 or not len(runs) for runs in tasks):
+        raise ValueError("every task needs at least one run, and there must be a task")
+    if not all(np.isfinite(runs).all() for runs in tasks):
+        raise ValueError("scores must be finite numbers")
+    return tasks
+
+
+def _shared(x: TaskScores, y: TaskScores) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    common = [task for task in x if task in y]
+    if not common:
+        raise ValueError(f"no task in common: {', '.join(x)} and {', '.join(y)}")
+    return _arrays({task: x[task] for task in common}), _arrays({task: y[task] for task in common})

@@ -1,0 +1,153 @@
+"""What may be averaged is averaged by the right unit; what may not is kept apart and said."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from decision_seq.report.compare import Comparison, compare, counted
+from decision_seq.report.runs import find_runs, value
+from decision_seq.report.summary import improvements, shared, summaries
+from tests.report.folders import BUNDLED, HOPPER, write_run
+
+BC = {"name": "bc", "layers": 3}
+
+
+def compared(folder: Path) -> Comparison:
+    return compare(find_runs([folder])[0])
+
+
+def test_seeds_are_the_unit_where_there_are_several(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_run(tmp_path / str(seed), seed)
+    runs, _ = find_runs([tmp_path])
+    comparison = compare(runs)
+    (group,) = comparison.groups.values()
+    estimate = group.estimate()
+    means = [np.mean(run.scores.targets[0].returns) for run in runs]
+    scores = [100 * (mean - HOPPER[0]) / (HOPPER[1] - HOPPER[0]) for mean in means]
+    expected = stats.ttest_1samp(scores, 0).confidence_interval(0.95)
+    assert estimate.mean == pytest.approx(np.mean(scores))
+    assert estimate.interval == pytest.approx(tuple(expected))
+    assert counted(estimate) == "4 seeds"
+
+
+def test_episodes_are_the_unit_of_one_seed(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    (group,) = compared(tmp_path).groups.values()
+    assert group.estimate().interval == group.runs[0].headline.interval_95
+    assert counted(group.estimate()) == "4 episodes of 1 seed"
+
+
+def test_headline_is_last_and_first_and_best_of_is_apart(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    (group,) = compared(tmp_path).groups.values()
+    (run,) = group.runs
+    assert group.estimate().mean == value(run.scores.targets[0])
+    best = max(value(record["targets"][0]) for record in run.evaluations)
+    assert group.best_of_evaluations() == best
+    assert group.best_of_targets() == max(map(value, run.scores.targets))
+
+
+def test_labels_say_what_differs(tmp_path: Path) -> None:
+    dt = {"name": "dt", "context_length": 20}
+    write_run(tmp_path / "a", policy=dt)
+    write_run(tmp_path / "b", policy={**dt, "context_length": 5})
+    write_run(tmp_path / "c", 1, policy=BC, targets=(None,), more={"best_fraction": 1.0})
+    write_run(tmp_path / "d", 1, policy=BC, targets=(None,), more={"best_fraction": 0.1})
+    comparison = compared(tmp_path)
+    assert comparison.labels == [
+        "bc",
+        "bc best 10 %",
+        "dt context_length 20",
+        "dt context_length 5",
+    ]
+    assert len(comparison.rows) == 1  # asking for no return does not part them
+    assert comparison.notes == []
+
+
+def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", more={"conditioning": {"scale": 1000.0}})
+    other = "d4rl/walker2d-medium-v2"
+    write_run(tmp_path / "b", dataset=other, more={"conditioning": {"scale": 500.0}})
+    assert compared(tmp_path).labels == ["dt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"episodes": 8}, "episodes"),
+        ({"targets": (1800.0,)}, "targets"),
+        ({"env_id": "Hopper-v5"}, "env_id"),
+        ({"source": BUNDLED}, "source"),
+    ],
+)
+def test_another_protocol_is_kept_apart_and_said(tmp_path: Path, change: dict, named: str) -> None:
+    write_run(tmp_path / "a", 0)
+    write_run(tmp_path / "b", 1, **change)
+    comparison = compared(tmp_path)
+    assert list(comparison.rows) == ["d4rl/hopper-medium-v2 [1]", "d4rl/hopper-medium-v2 [2]"]
+    assert all(len(group.runs) == 1 for group in comparison.groups.values())
+    (note,) = comparison.notes
+    assert "kept apart" in note
+    assert named in note
+
+
+def test_a_seed_twice_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0)
+    write_run(tmp_path / "b", 0)
+    (note,) = compared(tmp_path).notes
+    assert "share seed 0" in note
+
+
+@pytest.mark.parametrize(
+    ("dataset", "source", "comparable"),
+    [
+        ("d4rl/hopper-medium-v2", "D4RL-layout file hopper_medium-v2.hdf5, sha256 0", True),
+        ("d4rl/hopper-medium-v0", "D4RL-layout file hopper_medium.hdf5, sha256 0", False),
+        ("bundled/hopper-medium", BUNDLED, False),
+        ("minari/mujoco/hopper/medium-v0", "Minari dataset mujoco/hopper/medium-v0", False),
+        ("d4rl/pen-human-v1", "D4RL-layout file pen-v1_human.hdf5, sha256 0", True),
+    ],
+)
+def test_only_d4rls_newest_data_may_be_compared(
+    tmp_path: Path, dataset: str, source: str, comparable: bool
+) -> None:
+    write_run(tmp_path / "run", dataset=dataset, source=source)
+    (protocol,) = compared(tmp_path).rows.values()
+    assert protocol.comparable is comparable
+
+
+def test_over_tasks(tmp_path: Path) -> None:
+    for seed in range(3):
+        for task in ("hopper-medium", "hopper-expert"):
+            name = f"d4rl/{task}-v2"
+            write_run(tmp_path / f"dt-{task}-{seed}", seed, 2000, dataset=name)
+            write_run(
+                tmp_path / f"bc-{task}-{seed}", seed, 1000, dataset=name, policy=BC, targets=(None,)
+            )
+    write_run(tmp_path / "alone", 0, dataset="d4rl/hopper-random-v2", policy={"name": "tt"})
+    raw = write_run(tmp_path / "raw", 0, dataset="bundled/reacher2d-medium", reference=None)
+    assert raw.is_dir()
+    comparison = compared(tmp_path)
+    methods, tasks = shared(comparison)
+    assert methods == ["bc", "dt"]
+    assert tasks == ["d4rl/hopper-expert-v2", "d4rl/hopper-medium-v2"]
+    found = {(s.label, s.statistic): s for s in summaries(comparison, np.random.default_rng(0))}
+    pooled = [score for task in tasks for score in comparison.normalized("dt")[task]]
+    iqm = found["dt", "IQM"]
+    assert iqm.estimate == pytest.approx(stats.trim_mean(pooled, 0.25))
+    assert iqm.interval is not None
+    assert iqm.interval[0] < iqm.estimate < iqm.interval[1]
+    assert iqm.coverage is not None
+    assert 0.6 < iqm.coverage < 0.95  # three seeds: less than it says
+    (pair,) = improvements(comparison, np.random.default_rng(0))
+    assert (pair.over, pair.under, pair.probability, pair.tasks) == ("bc", "dt", 0.0, 2)
+
+
+def test_one_seed_has_no_interval_over_tasks(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    for summary in summaries(compared(tmp_path), np.random.default_rng(0)):
+        assert summary.interval is None
+        assert summary.coverage is None

@@ -1,0 +1,117 @@
+"""Runs are read back whole, or refused in one line that names their folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from decision_seq.report.runs import Unfinished, find_runs, read_run
+from decision_seq.types import UserError
+from tests.report.folders import lines, write_run
+
+
+def test_a_finished_run(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", seed=3))
+    assert run.seed == 3
+    assert run.headline.target == 3600
+    assert run.targets == (3600, 1800)
+    assert [record["step"] for record in run.evaluations] == [25, 50, 75, 100]
+    assert run.metrics[-1]["step"] == 100
+    assert run.commit == "0123456789ab"
+    assert run.size == "9 episodes, 3,000 transitions"
+
+
+def test_runs_are_found_below_a_folder_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "a" / "b" / "run")
+    write_run(tmp_path / "other")
+    checkpoint = tmp_path / "other" / "checkpoints" / "step-00000100"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.yaml").write_text("{}")  # no run, though it has one
+    runs, unfinished = find_runs([tmp_path, tmp_path / "other"])
+    assert sorted(run.folder.name for run in runs) == ["other", "run"]
+    assert unfinished == []
+
+
+def test_search_ends_three_folders_down(tmp_path: Path) -> None:
+    write_run(tmp_path / "top" / "1" / "2" / "3")
+    assert len(find_runs([tmp_path / "top"])[0]) == 1
+    with pytest.raises(UserError, match="holds no run"):
+        find_runs([tmp_path])
+
+
+def test_evaluations_of_another_protocol_are_not_this_runs(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "evaluations.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["protocol"]["env_id"] = "Hopper-v5"
+    lines(path, records)
+    assert [record["step"] for record in read_run(folder).evaluations] == [50, 75, 100]
+
+
+def without_scores(folder: Path) -> None:
+    (folder / "scores.json").unlink()
+
+
+def with_more_to_do(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("steps: 100", "steps: 200"))
+
+
+def without_rollout(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("episodes: 4", "episodes: 0"))
+
+
+@pytest.mark.parametrize(
+    ("leave", "said"),
+    [
+        (without_scores, "no scores.json"),
+        (with_more_to_do, "step-00000100 and 200"),
+        (without_rollout, "was not rolled out"),
+    ],
+)
+def test_unfinished_runs_are_named(
+    tmp_path: Path, leave: Callable[[Path], None], said: str
+) -> None:
+    folder = write_run(tmp_path / "half")
+    leave(folder)
+    write_run(tmp_path / "whole")
+    with pytest.raises(Unfinished, match=said):
+        read_run(folder)
+    runs, unfinished = find_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["whole"]
+    assert len(unfinished) == 1
+    assert str(folder) in unfinished[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("scores.json", "{"),
+        ("scores.json", "[]"),
+        ("scores.json", '{"targets": []}'),
+        ("scores.json", '{"targets": [{"target": 1}]}'),
+        ("config.yaml", "policy: {}"),
+        ("config.yaml", "- 1"),
+        ("evaluations.jsonl", '{"step": 1}\n'),
+        ("metrics.jsonl", '{"step": 1}\n{"st'),
+        ("provenance.json", "nothing"),
+    ],
+)
+def test_damage_is_one_line(tmp_path: Path, name: str, text: str) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / name).write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_run(folder)
+    assert not isinstance(refused.value, Unfinished)
+    assert str(folder) in str(refused.value)
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_no_folder_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        find_runs([tmp_path / "absent"])
+    with pytest.raises(UserError, match="is no run"):
+        read_run(tmp_path)
