@@ -102,12 +102,8 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     )
     returns = percentiles(store.returns)
     # Where nobody published any: the best that the data hold, and the middle.
-    require(
-        evaluation.targets != () or not conditioning.size,
-        "config: evaluation.targets is empty; name at least one return",
-    )
     asked = evaluation.targets or (facts.targets if facts else None) or ("max", "median")
-    targets = resolve(asked, returns) if conditioning.size else ()
+    targets = resolve(asked, returns) if conditioning.size else None
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
@@ -122,7 +118,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
             store.source,
             env_id,
             family,
-            targets,
+            targets or (),
             store.reference_scores,
             returns,
         ),

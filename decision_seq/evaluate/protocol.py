@@ -38,7 +38,8 @@ class EvaluationConfig:
     """env_id and targets: null takes those of the dataset's task (`envs.FACTS`).
 
     targets: raw returns asked for, declared before training; the first is the headline. Words name
-        percentiles of the data's own returns: `max`, `median`, `q0` to `q100`.
+        percentiles of the data's own returns: `max`, `median`, `q0` to `q100`. Ignored for a policy
+        that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
     precision: of the policy's matrix products.
@@ -60,6 +61,7 @@ class EvaluationConfig:
         require(
             self.episodes >= 0, f"config: evaluation.episodes {self.episodes} must not be negative"
         )
+        require(self.targets != (), "config: evaluation.targets is empty; name at least one return")
         check_targets(self.targets or (), "config: evaluation.targets:")
         for key in ("seed", "every"):
             value = getattr(self, key)
