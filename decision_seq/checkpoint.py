@@ -45,7 +45,7 @@ class DataFacts:
 
     dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
     the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
-    returns are normalised; targets: the pre-declared raw returns.
+    returns are normalised; targets: the pre-declared raw returns; checksum: the store's.
     """
 
     dataset: str
@@ -54,6 +54,7 @@ class DataFacts:
     family: str | None
     targets: tuple[float, ...]
     reference_scores: tuple[float, float] | None
+    checksum: str | None = None  # checkpoints of before it was kept have none
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ LAYERS = [
     "report",
     "provenance",
     "problem",
+    "offline",
     "run_folder",
     "experiment",
     "doctor",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.console import make_reporter, print_scores
+from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_verb
 
 
@@ -18,7 +18,8 @@ def add(verbs: Any) -> None:
         "Roll out a checkpoint and print its scores; the dataset is not needed.",
         "  decision-seq evaluate runs/mine\n"
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
-        "      --episodes 100",
+        "      --episodes 100\n"
+        "  decision-seq evaluate runs/mine --offline",
     )
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
@@ -30,10 +31,25 @@ def add(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, default=10_000, help="episode i starts from seed + i")
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
     parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="no rollout: errors of the actions on the episodes that training held out (held_out)",
+    )
+    parser.add_argument("--dataset", help="of --offline: where the data are (default: as trained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    if options.offline:
+        from decision_seq.offline import offline_checkpoint
+
+        reporter = make_reporter()
+        measured = offline_checkpoint(
+            options.path, options.dataset, options.device, reporter=reporter
+        )
+        print_offline(measured, options.json)
+        return 0
     from decision_seq.envs import trust
     from decision_seq.evaluate import evaluate_checkpoint
 

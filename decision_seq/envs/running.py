@@ -149,15 +149,16 @@ class Environments:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
-        """Observation shape and action size."""
-        spaces = self.envs[0].observation_space, self.envs[0].action_space
-        for space in spaces:
+        """Observation shape and action size: dimensions, or choices of a discrete action."""
+        seen, acted = self.envs[0].observation_space, self.envs[0].action_space
+        discrete = type(acted).__name__ == "Discrete" and acted.start == 0
+        for space in (seen,) if discrete else (seen, acted):
             if type(space).__name__ != "Box":
                 raise UserError(
-                    f"{self.env_id} has a space of kind {type(space).__name__}; vectors of numbers"
-                    " (Box) are needed"
+                    f"{self.env_id} has a space {space}; vectors of numbers (Box) are needed, or,"
+                    " for the action, choices counted from 0"
                 )
-        return tuple(spaces[0].shape), int(np.prod(spaces[1].shape))
+        return tuple(seen.shape), int(acted.n if discrete else np.prod(acted.shape))
 
     @property
     def max_episode_steps(self) -> int | None:
