@@ -216,8 +216,8 @@ def offline_checkpoint(
     facts = loaded.facts
     require(
         store.checksum == facts.checksum,
-        f"{store.source} is not what {path} was trained on ({facts.source}, checksum"
-        f" {facts.checksum}); name those data with --dataset",
+        f"{dataset or config.dataset} is not what {path} was trained on ({facts.source}); name"
+        " those data with --dataset",
     )
     episodes = held_out(store.num_episodes, config.held_out)
     groups = offline_metrics(
