@@ -91,7 +91,7 @@ class DecisionTransformer(Policy):
         return self.actions.choose(hidden[:, 0]), None
 
     def _tokens(self, batch: Batch) -> Tensor:
-        """[B, 3T - 1, D]: the steps' tokens interleaved, then normalised."""
+        """[B, L, D]: the steps' tokens interleaved, then normalised."""
         streams = [self.encoder(batch.observations), self.actions.embed(batch.actions)]
         if self.embed_condition is not None:
             streams.insert(0, self.embed_condition(batch.conditions))
