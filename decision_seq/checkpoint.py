@@ -46,7 +46,7 @@ class DataFacts:
     dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
     the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
     returns are normalised; targets: the pre-declared raw returns; return_percentiles: the 0th to
-    100th of the data's episode returns.
+    100th of the data's episode returns; checksum: the store's. Older checkpoints lack the last two.
     """
 
     dataset: str
@@ -56,6 +56,7 @@ class DataFacts:
     targets: tuple[float, ...]
     reference_scores: tuple[float, float] | None
     return_percentiles: tuple[float, ...] | None = None
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)

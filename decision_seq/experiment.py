@@ -6,6 +6,7 @@ writes what a reader needs to believe it:
     config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   on the way
     provenance.json   data, code, packages, machine  checkpoints/step-NNNNNNNN/    see checkpoint.py
     scores.json       every episode of every target  evaluations.jsonl   those during training too
+    offline.json      errors on held-out episodes, where some were held out
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from decision_seq.data.conditioning import label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.envs import environment_notes
 from decision_seq.evaluate import Evaluation, check_environment
+from decision_seq.offline import OfflineScores, offline_checkpoint
 from decision_seq.policies import Policy
 from decision_seq.problem import Config, Problem, prepare, window_index
 from decision_seq.provenance import Launched
@@ -88,10 +90,14 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Finished(NamedTuple):
-    """What became of a run: its last checkpoint, and the scores of it (None without a rollout)."""
+    """What became of a run: its last checkpoint, and the scores of it (None without a rollout).
+
+    offline: measured on held-out episodes, None where none were held out.
+    """
 
     checkpoint: Path
     scores: Scores | None
+    offline: OfflineScores | None
 
 
 def train(
@@ -137,7 +143,12 @@ def train(
         scores = _scores(problem, path, record) if record else None
         if scores is not None:
             write_json(output / "scores.json", scores_json(scores))
-        return Finished(path, scores)
+        offline = None
+        if problem.config.held_out:
+            device = str(accelerator.device)
+            offline = offline_checkpoint(path, device=device, store=problem.store)
+            write_json(output / "offline.json", dataclasses.asdict(offline))
+        return Finished(path, scores, offline)
 
 
 def leave(accelerator: Accelerator) -> None:

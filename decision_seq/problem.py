@@ -15,6 +15,7 @@ from decision_seq.data.bundled import DEFAULT_SIZE
 from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
 from decision_seq.data.sampler import WindowIndex
+from decision_seq.data.selection import held_out, trained_on
 from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
@@ -42,10 +43,15 @@ class Config:
 
     unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
     are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
+    best_fraction: train on the episodes of the highest returns alone that make up this part of the
+    steps (the X % of %BC). held_out: part of the episodes that are not trained on, the same for
+    every seed; on them `offline` measures the policy without an environment.
     """
 
     dataset: str = "hopper-medium"
     unfinished: Literal["keep", "exclude"] = "keep"
+    best_fraction: float = 1.0
+    held_out: float = 0.0
     seed: int = 0
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
@@ -55,6 +61,9 @@ class Config:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
+        best, held = self.best_fraction, self.held_out
+        require(0 < best <= 1, f"config: best_fraction {best} must be above 0, and 1 at most")
+        require(0 <= held < 1, f"config: held_out {held} must be at least 0 and below 1")
         evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
         require(
             self.train.keep_best is None or evaluated,
@@ -73,12 +82,15 @@ class Problem:
     facts: DataFacts
 
 
+def open_data(config: Config, reporter: Reporter) -> EpisodeStore:
+    """The dataset that the config names, fetched or collected where it is not at hand."""
+    size = Size(config.collection.steps)
+    return open_dataset(config.dataset, Request(size, config.collection.seed, reporter=reporter))
+
+
 def prepare(config: Config, reporter: Reporter) -> Problem:
     """Open the data and resolve the config by it; UserError when they do not fit together."""
-    request = Request(
-        size=Size(config.collection.steps), seed=config.collection.seed, reporter=reporter
-    )
-    store = open_dataset(config.dataset, request)
+    store = open_data(config, reporter)
     reporter.say(
         f"data: {store.source}: {store.num_episodes:,} episodes,"
         f" {store.num_transitions:,} transitions"
@@ -93,12 +105,16 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     if evaluation.episodes and not evaluation.env_id:  # what the data ask for may not run here
         reason = obstacle(env_id, family)
     if reason:
-        reporter.say(f"not rolled out: {reason}; the offline metrics are in metrics.jsonl")
+        measured = "scored on the held-out episodes instead, in offline.json"
+        if not config.held_out:
+            measured = "hold out some episodes to have it scored on them, by --held_out 0.1"
+        reporter.say(f"not rolled out: {reason}; {measured}")
         evaluation = dataclasses.replace(evaluation, episodes=0)
     require(
         env_id is not None or evaluation.episodes == 0,
         f"no environment is known for {config.dataset}; name one with --evaluation.env_id, or train"
-        " without evaluation by --evaluation.episodes 0",
+        " without evaluation by --evaluation.episodes 0, with --held_out 0.1 to measure it on"
+        " episodes held out",
     )
     returns = percentiles(store.returns)
     # Where nobody published any: the best that the data hold, and the middle.
@@ -121,6 +137,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
             targets or (),
             store.reference_scores,
             returns,
+            store.checksum,
         ),
     )
 
@@ -138,6 +155,14 @@ def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -
         config.unfinished == "keep" or not unfinished.all(),
         f"{config.dataset}: no episode has an end; train with --unfinished keep",
     )
+    trained = trained_episodes(config, store)
+    if not trained.all():
+        held = int(held_out(store.num_episodes, config.held_out).sum())
+        reporter.say(
+            f"data: trained on {int(trained.sum()):,} of the episodes,"
+            f" {int(store.lengths[trained].sum()):,} transitions"
+            + (f"; {held:,} episodes are held out" if held else "")
+        )
     actions = store.columns["actions"]
     reach = np.abs([store.header["statistics"][key] for key in ("action_min", "action_max")]).max()
     if actions.dtype.kind == "f" and reach > 1 + 1e-5:
@@ -149,10 +174,15 @@ def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -
 
 def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
     """Where windows may start."""
-    ended = store.terminated | store.truncated
-    if config.unfinished == "keep" or ended.all():
+    trained = trained_episodes(config, store)
+    if trained.all():
         return WindowIndex(store.offsets)
-    return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(ended, store.lengths)))
+    return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(trained, store.lengths)))
+
+
+def trained_episodes(config: Config, store: EpisodeStore) -> np.ndarray:
+    """Which episodes windows are drawn from, [E] bool."""
+    return trained_on(store, config.unfinished, config.best_fraction, config.held_out)
 
 
 def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:

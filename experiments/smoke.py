@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from decision_seq.config import read_yaml
 from decision_seq.report import table
 
 EXPERIMENTS = Path(__file__).parent
@@ -26,10 +27,10 @@ SMALL = {
     "train.checkpoint_every": 10,
     "train.precision": "fp32",
     "evaluation.episodes": 2,
-    "policy.backbone.width": 16,
-    "policy.backbone.layers": 2,
-    "policy.backbone.heads": 2,
+    "held_out": 0.2,
 }
+SMALL_POLICY = {"width": 16, "layers": 2}
+SMALL_BACKBONE = {**SMALL_POLICY, "heads": 2}
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -60,12 +61,21 @@ def killed(arguments: list[str], output: Path) -> int:
     return metrics.read_text().count("\n") if metrics.is_file() else 0
 
 
+def small(recipe: Path) -> dict[str, object]:
+    """The overrides that make a recipe tiny."""
+    if "backbone" in read_yaml(recipe)["policy"]:
+        sizes = {f"policy.backbone.{key}": value for key, value in SMALL_BACKBONE.items()}
+    else:
+        sizes = {f"policy.{key}": value for key, value in SMALL_POLICY.items()}
+    return {**SMALL, **sizes}
+
+
 def smoke(recipe: Path, folder: Path) -> list[str]:
     """The recipe's row of the table."""
     started = time.monotonic()
     name = str(recipe.relative_to(EXPERIMENTS).with_suffix(""))
     output = folder / name.replace("/", "-")
-    overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
+    overrides = [part for key, value in small(recipe).items() for part in (f"--{key}", str(value))]
     arguments = ["train", "--config", str(recipe), "--dataset", DATASET, "--output", str(output)]
     logged = killed([*arguments, *overrides], output)
     resumed = run(["train", "--output", str(output), "--resume"])
@@ -77,6 +87,9 @@ def smoke(recipe: Path, folder: Path) -> list[str]:
     trained = json.loads((output / "scores.json").read_text())
     if scores["targets"] != trained["targets"]:
         sys.exit(f"{name}: evaluate gives other scores than train did")
+    measured = json.loads(run(["evaluate", str(output), "--offline", "--json"]).stdout)
+    if measured != json.loads((output / "offline.json").read_text()):
+        sys.exit(f"{name}: evaluate --offline measures otherwise than train did")
     seconds = time.monotonic() - started
     score = f"{scores['targets'][0]['normalized_score']:.1f}"
     return [name, str(logged), from_step[0][-8:].lstrip("0"), score, f"{seconds:.0f} s"]

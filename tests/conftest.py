@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
-from decision_seq.types import Episode, Reporter, Spec
+from decision_seq.rollout import Context, News
+from decision_seq.types import Batch, Episode, Reporter, Spec
 
 # Hopper's sizes, so that what is trained here can be rolled out in the real environment.
 OBSERVATION, ACTION = 11, 3
@@ -43,6 +45,20 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ
     return root
+
+
+def lived(spec: Spec, context_length: int, episode: Episode, labels: np.ndarray) -> Iterator[Batch]:
+    """What a policy is shown at every step of an episode, at row 1 of 2; row 0 lives its last."""
+    context, news = Context(2, context_length, spec), News(2, spec, torch.device("cpu"))
+    actions = torch.zeros_like(context.actions[:, 0])
+    for t in range(len(episode)):
+        news.observations[:] = episode.observations[t]
+        news.conditions[:] = labels[t]
+        news.rewards[:] = episode.rewards[t - 1] if t else 0
+        news.fresh[:] = [1, t == 0]
+        context.advance(actions, news.tensor)
+        yield context.batch()
+        actions[:] = torch.tensor(episode.actions[t])
 
 
 def make_episode(

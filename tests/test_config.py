@@ -42,7 +42,7 @@ def test_scientific_notation_without_a_dot_is_a_number() -> None:
     [
         ({"train": {"stepz": 3}}, "train.stepz; did you mean train.steps?"),
         ({"polcy": {}}, "polcy; did you mean policy?"),
-        ({"policy": {"name": "dtt"}}, "'dtt' is unknown; one of dt"),
+        ({"policy": {"name": "dtt"}}, "'dtt' is unknown; one of"),
         ({"policy": {"backbone": {"name": "mlp"}}}, "policy.backbone.name 'mlp'"),
         ({"policy": {"backbone": {"head": 1}}}, "did you mean policy.backbone.heads?"),
         ({"policy": {"context_length": 0}}, "context_length 0 must be at least 1"),
@@ -73,7 +73,7 @@ def test_a_bad_value_is_named(tree: dict, named: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["dt/gym", "dt/paper"])
+@pytest.mark.parametrize("name", ["bc/gym", "bc/paper", "bc/transformer", "dt/gym", "dt/paper"])
 def test_recipes_load(name: str) -> None:
     made = config.load(Config, config.read_yaml(recipe_path(name)))
     assert made.policy.context_length == 20
@@ -89,6 +89,16 @@ def test_the_paper_recipe_is_the_papers() -> None:
     assert train.rate(0) == pytest.approx(1e-4 / 10_000)
     assert train.rate(9_999) == train.rate(99_999) == 1e-4
     assert made.evaluation.episodes == 100
+
+
+def test_the_paper_recipe_of_cloning_is_the_papers() -> None:
+    """kzl/decision-transformer gym/experiment.py and gym/decision_transformer/models/mlp_bc.py."""
+    made = config.load(Config, config.read_yaml(recipe_path("bc/paper")))
+    train, policy = made.train, made.policy
+    assert (train.steps, train.batch_size, train.learning_rate) == (100_000, 64, 1e-4)
+    assert (train.weight_decay, train.warmup_steps, train.clip) == (1e-4, 10_000, None)
+    assert (policy.layers, policy.width, policy.dropout) == (3, 128, 0.1)
+    assert made.conditioning.size == 0
 
 
 def test_an_environment_id_with_keyword_arguments_stays_text() -> None:

@@ -27,6 +27,7 @@ LAYERS = [
     "report",
     "provenance",
     "problem",
+    "offline",
     "run_folder",
     "experiment",
     "doctor",

@@ -14,6 +14,7 @@ from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.rollout import SEATS, Asked, Context, News, queue_up, roll, rollout
 from decision_seq.types import Batch, Spec
+from tests.conftest import lived
 
 K = 6
 CONDITIONING = ReturnToGo(20.0)  # so small that a reward not subtracted is seen
@@ -40,32 +41,21 @@ def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> 
     gatherer = WindowGatherer(store, label(store, CONDITIONING), K, 1000)
     index = 2  # 51 steps, so that the window slides
     episode, first = store.episode(index), int(store.offsets[index])
-    row = 1  # of two: the other stays at the episode's first step
-    context = Context(2, K, policy.spec)
-    news = News(2, policy.spec, torch.device("cpu"))
-    actions = torch.zeros(2, policy.spec.action_size)
     labels = np.asarray(gatherer.conditions.array[first : first + len(episode)])
-    for t in range(len(episode)):
-        news.observations[:] = episode.observations[t]
-        news.conditions[:] = labels[t]
-        news.rewards[:] = episode.rewards[t - 1] if t else 0
-        news.fresh[:] = [1, t == 0]
-        context.advance(actions, news.tensor)
-        lived = context.batch()
+    for t, context in enumerate(lived(policy.spec, K, episode, labels)):
         start = max(0, t - K + 1)
         trained = gatherer.gather(np.array([first + start])).tensors()
         length = t - start + 1
-        assert lived.lengths.tolist() == [1, length]
+        assert context.lengths.tolist() == [1, length]
         for name in ("observations", "conditions", "timesteps"):
             expected = getattr(trained, name)[0, :length]
-            torch.testing.assert_close(getattr(lived, name)[row, :length], expected)
+            torch.testing.assert_close(getattr(context, name)[1, :length], expected)
         for name in ("actions", "rewards"):
             expected = getattr(trained, name)[0, : length - 1]
-            torch.testing.assert_close(getattr(lived, name)[row, : length - 1], expected)
+            torch.testing.assert_close(getattr(context, name)[1, : length - 1], expected)
         hidden = policy.backbone(policy._tokens(trained), slice(1, None, 3))
         expected = policy.actions.predict(hidden[0, length - 1])
-        torch.testing.assert_close(policy.act(lived)[0][row], expected, rtol=1e-4, atol=1e-5)
-        actions[:] = torch.tensor(episode.actions[t])
+        torch.testing.assert_close(policy.act(context)[0][1], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

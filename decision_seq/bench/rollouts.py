@@ -207,7 +207,7 @@ class _Original:
         """All hidden states of all blocks, then the one that is wanted."""
         policy = self.policy
         hidden = policy.backbone(policy._tokens(batch))  # [1, 3T - 1, D]
-        return policy.actions.predict(hidden[0, -1])
+        return policy.actions.choose(hidden[0, -1])
 
     @torch.inference_mode()
     def difference(self) -> float:

@@ -58,6 +58,14 @@ def speaks_of_itself(error: UserError) -> str | None:
     return f"rank {os.environ['RANK']}: " if isinstance(error, OfOneRank) else None
 
 
+def print_offline(scores: Any, as_json: bool = False) -> None:
+    from dataclasses import asdict
+
+    from decision_seq.offline import offline_text
+
+    print(json.dumps(asdict(scores), indent=1) if as_json else f"\n{offline_text(scores)}")
+
+
 def print_scores(scores: Any, as_json: bool) -> None:
     from decision_seq.report import score_table, scores_json
 

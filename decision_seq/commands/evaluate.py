@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.console import make_reporter, print_scores
+from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_verb
 
 CALIBRATION_POINTS = 11
@@ -23,7 +23,8 @@ def add(verbs: Any) -> None:
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
         "      --episodes 100\n"
         "  decision-seq evaluate runs/mine --target max q99 median\n"
-        "  decision-seq evaluate runs/mine --calibrate --episodes 20 --output figures",
+        "  decision-seq evaluate runs/mine --calibrate --episodes 20 --output figures\n"
+        "  decision-seq evaluate runs/mine --offline",
     )
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
@@ -62,6 +63,12 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--output", type=Path, help="the folder for what --calibrate writes (default DIR)"
     )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="no rollout: errors of the actions on the episodes that training held out (held_out)",
+    )
+    parser.add_argument("--dataset", help="of --offline: where the data are (default: as trained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
@@ -73,6 +80,8 @@ def _target(text: str) -> float | str:
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
+    if options.offline:
+        return _measure_offline(options)
     from decision_seq.envs import trust
     from decision_seq.evaluate import open_checkpoint
 
@@ -98,6 +107,16 @@ def run_evaluate(options: argparse.Namespace) -> int:
         f" ({opened.evaluation.precision}, {opened.processes} process(es) on {opened.device})"
     )
     print_scores(scores, options.json)
+    return 0
+
+
+def _measure_offline(options: argparse.Namespace) -> int:
+    from decision_seq.offline import offline_checkpoint
+
+    measured = offline_checkpoint(
+        options.path, options.dataset, options.device, reporter=make_reporter()
+    )
+    print_offline(measured, options.json)
     return 0
 
 

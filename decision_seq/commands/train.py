@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from decision_seq.commands.configuration import configure
-from decision_seq.commands.console import make_reporter, print_scores
+from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_run_options, add_verb
 
 
@@ -58,4 +58,6 @@ def run_train(options: argparse.Namespace) -> int:
     reporter.say(f"written: {output}/")
     if finished is not None and finished.scores is not None:  # else not the main process
         print_scores(finished.scores, options.json)
+    if finished is not None and finished.offline is not None and not options.json:
+        print_offline(finished.offline)
     return 0

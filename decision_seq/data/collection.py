@@ -105,6 +105,8 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> int | None:
     envs = Environments(env_id, 1)
     (shape, action_size), limit = envs.sizes, envs.max_episode_steps
     envs.close()
+    if envs.discrete:
+        raise UserError(f"{env_id} takes a choice as an action; the actors here give vectors")
     for actor in actors:
         if actor.sizes not in (None, (shape[0], action_size)):
             raise UserError(

@@ -152,13 +152,40 @@ class ShuffledReturnToGo(ReturnToGo):
         return ShuffledReturnToGo(super().resolved(store).scale, self.shuffle_seed)
 
 
+@Conditioning.register_subclass("none")
+@dataclass(frozen=True)
+class Unconditioned(Conditioning):
+    """Nothing is asked for: C = 0, and what a policy does is what the data did (cloning)."""
+
+    @property
+    def size(self) -> int:
+        return 0
+
+    def relabel(self, episode: Episode) -> np.ndarray:
+        return np.empty((len(episode), 0), np.float32)
+
+    def prompt(self, targets: np.ndarray) -> np.ndarray:
+        return np.empty((len(targets), 0), np.float32)
+
+    def advance(
+        self,
+        conditions: np.ndarray,
+        targets: np.ndarray,
+        transition: Transition,
+        timesteps: np.ndarray,
+    ) -> np.ndarray:
+        return conditions
+
+
 def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
     """The conditions of every transition, [N, C], computed once and kept beside the store.
 
     UserError where the store's folder cannot be written.
     """
-    name = f"conditions-{_key(conditioning)}.npy"
     shape = (store.num_transitions, conditioning.size)
+    if conditioning.size == 0:  # nothing to keep, and nothing that could be memory-mapped
+        return Column(np.empty(shape, np.float32))
+    name = f"conditions-{_key(conditioning)}.npy"
     for folder in (store.path, _folder_elsewhere(store)):
         with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or cut short
             cached = np.load(folder / name, mmap_mode="r", allow_pickle=False)

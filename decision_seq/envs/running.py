@@ -148,16 +148,22 @@ class Environments:
         return len(self.envs)
 
     @property
+    def discrete(self) -> bool:
+        """Whether an action is one of several choices, counted from 0."""
+        space = self.envs[0].action_space
+        return type(space).__name__ == "Discrete" and space.start == 0
+
+    @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
-        """Observation shape and action size."""
-        spaces = self.envs[0].observation_space, self.envs[0].action_space
-        for space in spaces:
+        """Observation shape and action size: dimensions, or choices of a discrete action."""
+        seen, acted = self.envs[0].observation_space, self.envs[0].action_space
+        for space in (seen,) if self.discrete else (seen, acted):
             if type(space).__name__ != "Box":
                 raise UserError(
-                    f"{self.env_id} has a space of kind {type(space).__name__}; vectors of numbers"
-                    " (Box) are needed"
+                    f"{self.env_id} has a space {space}; vectors of numbers (Box) are needed, or,"
+                    " for the action, choices counted from 0"
                 )
-        return tuple(spaces[0].shape), int(np.prod(spaces[1].shape))
+        return tuple(seen.shape), int(acted.n if self.discrete else np.prod(acted.shape))
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -181,7 +187,16 @@ class Environments:
     def step(
         self, rows: np.ndarray, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Act in the environments `rows` -> observations, rewards, terminated, truncated."""
+        """Act in the environments `rows` -> observations, rewards, terminated, truncated.
+
+        actions: [R, A], or [R] where they are choices; UserError for those of the other kind.
+        """
+        if self.discrete != (actions.ndim == 1):
+            takes = "a choice" if self.discrete else "a vector"
+            raise UserError(
+                f"{self.env_id} takes {takes} as an action, which the policy does not give; name"
+                " another environment"
+            )
         results = [self.envs[row].step(action) for row, action in zip(rows, actions, strict=True)]
         observations, rewards, terminated, truncated, _ = zip(*results, strict=True)
         ended = np.array(terminated, bool) | np.array(truncated, bool)

@@ -4,7 +4,12 @@ Exactly N episodes a target are run to their own end, so that none is favoured f
 """
 
 from decision_seq.evaluate.calibration import calibrate
-from decision_seq.evaluate.checkpoints import Opened, evaluate_checkpoint, open_checkpoint
+from decision_seq.evaluate.checkpoints import (
+    Opened,
+    compute_device,
+    evaluate_checkpoint,
+    open_checkpoint,
+)
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
 from decision_seq.evaluate.scores import score
 
@@ -14,6 +19,7 @@ __all__ = [
     "Opened",
     "calibrate",
     "check_environment",
+    "compute_device",
     "evaluate_checkpoint",
     "open_checkpoint",
     "score",

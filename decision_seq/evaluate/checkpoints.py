@@ -58,7 +58,7 @@ def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Open
     asked: keys of `EvaluationConfig`, None for what the run declared. UserError when there is no
     environment to roll it out in.
     """
-    loaded = load(path, _device(device))
+    loaded = load(path, compute_device(device))
     config = _configured(loaded, path)
     given = {key: value for key, value in asked.items() if value is not None}
     if "targets" in given:
@@ -103,7 +103,7 @@ def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
     )
 
 
-def _device(name: str | None) -> torch.device:
+def compute_device(name: str | None) -> torch.device:
     """The device asked for, by default CUDA where it is; UserError when it cannot compute."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -246,9 +246,15 @@ def check_environment(env_id: str, spec: Spec) -> None:
 
 
 def check_sizes(environments: Environments, spec: Spec) -> None:
-    expected = (spec.observation_shape, spec.action_size)
-    if environments.sizes != expected:
+    """UserError unless the environment's observations and actions are the policy's."""
+
+    def named(shape: tuple[int, ...], size: int, discrete: bool) -> str:
+        return f"observations {list(shape)} and {size} {'choices' if discrete else 'actions'}"
+
+    found = (*environments.sizes, environments.discrete)
+    expected = (spec.observation_shape, spec.action_size, spec.action_kind == "discrete")
+    if found != expected:
         raise UserError(
-            f"{environments.env_id} has observations and actions of sizes {environments.sizes}, the"
-            f" policy's are {expected}; name another environment"
+            f"{environments.env_id} has {named(*found)}, the policy {named(*expected)}; name"
+            " another environment"
         )

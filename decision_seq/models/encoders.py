@@ -1,4 +1,4 @@
-"""Encoders of one observation into one token."""
+"""From one observation to what a network is given of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import torch
 from torch import Tensor, nn
 
 
-class VectorEncoder(nn.Module):
-    """Standardises a vector by the data's statistics, then embeds it linearly.
+class Standardizer(nn.Module):
+    """Standardises a vector by the data's statistics.
 
-    The statistics are buffers: they are fitted once from the store and travel with the weights.
+    They are buffers: fitted once from the store, they travel with the weights.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
-        self.embed = nn.Linear(size, width)
 
     def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Mean and population standard deviation of the observations, [S] each.
@@ -33,5 +32,17 @@ class VectorEncoder(nn.Module):
         self.std.copy_(torch.as_tensor(np.where(std > 1e-6, std + 1e-6, 1.0)))
 
     def forward(self, observations: Tensor) -> Tensor:
+        """[B, T, S] -> [B, T, S]."""
+        return (observations - self.mean) / self.std
+
+
+class VectorEncoder(Standardizer):
+    """Standardises a vector, then embeds it linearly into one token."""
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__(size)
+        self.embed = nn.Linear(size, width)
+
+    def forward(self, observations: Tensor) -> Tensor:
         """[B, T, S] -> [B, T, D]."""
-        return self.embed((observations - self.mean) / self.std)
+        return self.embed(super().forward(observations))

@@ -10,6 +10,14 @@ change in `after_step` alone: replicas are compared to the bit when a run ends.
 """
 
 from decision_seq.policies.base import Policy, PolicyConfig
+from decision_seq.policies.bc import BehaviourCloning, BehaviourCloningConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
 
-__all__ = ["DecisionTransformer", "DecisionTransformerConfig", "Policy", "PolicyConfig"]
+__all__ = [
+    "BehaviourCloning",
+    "BehaviourCloningConfig",
+    "DecisionTransformer",
+    "DecisionTransformerConfig",
+    "Policy",
+    "PolicyConfig",
+]

@@ -40,7 +40,8 @@ class Policy(nn.Module):
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         """A torch batch [B, T] -> unreduced losses, of the names of `weights`.
 
-        rng: supplies what a policy draws itself; dropout draws from torch's own generator.
+        rng: supplies what a policy draws itself; dropout draws from torch's own generator. The loss
+        `action` of a discrete action is its negative log-likelihood, which `offline` reads there.
         """
         raise NotImplementedError
 

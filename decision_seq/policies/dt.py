@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
-from decision_seq.models.actions import ContinuousActions
+from decision_seq.models.actions import make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.encoders import VectorEncoder
 from decision_seq.models.layers import Read
@@ -46,7 +46,8 @@ class DecisionTransformerConfig(PolicyConfig):
 class DecisionTransformer(Policy):
     """Tokens R_1, s_1, a_1, R_2, s_2, a_2, ...; the action is read at the state token.
 
-    The last action of a window is nobody's input, so it is not laid out: L = 3T - 1.
+    The last action of a window is nobody's input, so it is not laid out: L = 3T - 1. Where nothing
+    conditions the policy there is no R, and L = 2T - 1: behaviour cloning by a transformer.
     """
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec) -> None:
@@ -57,15 +58,17 @@ class DecisionTransformer(Policy):
             f" {spec.max_timestep} timesteps of an episode",
         )
         require(
-            spec.action_kind == "continuous" and len(spec.observation_shape) == 1,
-            f"policy dt needs vector observations and continuous actions, not {spec}",
+            len(spec.observation_shape) == 1,
+            f"policy dt needs vector observations, not ones of shape {spec.observation_shape}",
         )
         self.config, self.spec = config, spec
         self.backbone = config.backbone.build()
         width = self.backbone.width
-        self.embed_condition = nn.Linear(spec.condition_size, width)
+        conditioned = spec.condition_size > 0
+        self.tokens_per_step = 3 if conditioned else 2
+        self.embed_condition = nn.Linear(spec.condition_size, width) if conditioned else None
         self.encoder = VectorEncoder(spec.observation_shape[0], width)
-        self.actions = ContinuousActions(spec.action_size, width)
+        self.actions = make_actions(spec, width)
         self.embed_timestep = nn.Embedding(spec.max_timestep, width)
         nn.init.normal_(self.embed_timestep.weight, std=config.timestep_std)
         self.embed_norm = nn.LayerNorm(width)
@@ -76,22 +79,21 @@ class DecisionTransformer(Policy):
         self.encoder.fit(*store.observation_statistics)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        hidden = self.backbone(self._tokens(batch), slice(1, None, 3))  # [B, T, D], states
+        states = slice(self.tokens_per_step - 2, None, self.tokens_per_step)
+        hidden = self.backbone(self._tokens(batch), states)  # [B, T, D]
         return {"action": self.actions.loss(hidden, batch.actions)}
 
     def act(
         self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
     ) -> tuple[Tensor, None]:
-        newest: Read = (3 * batch.lengths - 2)[:, None]  # [B, 1], the newest state's token
+        newest: Read = (self.tokens_per_step * batch.lengths - 2)[:, None]  # [B, 1], its state's
         hidden = self.backbone(self._tokens(batch), newest)  # [B, 1, D]
-        return self.actions.predict(hidden[:, 0]).float(), None
+        return self.actions.choose(hidden[:, 0]), None
 
     def _tokens(self, batch: Batch) -> Tensor:
-        """[B, 3T - 1, D]: the steps' tokens interleaved, then normalised."""
-        streams = [
-            self.embed_condition(batch.conditions),
-            self.encoder(batch.observations),
-            self.actions.embed(batch.actions),
-        ]
+        """[B, L, D]: the steps' tokens interleaved, then normalised."""
+        streams = [self.encoder(batch.observations), self.actions.embed(batch.actions)]
+        if self.embed_condition is not None:
+            streams.insert(0, self.embed_condition(batch.conditions))
         tokens = torch.stack(streams, 2) + self.embed_timestep(batch.timesteps)[:, :, None]
         return self.embed_norm(tokens.flatten(1, 2)[:, :-1])

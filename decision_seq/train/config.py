@@ -35,7 +35,7 @@ class TrainConfig:
     batch_size: windows in a global batch, over all processes and micro-batches; accumulation:
     micro-batches into which every process cuts its share, for memory's sake; warmup_steps: the
     learning rate rises linearly; schedule: what it does afterwards; clip: largest global gradient
-    norm. None of batch_size's slicing changes the gradient.
+    norm, null for any. None of batch_size's slicing changes the gradient.
 
     precision: fp32, fp64 (to compare runs), bf16 or fp16 (matrix products in half precision by
     autocast, weights in fp32). parallel: `ddp` keeps the whole model in every process, `fsdp`
@@ -60,7 +60,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     warmup_steps: int = 10_000
     schedule: str = "constant"
-    clip: float = 0.25
+    clip: float | None = 0.25
     precision: str = "fp32"
     parallel: str = "ddp"
     checkpoint_activations: bool = False

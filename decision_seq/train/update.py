@@ -8,6 +8,7 @@ same however it is sliced.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,7 +162,8 @@ class Update:
     def _apply(self) -> Tensor:
         """Clip and step -> the norm of the gradient before."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip)
+        largest = math.inf if self.config.clip is None else self.config.clip
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), largest)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.policy.after_step()

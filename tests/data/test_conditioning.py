@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from decision_seq.data.conditioning import (
     ReturnToGo,
     ShuffledReturnToGo,
+    Unconditioned,
     label,
     returns_to_go,
 )
@@ -115,6 +116,19 @@ def test_the_control_keeps_the_labels_and_nothing_else(
     for fact in (own, timesteps, np.repeat(lengths, lengths)):
         assert abs(np.corrcoef(lent, fact)[0, 1]) < 0.06  # 4.6 standard errors of 6000 pairs
         assert fact is own or abs(np.corrcoef(own, fact)[0, 1]) > 0.4
+
+
+def test_nothing_to_be_conditioned_on_is_of_no_width(store: EpisodeStore) -> None:
+    nothing = Unconditioned().resolved(store)
+    column = label(store, nothing)
+    assert column.shape == (store.num_transitions, 0)
+    assert column.windows(np.array([0, 3, store.num_transitions - 1]), 8).shape == (3, 8, 0)
+    assert column.take(np.array([[0, 5]])).shape == (1, 2, 0)
+    assert not list(store.path.glob("conditions-*"))
+    prompt = nothing.prompt(np.array([3600.0, 1800.0]))
+    assert prompt.shape == (2, 0)
+    step = Transition(*np.zeros((4, 2)))
+    assert nothing.advance(prompt, np.zeros(2), step, np.zeros(2)).shape == (2, 0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(

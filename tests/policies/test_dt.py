@@ -125,6 +125,21 @@ def test_tokens_are_interleaved(spec: Spec) -> None:
         assert moved.nonzero()[:, 1].unique().tolist() == [3 * 4 + offset]
 
 
+def test_without_a_condition_two_tokens_make_a_step(spec: Spec) -> None:
+    """s_1, a_1, s_2, a_2, ...: the action is read at s, and no parameter waits for a condition."""
+    unconditioned = replace(spec, condition_size=0)
+    policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(unconditioned).eval()
+    assert not [name for name, _ in policy.named_parameters() if "condition" in name]
+    batch = replace(random_batch(2, padded=False), conditions=torch.empty(2, K, 0))
+    before = policy._tokens(batch)
+    assert before.shape == (2, 2 * K - 1, 128)
+    for name, offset in (("observations", 0), ("actions", 1)):
+        changed = getattr(batch, name).clone()
+        changed[:, 4] += 1
+        moved = (policy._tokens(replace(batch, **{name: changed})) != before).any(-1)
+        assert moved.nonzero()[:, 1].unique().tolist() == [2 * 4 + offset]
+
+
 def test_the_paper_sized_model_has_726019_parameters(spec: Spec) -> None:
     """The count of the original without the heads that its loss never reaches."""
     policy = DecisionTransformerConfig().build(spec)
@@ -140,5 +155,5 @@ def test_a_context_of_one_step_trains_no_action_embedding(spec: Spec) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="context_length 20 exceeds the 10 timesteps"):
         DecisionTransformerConfig().build(Spec((S,), A, "continuous", 1, 10))
-    with pytest.raises(UserError, match="continuous actions"):
-        DecisionTransformerConfig().build(Spec((S,), A, "discrete", 1, 1000))
+    with pytest.raises(UserError, match=r"vector observations, not ones of shape \(3, 8, 8\)"):
+        DecisionTransformerConfig().build(Spec((3, 8, 8), A, "discrete", 1, 1000))

@@ -129,6 +129,12 @@ def test_how_it_is_computed_changes_no_bit(job: Callable[..., Job], how: dict) -
         assert torch.equal(weights(other)[name], tensor), name
 
 
+def test_a_gradient_may_go_unclipped(job: Callable[..., Job]) -> None:
+    """train.clip null is what a limit beyond reach is, and no limit that is reached."""
+    traces = [trace(make_update(job(clip=clip))) for clip in (None, 1e6, 1e-3)]
+    assert traces[0] == traces[1] != traces[2]
+
+
 def test_activations_are_really_recomputed(job: Callable[..., Job]) -> None:
     update = make_update(job(checkpoint_activations=True))
     assert len(repeated_blocks(update.policy)) == 2

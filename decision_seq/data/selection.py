@@ -1,0 +1,78 @@
+"""Which episodes are trained on: the best X % of the steps, and those held out for measuring.
+
+Masks over a store's episodes; nothing is copied. What is held out, training sees in two places
+alone: in the mean and deviation by which observations are standardised, which are those of the
+whole store (so runs with and without held-out episodes standardise alike, as the original does
+before it filters), and in what a conditioning takes from the data, such as the scale of returns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from decision_seq.data.store import EpisodeStore
+from decision_seq.types import UserError
+
+_STREAM = 0x4E1D  # held-out episodes are drawn from it alone: every run's seed holds out the same
+
+
+def best_of(
+    lengths: np.ndarray, returns: np.ndarray, fraction: float, among: np.ndarray
+) -> np.ndarray:
+    """The episodes with the highest returns that make up `fraction` of the steps, [E] bool.
+
+    lengths, returns, among: [E]; only episodes in `among` are looked at. From the best on, one
+    after the other is kept while their steps stay within the fraction, the best in any case; the
+    first that does not fit ends it (kzl/decision-transformer gym/experiment.py, pct_traj).
+    """
+    candidates = np.flatnonzero(among)
+    ranked = candidates[np.argsort(-returns[candidates], kind="stable")]
+    steps = np.cumsum(lengths[ranked])
+    budget = int(fraction * lengths[candidates].sum())
+    kept = ranked[: max(int(np.searchsorted(steps, budget, side="right")), 1)]
+    return _mask(kept, len(lengths))
+
+
+def held_out(count: int, fraction: float) -> np.ndarray:
+    """The episodes of a store of `count` that no window is drawn from, [E] bool.
+
+    The same for every seed of a run, and a larger fraction holds out those of a smaller one too. At
+    least one where the fraction is above 0, never all: UserError for a store of a single episode.
+    """
+    if fraction == 0:
+        return np.zeros(count, bool)
+    if count == 1:
+        raise UserError("config: held_out leaves nothing to train on: the data are one episode")
+    size = min(max(round(fraction * count), 1), count - 1)
+    return _mask(np.random.default_rng(_STREAM).permutation(count)[:size], count)
+
+
+def trained_on(
+    store: EpisodeStore,
+    unfinished: Literal["keep", "exclude"],
+    best_fraction: float,
+    held_out_fraction: float,
+) -> np.ndarray:
+    """The episodes in which windows may start, [E] bool; UserError when none would be left.
+
+    The best are chosen among what is not held out and, with `exclude`, has an end.
+    """
+    among = ~held_out(store.num_episodes, held_out_fraction)
+    if unfinished == "exclude":
+        among &= store.terminated | store.truncated
+    if not among.any():
+        raise UserError(
+            "no episode to train on is left: those that have an end are all held out; lower"
+            " --held_out, or train with --unfinished keep"
+        )
+    if best_fraction == 1:
+        return among
+    return best_of(store.lengths, store.returns, best_fraction, among)
+
+
+def _mask(chosen: np.ndarray, count: int) -> np.ndarray:
+    mask = np.zeros(count, bool)
+    mask[chosen] = True
+    return mask

@@ -1,0 +1,272 @@
+"""What can be measured of a policy without an environment: its actions on held-out episodes.
+
+Each step is seen as in a rollout: as the newest of its context of the last K steps, conditioned on
+its hindsight label. How close the actions come to the data's says how well those were modelled, not
+what return they would obtain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from decision_seq import checkpoint
+from decision_seq.config import load, require
+from decision_seq.data.conditioning import Conditioning, label
+from decision_seq.data.sampler import WindowGatherer
+from decision_seq.data.selection import held_out
+from decision_seq.data.store import EpisodeStore
+from decision_seq.evaluate import compute_device
+from decision_seq.policies.base import Policy
+from decision_seq.problem import Config, open_data
+from decision_seq.report import table
+from decision_seq.statistics import mean_interval
+from decision_seq.types import Batch, Reporter, Spec
+
+MAX_STEPS = 10_000  # steps looked at, drawn among all held-out ones where there are more
+WAVE = 256  # steps looked at together
+_STREAM = 0x0FF1  # draws those steps: the same ones for every policy
+
+# What is measured of a step, by the kind of its action.
+METRICS = {
+    "continuous": ("mean_squared_error", "mean_absolute_error"),
+    "discrete": ("accuracy", "log_likelihood"),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over steps, with the 95 % interval that episodes as the units of chance give it."""
+
+    mean: float
+    interval_95: tuple[float, float] | None  # None of a single episode
+
+
+@dataclass(frozen=True)
+class OfflineGroup:
+    """Held-out episodes of similar return.
+
+    returns: the lowest and the highest; steps: those looked at; metrics: by name, see `METRICS`.
+    """
+
+    name: str
+    returns: tuple[float, float]
+    episodes: int
+    steps: int
+    metrics: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class OfflineScores:
+    """The measures of all held-out episodes, and of each quartile of their returns.
+
+    held_out_episodes, held_out_steps: all there are, of which `steps` of the groups were looked at.
+    """
+
+    dataset: str
+    source: str
+    checkpoint: str
+    held_out_episodes: int
+    held_out_steps: int
+    groups: list[OfflineGroup]
+
+
+def offline_metrics(
+    policy: Policy,
+    conditioning: Conditioning,
+    context_length: int,
+    store: EpisodeStore,
+    episodes: np.ndarray,
+    max_steps: int = MAX_STEPS,
+) -> list[OfflineGroup]:
+    """Measure a policy on the episodes of the mask [E]: all of them, then by quartile of return.
+
+    Of more than max_steps steps so many are drawn, always the same. Continuous actions: the squared
+    and the absolute error, means over the dimensions. Discrete ones: the share of steps whose
+    action is the policy's choice, and the log-likelihood, which is its loss `action`, negative.
+    """
+    chosen = np.flatnonzero(episodes)
+    require(len(chosen) > 0, "no episode is held out; train with --held_out 0.1")
+    rows = np.flatnonzero(np.repeat(episodes, store.lengths))
+    if len(rows) > max_steps:
+        rows = np.sort(np.random.default_rng(_STREAM).choice(rows, max_steps, replace=False))
+    of_step = np.searchsorted(store.offsets, rows, side="right") - 1  # the episode of each
+    gatherer = WindowGatherer(
+        store, label(store, conditioning), context_length, policy.spec.max_timestep
+    )
+    measured = _measured(policy, gatherer, rows, store.offsets[of_step])
+    quartile = np.full(store.num_episodes, -1)
+    edges = np.quantile(store.returns[chosen], (0.25, 0.5, 0.75))
+    quartile[chosen] = np.searchsorted(edges, store.returns[chosen], side="left")
+    named = {"all": quartile >= 0} | {
+        f"return quartile {number + 1}": quartile == number for number in range(4)
+    }
+    return [
+        _group(name, store, of_step[mask[of_step]], measured[mask[of_step]], policy.spec)
+        for name, mask in named.items()
+        if mask[of_step].any()
+    ]
+
+
+@torch.inference_mode()
+def _measured(
+    policy: Policy, gatherer: WindowGatherer, rows: np.ndarray, firsts: np.ndarray
+) -> np.ndarray:
+    """What `METRICS` names of every step, [M, 2]. firsts: the first row of each step's episode."""
+    policy.eval()
+    device = next(policy.parameters()).device
+    context_length, measured = len(gatherer.steps), []
+    for at in range(0, len(rows), WAVE):
+        newest = rows[at : at + WAVE]
+        starts = np.maximum(newest - context_length + 1, firsts[at : at + WAVE])
+        windows = gatherer.gather(starts)
+        lengths = newest - starts + 1
+        taken = windows.actions[np.arange(len(newest)), lengths - 1]
+        context = _context(windows, lengths)
+        acted = policy.act(context.tensors(device))[0].cpu().numpy()
+        if policy.spec.action_kind == "continuous":
+            error = (acted.astype(np.float64) - taken).reshape(len(newest), -1)
+            measured.append(np.stack([np.square(error).mean(1), np.abs(error).mean(1)], 1))
+        else:
+            losses = _newest_losses(policy, context, taken, device)
+            measured.append(np.stack([acted == taken, -losses], 1))
+    return np.concatenate(measured)
+
+
+def _context(windows: Batch, lengths: np.ndarray) -> Batch:
+    """The windows as a rollout has them at their step `lengths - 1`: nothing later is there yet."""
+    steps = np.arange(windows.mask.shape[1])
+    here, before = steps < lengths[:, None], steps < lengths[:, None] - 1
+    names = {"observations": here, "conditions": here, "timesteps": here}
+    names |= {"actions": before, "rewards": before}
+
+    def cut(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        wide = mask.reshape(*mask.shape, *[1] * (array.ndim - 2))
+        return np.where(wide, array, np.zeros((), array.dtype))
+
+    return replace(
+        windows, mask=here, **{name: cut(getattr(windows, name), m) for name, m in names.items()}
+    )
+
+
+def _newest_losses(
+    policy: Policy, context: Batch, taken: np.ndarray, device: torch.device
+) -> np.ndarray:
+    """The loss `action` of the newest step of each row, [M], were `taken` its action."""
+    at = np.arange(len(taken)), context.lengths - 1
+    actions = context.actions.copy()
+    actions[at] = taken
+    rng = torch.Generator(device).manual_seed(0)
+    losses = policy(replace(context, actions=actions).tensors(device), rng)["action"]
+    return losses.cpu().numpy()[at].astype(np.float64)
+
+
+def _group(
+    name: str, store: EpisodeStore, of_step: np.ndarray, measured: np.ndarray, spec: Spec
+) -> OfflineGroup:
+    """of_step: [M] the episode of each step; measured: [M, 2]."""
+    found, at, counts = np.unique(of_step, return_inverse=True, return_counts=True)
+    metrics = {
+        metric: _estimate(np.bincount(at, column), counts)
+        for metric, column in zip(METRICS[spec.action_kind], measured.T, strict=True)
+    }
+    returns = store.returns[found]
+    low_high = float(returns.min()), float(returns.max())
+    return OfflineGroup(name, low_high, len(found), len(of_step), metrics)
+
+
+def _estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
+    """The mean over steps, of every episode's sum [E] and number of steps [E].
+
+    A ratio of two means over episodes. Its interval is that of its linearisation, whose terms
+    average to the ratio itself (Cochran, Sampling Techniques, chapter 6): the steps of an episode
+    resemble each other and are no independent draws.
+    """
+    mean = float(sums.sum() / counts.sum())
+    low, high = mean_interval(mean + (sums - mean * counts) / counts.mean())
+    return Estimate(mean, (low, high) if len(sums) > 1 else None)
+
+
+def offline_checkpoint(
+    path: Path,
+    dataset: str | None = None,
+    device: str | None = None,
+    max_steps: int = MAX_STEPS,
+    store: EpisodeStore | None = None,
+    reporter: Reporter | None = None,
+) -> OfflineScores:
+    """Measure a checkpoint, or a run's newest, on the episodes that its training held out.
+
+    dataset: where the data are now, by default the run's own name for them; store: the same, open.
+    UserError when they are not those that it was trained on, or no episode was held out.
+    """
+    loaded = checkpoint.load(path, compute_device(device))
+    tree = {key: value for key, value in loaded.config.items() if key not in ("spec", "data")}
+    config = load(Config, tree)
+    require(
+        config.held_out > 0,
+        f"{path} was trained on every episode; hold some out when you train, by --held_out 0.1",
+    )
+    if store is None:
+        store = open_data(
+            replace(config, dataset=dataset or config.dataset), reporter or Reporter()
+        )
+    facts = loaded.facts
+    require(
+        store.checksum == facts.checksum,
+        f"{dataset or config.dataset} is not what {path} was trained on ({facts.source}); name"
+        " those data with --dataset",
+    )
+    episodes = held_out(store.num_episodes, config.held_out)
+    groups = offline_metrics(
+        loaded.policy,
+        loaded.conditioning,
+        loaded.policy_config.context_length,
+        store,
+        episodes,
+        max_steps,
+    )
+    return OfflineScores(
+        dataset=facts.dataset,
+        source=facts.source,
+        checkpoint=str(loaded.path),
+        held_out_episodes=int(episodes.sum()),
+        held_out_steps=int(store.lengths[episodes].sum()),
+        groups=groups,
+    )
+
+
+def offline_text(scores: OfflineScores) -> str:
+    """The measures as an aligned table, with what they need to be understood."""
+
+    def cells(estimate: Estimate) -> list[str]:
+        interval = estimate.interval_95
+        between = "-" if interval is None else f"[{interval[0]:.4f}, {interval[1]:.4f}]"
+        return [f"{estimate.mean:.4f}", between]
+
+    names = [name.replace("_", " ") for name in scores.groups[0].metrics]
+    spread = [part for name in names for part in (name, "95 % interval")]
+    rows = [
+        [
+            group.name,
+            f"{group.returns[0]:,.1f} to {group.returns[1]:,.1f}",
+            f"{group.episodes:,}",
+            f"{group.steps:,}",
+            *(cell for estimate in group.metrics.values() for cell in cells(estimate)),
+        ]
+        for group in scores.groups
+    ]
+    looked_at = scores.groups[0].steps
+    lines = [
+        f"dataset      {scores.dataset}",
+        f"source       {scores.source}",
+        f"checkpoint   {scores.checkpoint}",
+        f"held out     {scores.held_out_episodes:,} episodes, {scores.held_out_steps:,} steps, of"
+        f" which {looked_at:,} are looked at; actions against the data's, no rollout",
+        "",
+        table(["episodes of", "return", "episodes", "steps", *spread], rows),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""Behaviour cloning by a multi-layer perceptron over the last K states.
+
+The baseline of Chen et al. (2021); sizes: kzl/decision-transformer gym/experiment.py and
+gym/decision_transformer/models/mlp_bc.py. With the best X % of the data (`best_fraction`) it is
+their %BC. It sees no action and no condition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decision_seq.config import require
+from decision_seq.data.store import EpisodeStore
+from decision_seq.models.actions import make_actions
+from decision_seq.models.encoders import Standardizer
+from decision_seq.models.layers import Dropout
+from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.types import Batch, Spec
+
+
+@PolicyConfig.register_subclass("bc")
+@dataclass(frozen=True)
+class BehaviourCloningConfig(PolicyConfig):
+    """layers: hidden ones, each `width` wide."""
+
+    layers: int = 3
+    width: int = 128
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("layers", "width"):
+            value = getattr(self, key)
+            require(value >= 1, f"config: policy.{key} {value} must be at least 1")
+        dropout = self.dropout
+        require(0 <= dropout < 1, f"config: policy.dropout {dropout} must be in [0, 1)")
+
+    def build(self, spec: Spec) -> BehaviourCloning:
+        return BehaviourCloning(self, spec)
+
+
+class BehaviourCloning(Policy):
+    """The action of a step from the K states up to it, standardised, the oldest first.
+
+    States before the episode began are zeros, in training as in a rollout. (The original pads
+    training windows before it standardises them, rollouts afterwards, so that the first K - 1
+    steps of a rollout look like nothing it was trained on.)
+    """
+
+    def __init__(self, config: BehaviourCloningConfig, spec: Spec) -> None:
+        super().__init__()
+        require(
+            len(spec.observation_shape) == 1,
+            f"policy bc needs vector observations, not ones of shape {spec.observation_shape}",
+        )
+        self.config, self.spec = config, spec
+        size, width = spec.observation_shape[0], config.width
+        self.standardize = Standardizer(size)
+        sizes = [config.context_length * size, *[width] * (config.layers - 1)]
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), Dropout(config.dropout))
+            for inputs in sizes
+        )
+        self.actions = make_actions(spec, width, embedded=False)
+
+    def fit(self, store: EpisodeStore) -> None:
+        self.standardize.fit(*store.observation_statistics)
+
+    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """A step counts where it sees in its window what it would see in a rollout.
+
+        That is K states, or all since the episode began. Among the windows of an episode each step
+        does so in exactly one: the loss is the mean over the transitions, each in its whole
+        context. (The original counts the last step of every window: never one of the first K - 1
+        of an episode, with which every rollout begins, and its last one K times.)
+        """
+        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        whole = (steps == self.config.context_length - 1) | (batch.timesteps[:, :1] == 0)
+        return {"action": batch.mask & whole}
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
+        return {"action": self.actions.loss(self._hidden(self._contexts(batch)), batch.actions)}
+
+    def act(
+        self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, None]:
+        rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
+        newest = self._contexts(batch)[rows, batch.lengths - 1]  # [B, K * S]
+        return self.actions.choose(self._hidden(newest)), None
+
+    def _contexts(self, batch: Batch) -> Tensor:
+        """[B, T, K * S]: of every step of the window the K states up to it."""
+        length = self.config.context_length
+        states = F.pad(self.standardize(batch.observations), (0, 0, length - 1, 0))
+        return states.unfold(1, length, 1).transpose(2, 3).flatten(2)
+
+    def _hidden(self, contexts: Tensor) -> Tensor:
+        """[..., K * S] -> [..., D]."""
+        for layer in self.layers:
+            contexts = layer(contexts)
+        return contexts
