@@ -145,14 +145,14 @@ def _shape(
     ]
     require(all(m.ndim == 2 for m in matrices), f"{source}: its embeddings are no matrices")
     (width, states), (_, actions), (timesteps, _) = (tuple(m.shape) for m in matrices)
-    length = given.context_length or told.get("context_length") or told.get("max_length")
+    length = _first(given.context_length, told.get("context_length"), told.get("max_length"))
     if layout is layouts.CORL:
         mask = found.tensors.get("blocks.0.causal_mask")  # [3K, 3K]
-        length = length or (len(mask) // 3 if mask is not None and mask.ndim == 2 else None)
+        length = _first(length, len(mask) // 3 if mask is not None and mask.ndim == 2 else None)
     if length is None:
         length = CONTEXT_LENGTH
         reporter.say(f"context length {length}, as published; another by --context-length")
-    heads = given.heads or told.get("n_head") or told.get("num_attention_heads")
+    heads = _first(given.heads, told.get("n_head"), told.get("num_attention_heads"))
     if heads is None:
         heads = HEADS
         reporter.say(f"{heads} attention head, as published; another number by --heads")
@@ -169,6 +169,11 @@ def _shape(
     )
     spec = Spec((states,), actions, "continuous", 1, timesteps)
     return DecisionTransformerConfig(length, backbone), spec
+
+
+def _first(*values: Any) -> Any:
+    """The first that is said; a 0 is said, and refused where it cannot be."""
+    return next((value for value in values if value is not None), None)
 
 
 def _opened(given: Given, spec: Spec, reporter: Reporter) -> Problem | None:
@@ -234,7 +239,7 @@ def _task(
 ) -> tuple[float, DataFacts]:
     """The return scale, and what evaluation must know."""
     told = found.config
-    env_id = given.env_id or told.get("env_id")
+    env_id = _first(given.env_id, told.get("env_id"))
     family, known = _family(found.name, env_id, spec) or (None, None)
     data = problem.facts if problem else None
     if data is not None and given.env_id is None:
@@ -243,7 +248,7 @@ def _task(
     elif env_id is None and known is not None:
         env_id = known.env_id
         reporter.say(f"environment {env_id}, by the model's name and sizes; another by --env-id")
-    scale = given.return_scale or told.get("return_scale")
+    scale = _first(given.return_scale, told.get("return_scale"))
     if scale is None and problem is not None:
         scale = getattr(problem.config.conditioning, "scale", None)
     if scale is None and known is not None and known.return_scale is not None:
