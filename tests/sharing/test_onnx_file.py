@@ -1,6 +1,7 @@
 """The exported graph acts as the policy does, in a runtime that knows nothing of it."""
 
 import builtins
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def test_a_graph_that_acts_otherwise_is_not_left(
     trace = onnx_file._trace
 
     def spoilt(acting: onnx_file.Acting, inputs: dict, where: Path) -> object:
-        program = trace(acting, inputs, where)
+        program = trace(copy.deepcopy(acting), inputs, where)
         with torch.no_grad():
             acting.policy.actions.head.bias += 0.1
         return program

@@ -222,8 +222,8 @@ def test_what_is_wrong_with_a_file_is_one_line(
 ) -> None:
     file = tmp_path / "hopper-medium.pt"
     torch.save(damage(kzl_state()), file)
+    given = Given(**statistics, context_length=K)
     with pytest.raises(UserError, match=named) as caught:
-        given = Given(**statistics, context_length=K)
         import_policy(str(file), tmp_path / "mine", given, Reporter())
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "mine").exists()

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from transformers import DecisionTransformerModel
 
 from decision_seq import checkpoint
 from decision_seq.data.conditioning import ShuffledReturnToGo
+from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.sharing.exporting import export
@@ -214,18 +213,15 @@ def test_what_transformers_cannot_express_is_refused(
     assert not (tmp_path / "not").exists()
 
 
-def test_the_cards_snippet_runs(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_cards_snippet_runs(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """And comes to the return of our own rollout."""
     path = make_checkpoint()
     folder = export(path, "transformers", tmp_path / "hf", Reporter())
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code.replace("PATH", str(folder))],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    from decision_seq.evaluate import evaluate_checkpoint
-
+    capsys.readouterr()
+    exec(code.replace("PATH", str(folder)), {})
+    printed = capsys.readouterr().out
     ours = evaluate_checkpoint(path, targets=[3600.0], episodes=1, seed=0).targets[0].return_mean
-    assert float(run.stdout.split()[-1]) == pytest.approx(ours, abs=1e-2)
+    assert float(printed.split()[-1]) == pytest.approx(ours, abs=1e-2)
