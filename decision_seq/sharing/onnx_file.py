@@ -3,7 +3,8 @@
 Inputs, in the environment's own units (normalisation is inside): observations [B, T, ...], actions
 [B, T, A] (those taken; the newest is not read), conditions [B, T, C] (absent where C is 0),
 timesteps [B, T] and lengths [B], the real steps of each row, which are padded on the right. B and
-T are free, T up to context_length. What a caller must know stands in the file's metadata.
+T are free, T up to context_length. What a policy does not read is no input. What a caller must know
+stands in the file's metadata.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ def write(loaded: Loaded, output: Path) -> None:
     length = loaded.policy_config.context_length
     inputs = _example(loaded.policy.spec, 3, min(length, 5))
     program = _trace(acting, inputs, loaded.path)
+    graph = program.model.graph
+    for entry in [entry for entry in graph.inputs if not entry.uses()]:
+        graph.inputs.remove(entry)  # the tracer fixes the sizes of what it does not see used
     program.model.metadata_props.update(_metadata(loaded))
     program.save(output)
     session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
