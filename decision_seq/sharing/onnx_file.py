@@ -41,7 +41,7 @@ class Acting(nn.Module):
         lengths: Tensor,
         conditions: Tensor | None = None,
     ) -> Tensor:
-        count, steps = timesteps.shape
+        count, steps = observations.shape[:2]
         if conditions is None:
             conditions = observations.new_zeros(count, steps, 0)
         mask = torch.arange(steps)[None] < lengths[:, None]  # [B, T]
@@ -78,13 +78,27 @@ def write(loaded: Loaded, output: Path) -> None:
     program.save(output)
     session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
     for count, steps in ((1, 1), (2, length)):
-        fresh = _example(loaded.policy.spec, count, steps)
-        with torch.inference_mode():
-            expected = acting(**fresh)
-        fed = {entry.name: fresh[entry.name].numpy() for entry in session.get_inputs()}
+        _check(acting, session, _example(loaded.policy.spec, count, steps), loaded.path)
+
+
+def _check(acting: Acting, session: Any, inputs: dict[str, Tensor], path: Path) -> None:
+    """UserError unless the graph takes inputs of these sizes and acts on them as the policy does.
+
+    A policy that asks for `len` of a tensor has its size fixed by the tracer, in silence.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    with torch.inference_mode():
+        expected = acting(**inputs)
+    try:
+        fed = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
         (found,) = session.run(None, fed)
-        off = float((torch.as_tensor(found) - expected).abs().max())
-        require(off <= TOLERANCE, f"{loaded.path}: the ONNX graph's actions are off by {off:.2g}")
+    except InvalidArgument as error:
+        raise UserError(
+            f"{path} cannot be written as ONNX: the policy's code fixes the sizes of its inputs"
+        ) from error
+    off = float((torch.as_tensor(found) - expected).abs().max())
+    require(off <= TOLERANCE, f"{path}: the ONNX graph's actions are off by {off:.2g}")
 
 
 def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
