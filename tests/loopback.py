@@ -7,7 +7,8 @@
 
 `{url}/PATH` is the file `folder/PATH`: GET and HEAD, with Content-Length, ETag and Range.
 `folder/datasets/OWNER/NAME` is moreover a dataset repository of a Hub whose endpoint is `url`; its
-branch B lies in `folder/datasets/OWNER/NAME@B`, with `-` for `/`.
+branch B lies in `folder/datasets/OWNER/NAME@B`, with `-` for `/`. `folder/models/OWNER/NAME` is a
+model repository, which moreover can be made and committed to by whoever sends a token.
 
 A fault belongs to a path: of a file under `folder` (`datasets/OWNER/NAME/FILE` within a
 repository), of an API call as it is asked for (`api/datasets/OWNER/NAME/tree/SHA`), or `*` for all.
@@ -15,6 +16,7 @@ repository), of an API call as it is asked for (`api/datasets/OWNER/NAME/tree/SH
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -111,9 +113,9 @@ class Loopback:
                 return found
         return None
 
-    def repository(self, name: str, revision: str) -> Path | None:
+    def repository(self, name: str, revision: str, kind: str = "datasets") -> Path | None:
         """The folder of a branch or of a commit."""
-        base = self.folder / "datasets" / name
+        base = self.folder / kind / name
         branches = [base, *base.parent.glob(f"{base.name}@*")]
         for branch in filter(Path.is_dir, branches):
             label = branch.name.partition("@")[2] or "main"
@@ -121,8 +123,10 @@ class Loopback:
                 return branch
         return None
 
-    def repositories(self, author: str | None, search: str | None) -> list[str]:
-        found = (path for path in sorted(self.folder.glob("datasets/*/*")) if path.is_dir())
+    def repositories(
+        self, author: str | None, search: str | None, kind: str = "datasets"
+    ) -> list[str]:
+        found = (path for path in sorted(self.folder.glob(f"{kind}/*/*")) if path.is_dir())
         names = [f"{path.parent.name}/{path.name}" for path in found if "@" not in path.name]
         return [
             name
@@ -175,9 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path).strip("/")
         self.loopback.requests.append(Asked(self.command, path, self.headers.get("Range")))
         file, commit_hash = self.loopback.folder / path, None
-        if "/resolve/" in path and path.startswith("datasets/"):
+        if "/resolve/" in path:
+            kind = "datasets" if path.startswith("datasets/") else "models"
             name, _, rest = path.removeprefix("datasets/").partition("/resolve/")
-            branch, inner = self._resolve(name, rest)
+            branch, inner = self._resolve(name, rest, kind)
             if branch is None:
                 return self._refuse(404, "RevisionNotFound")
             file, commit_hash = branch / inner, commit(branch)
@@ -188,8 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault and fault.kind == "status":
             self._refuse(fault.status, None)
-        elif path.startswith("api/datasets"):
-            self._api(path.removeprefix("api/datasets").strip("/"), parse_qs(url.query))
+        elif path.startswith(("api/datasets", "api/models")):
+            kind, _, rest = path.removeprefix("api/").partition("/")
+            self._api(rest, parse_qs(url.query), kind)
         elif file.is_file():
             self._file(file, commit_hash, fault)
         elif path == "":
@@ -197,25 +203,60 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "EntryNotFound")
 
-    def _resolve(self, name: str, rest: str) -> tuple[Path | None, str]:
+    def _resolve(self, name: str, rest: str, kind: str) -> tuple[Path | None, str]:
         """Branch and file of `REVISION/FILE`; a revision may have slashes."""
         parts = rest.split("/")
         for count in range(1, len(parts)):
-            branch = self.loopback.repository(name, "/".join(parts[:count]))
+            branch = self.loopback.repository(name, "/".join(parts[:count]), kind)
             if branch is not None:
                 return branch, "/".join(parts[count:])
         return None, ""
 
-    def _api(self, path: str, query: dict[str, list[str]]) -> None:
+    def do_POST(self) -> None:
+        """What the Hub's client asks in order to upload: files are small, so none goes by LFS."""
+        path = unquote(urlsplit(self.path).path).strip("/")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.loopback.requests.append(Asked("POST", path, None))
+        fault = self.loopback.fault(path, "POST")
+        verb = path.split("/")[4] if path.startswith("api/models/") else path
+        models = self.loopback.folder / "models"
+        if fault:
+            self._refuse(fault.status, None)
+        elif path == "api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif not (self.headers.get("Authorization") or "").startswith("Bearer "):
+            self._refuse(401, None)
+        elif path == "api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            (models / name).mkdir(parents=True, exist_ok=True)
+            self._json({"url": f"{self.loopback.url}/{name}"})
+        elif verb == "preupload":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            kept = {"uploadMode": "regular", "shouldIgnore": False}
+            self._json({"files": [{"path": file, **kept} for file in files]})
+        elif verb == "commit":
+            repository = models.joinpath(*path.split("/")[2:4])
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    file = repository / line["value"]["path"]
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            address = f"{self.loopback.url}/{repository.relative_to(models)}/commit/0"
+            self._json({"commitUrl": address, "commitOid": commit(repository)})
+        else:
+            self._refuse(404, None)
+
+    def _api(self, path: str, query: dict[str, list[str]], kind: str) -> None:
         if not path:
             author, search = (query.get(key, [None])[0] for key in ("author", "search"))
-            names = self.loopback.repositories(author, search)
+            names = self.loopback.repositories(author, search, kind)
             return self._json([{"id": name, "tags": [], "private": False} for name in names])
         repository = "/".join(path.split("/")[:2])
         verb, _, revision = path.removeprefix(repository).strip("/").partition("/")
-        if repository not in self.loopback.repositories(None, None):
+        if repository not in self.loopback.repositories(None, None, kind):
             return self._refuse(404, "RepoNotFound")
-        branch = self.loopback.repository(repository, revision or "main")
+        branch = self.loopback.repository(repository, revision or "main", kind)
         if branch is None:
             return self._refuse(404, "RevisionNotFound")
         files = _files(branch)

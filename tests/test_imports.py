@@ -30,6 +30,7 @@ LAYERS = [
     "offline",
     "run_folder",
     "experiment",
+    "sharing",
     "doctor",
     "bench",
     "commands",
@@ -61,7 +62,8 @@ def test_imports_point_upwards(path: Path) -> None:
 def test_help_loads_no_heavy_package() -> None:
     code = (
         "import sys; from decision_seq.cli import build_parser; build_parser().format_help();"
-        "heavy = {'torch', 'transformers', 'datasets', 'minari', 'gymnasium', 'h5py', 'scipy'};"
+        "heavy = {'torch', 'transformers', 'datasets', 'minari', 'gymnasium', 'h5py', 'scipy',"
+        " 'onnx', 'onnxruntime', 'huggingface_hub'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,6 +20,8 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if options.resume != "never" and options.output is None:
         raise UserError("--resume needs --output, the folder of the run to go on with")
     trees = []
+    if options.output is not None and (options.output / "trainer").is_dir():
+        raise UserError(f"{options.output} is a checkpoint, not a run; name another --output")
     resumed = options.resume != "never" and is_run(options.output)
     if resumed:
         trees.append(configs.read_yaml(options.output / "config.yaml"))

@@ -32,12 +32,12 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
     for folder in (store.path, Path(str(store.header["source"].get("path", store.path)))):
         if output.is_relative_to(folder.resolve()):
             raise UserError(f"{output} lies within the dataset itself; name another --output")
-    with _whole(output) as partial:
+    with whole(output) as partial:
         LAYOUTS[layout](store, partial, reporter)
 
 
 @contextmanager
-def _whole(output: Path) -> Iterator[Path]:
+def whole(output: Path) -> Iterator[Path]:
     """A temporary path of the same name; it becomes `output` when all went well."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

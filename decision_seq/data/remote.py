@@ -57,7 +57,7 @@ def told_of(name: str, unknown: Callable[[], str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        status = _status(error)
+        status = http_status(error)
         if isinstance(error, hub.HFValidationError):
             message = f"{name} is no name of a dataset there; {unknown()}"
         elif isinstance(error, absent) and not isinstance(error, hub.GatedRepoError):
@@ -81,7 +81,7 @@ def is_failure(error: BaseException) -> bool:
     return isinstance(error, kinds) or type(error).__module__.startswith("httpx")
 
 
-def _status(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
     """The HTTP status that is behind an error, or behind what it was raised from."""
     seen: BaseException | None = error
     while seen is not None:

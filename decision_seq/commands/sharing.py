@@ -1,0 +1,123 @@
+"""`decision-seq export`, `import` and `push`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import add_verb
+
+
+def add(verbs: Any) -> None:
+    _add_export(verbs)
+    _add_import(verbs)
+    _add_push(verbs)
+
+
+def _add_export(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "export",
+        run_export,
+        "Write a policy for other programs: transformers, ONNX.",
+        "  decision-seq export runs/mine --to transformers --output mine-hf\n"
+        "  decision-seq export runs/mine --to onnx --output mine.onnx",
+    )
+    _add_source(parser)
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=["transformers", "onnx", "checkpoint"],
+        help="transformers: a folder for DecisionTransformerModel.from_pretrained; onnx: one file;"
+        " checkpoint: ours, without its optimiser, and a model card",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the new folder or file")
+
+
+def run_export(options: argparse.Namespace) -> int:
+    from decision_seq.sharing.exporting import export
+
+    print(f"written: {export(options.path, options.to, options.output, make_reporter())}")
+    return 0
+
+
+def _add_import(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "import",
+        run_import,
+        "Make a checkpoint of a Decision Transformer that another program trained.",
+        "  decision-seq import edbeeching/decision-transformer-gym-hopper-medium --output policy\n"
+        "  decision-seq import dt_checkpoint.pt --dataset d4rl/hopper-medium-v2 --output policy\n"
+        "  decision-seq evaluate policy",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of transformers, OWNER/NAME on the Hub, or a state dict of"
+        " kzl/decision-transformer or CORL",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint's folder")
+    parser.add_argument("--dataset", help="the data it was trained on: statistics, scale and task")
+    parser.add_argument("--env-id", help="the Gymnasium id to evaluate in")
+    parser.add_argument("--state-mean", type=Path, metavar="FILE", help="a .npy file or a text")
+    parser.add_argument("--state-std", type=Path, metavar="FILE", help="what states are divided by")
+    parser.add_argument("--return-scale", type=float, help="what returns-to-go are divided by")
+    parser.add_argument("--target", type=float, nargs="+", help="raw returns to ask for")
+    parser.add_argument("--context-length", type=int, help="K, the steps it was trained on")
+    parser.add_argument("--heads", type=int, help="of its attention; no tensor's shape tells them")
+
+
+def run_import(options: argparse.Namespace) -> int:
+    from decision_seq.envs import trust
+    from decision_seq.sharing.importing import Given, import_policy
+
+    trust(options.env_id or "")
+    given = Given(
+        dataset=options.dataset,
+        env_id=options.env_id,
+        state_mean=options.state_mean,
+        state_std=options.state_std,
+        return_scale=options.return_scale,
+        targets=tuple(options.target) if options.target else None,
+        context_length=options.context_length,
+        heads=options.heads,
+    )
+    print(f"written: {import_policy(options.source, options.output, given, make_reporter())}")
+    return 0
+
+
+def _add_push(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "push",
+        run_push,
+        "Upload a policy and its model card to the Hugging Face Hub.",
+        "  HF_TOKEN=... decision-seq push runs/mine OWNER/NAME\n"
+        "  decision-seq push runs/mine OWNER/NAME --as checkpoint --private",
+    )
+    _add_source(parser)
+    parser.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME, made where it is not there")
+    parser.add_argument(
+        "--as",
+        dest="form",
+        choices=["transformers", "checkpoint"],
+        default="transformers",
+        help="what `export --to` writes (default transformers)",
+    )
+    parser.add_argument("--private", action="store_true", help="a new repository is not public")
+
+
+def run_push(options: argparse.Namespace) -> int:
+    from decision_seq.sharing.push import push
+
+    print(push(options.path, options.repo, options.form, options.private, make_reporter()))
+    return 0
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
+    )

@@ -1,0 +1,203 @@
+"""The model card: what a policy is, how it scored, and how it is used, in Markdown.
+
+Its YAML head is what the Hub reads: tags, and the results as a model index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decision_seq.checkpoint import CONFIG, Loaded
+from decision_seq.config import read_yaml
+from decision_seq.envs import environment_notes
+from decision_seq.types import TargetScore, UserError
+
+RULE = "the last one of the run, not the best"
+
+
+def card(loaded: Loaded, form: str) -> str:
+    """The card of a checkpoint that is shared as `form`: transformers or checkpoint.
+
+    Scores are those of the run's scores.json where they are of this very checkpoint.
+    """
+    facts, tree = loaded.facts, read_yaml(loaded.path / CONFIG)
+    scores = _scores(loaded.path)
+    title = f"{_name(tree)} on {facts.dataset}"
+    head = {
+        "library_name": "transformers" if form == "transformers" else "decision-seq",
+        "pipeline_tag": "reinforcement-learning",
+        "tags": _tags(loaded, tree),
+        **({"model-index": [_index(title, loaded, scores)]} if scores else {}),
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# {title}",
+        "A policy for offline reinforcement learning by sequence modelling, trained with"
+        " `decision-seq`."
+        if "imported" not in tree
+        else f"Imported from {tree['imported']}.",
+        "## Scores",
+        _score_text(scores, loaded),
+        "## Data and training",
+        _list(_training(loaded, tree, scored=scores is not None)),
+        "## Use",
+        (_TRANSFORMERS if form == "transformers" else _CHECKPOINT).strip(),
+    ]
+    if "train" in tree:
+        settings = {k: tree[k] for k in ("policy", "conditioning", "train") if k in tree}
+        parts += [
+            "## Configuration",
+            f"```yaml\n{yaml.safe_dump(settings, sort_keys=False).strip()}\n```",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _name(tree: dict[str, Any]) -> str:
+    name = tree["policy"].get("name", "dt")
+    return {"dt": "Decision Transformer"}.get(name, str(name))
+
+
+def _tags(loaded: Loaded, tree: dict[str, Any]) -> list[str]:
+    tags = ["reinforcement-learning", "deep-reinforcement-learning", "offline-rl", "decision-seq"]
+    tags.append(_name(tree).lower().replace(" ", "-"))
+    return tags + ([loaded.facts.env_id.partition("?")[0]] if loaded.facts.env_id else [])
+
+
+def _scores(path: Path) -> dict[str, Any] | None:
+    """The run's scores, when they are of this checkpoint."""
+    file = path.parent.parent / "scores.json"
+    if path.parent.name != "checkpoints" or not file.is_file():
+        return None
+    try:
+        scores = json.loads(file.read_text())
+        if Path(scores["checkpoint"]).name != path.name:
+            return None
+        return {**scores, "targets": [TargetScore.of(target) for target in scores["targets"]]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged; move it away, or evaluate the run again") from error
+
+
+def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]:
+    task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
+    data = {"type": scores["env_id"], "name": scores["env_id"]}
+    metrics = []
+    for score in scores["targets"]:
+        value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
+        name = f"return when asked for {score.target:g}"
+        metrics.append({"type": "mean_reward", "value": value, "name": name})
+        if score.normalized_score is not None:
+            name = f"D4RL normalized score when asked for {score.target:g}"
+            value = round(score.normalized_score, 2)
+            metrics.append({"type": "normalized_score", "value": value, "name": name})
+    return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
+
+
+def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
+    if scores is None:
+        return (
+            "This checkpoint was not scored by the run that made it: see `decision-seq evaluate`."
+        )
+    rows = [_row(score) for score in scores["targets"]]
+    header = ["target", "return (mean ± std)", "normalized", "95 % interval", "episodes"]
+    seed = scores["targets"][0].seed
+    told = [
+        f"environment: `{scores['env_id']}`",
+        f"checkpoint: {RULE} (`{loaded.path.name}`)",
+        f"targets were declared before training; every episode counts, seeds from {seed}",
+        "normalized: 100 * (return - random) / (expert - random); the interval is of the mean over"
+        " episodes of this one policy (Student's t), not over training seeds",
+        *scores["notes"],
+    ]
+    return f"{_table(header, rows)}\n\n{_list(told)}"
+
+
+def _row(score: TargetScore) -> list[str]:
+    interval = score.interval_95
+    return [
+        f"{score.target:,g}",
+        f"{score.return_mean:,.1f} ± {score.return_std:,.1f}",
+        "-" if score.normalized_score is None else f"{score.normalized_score:.1f}",
+        "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
+        str(score.episodes),
+    ]
+
+
+def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
+    facts = loaded.facts
+    told = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
+    if "train" in tree:
+        told.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
+    told.append("targets: " + ", ".join(f"{target:g}" for target in facts.targets))
+    if facts.env_id and not scored:  # else they stand beside the scores
+        told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id)]
+    return told
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+_CHECKPOINT = """
+```sh
+decision-seq import OWNER/NAME --output policy   # or copy this folder
+decision-seq evaluate policy
+```
+
+`model.safetensors` holds the weights and the fitted statistics, `config.yaml` everything else that
+a rollout needs.
+"""
+
+_TRANSFORMERS = """
+`config.json` carries what the weights alone do not say: `state_mean` and `state_std` (states are
+given to the model as `(state - state_mean) / state_std`), `return_scale` (returns-to-go are divided
+by it), `context_length` (the steps it was trained on: give it the last ones, no more), `env_id` and
+`targets` (raw returns to ask for). Shorter histories are padded on the left with zeros, and the
+padding is masked. The newest action is not known yet and is 0. Timesteps count from 0 in the
+episode and stay below `max_ep_len`.
+
+```python
+import gymnasium, numpy as np, torch
+from transformers import DecisionTransformerModel
+
+model = DecisionTransformerModel.from_pretrained("PATH").eval()
+config = model.config
+mean, std = np.array(config.state_mean), np.array(config.state_std)
+K = config.context_length
+
+
+def tail(rows, width):  # [1, K, width]: the last K rows, zeros on their left
+    rows = np.asarray(rows[-K:], np.float32).reshape(-1, width)
+    return torch.from_numpy(np.pad(rows, ((K - len(rows), 0), (0, 0))))[None]
+
+
+env = gymnasium.make(config.env_id)
+state, _ = env.reset(seed=0)
+states, actions, returns, done = [(state - mean) / std], [], [config.targets[0]], False
+while not done:
+    steps = np.arange(len(states)).clip(max=config.max_ep_len - 1)
+    with torch.no_grad():
+        action = model(
+            states=tail(states, config.state_dim),
+            actions=tail([*actions, np.zeros(config.act_dim)], config.act_dim),
+            returns_to_go=tail(np.array(returns) / config.return_scale, 1),
+            timesteps=tail(steps, 1)[..., 0].long(),
+            attention_mask=tail(np.ones(len(states)), 1)[..., 0].long(),
+        ).action_preds[0, -1].numpy()
+    state, reward, terminated, truncated, _ = env.step(action)
+    states.append((state - mean) / std)
+    actions.append(action)
+    returns.append(returns[-1] - reward)
+    done = terminated or truncated
+print("return", config.targets[0] - returns[-1])
+```
+"""

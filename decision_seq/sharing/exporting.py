@@ -1,0 +1,125 @@
+"""A trained policy, written out for other programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decision_seq import checkpoint
+from decision_seq.checkpoint import Loaded
+from decision_seq.config import require, save_text
+from decision_seq.data.conditioning import ReturnToGo
+from decision_seq.data.export import whole
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig
+from decision_seq.sharing import layouts, onnx_file
+from decision_seq.sharing.card import card
+from decision_seq.types import Reporter
+
+# Our activations -> transformers' names; "gelu" is the exact one in both.
+ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
+
+
+def export(path: Path, form: str, output: Path, reporter: Reporter) -> Path:
+    """Write the policy of a run or checkpoint at `output`, whole or not at all -> `output`.
+
+    form: a key of `FORMS`. UserError when something is at `output`, and for what the form cannot
+    express.
+    """
+    output = Path(os.path.abspath(output))
+    require(not output.exists(), f"{output} exists; name another --output")
+    loaded = checkpoint.load(path)
+    loaded.policy.eval()
+    with whole(output) as partial:
+        FORMS[form](loaded, partial)
+    return output
+
+
+def write_transformers(loaded: Loaded, output: Path) -> None:
+    """A folder for `transformers.DecisionTransformerModel.from_pretrained`, and its card.
+
+    The statistics and the return scale are keys of config.json, where users of the field look for
+    them.
+    """
+    config, conditioning, spec = loaded.policy_config, loaded.conditioning, loaded.policy.spec
+    which = f"{loaded.path}: transformers' DecisionTransformerModel has no"
+    require(
+        isinstance(config, DecisionTransformerConfig),
+        f"{which} {type(config).__name__}; --to onnx takes any policy",
+    )
+    assert isinstance(config, DecisionTransformerConfig)
+    backbone = config.backbone
+    require(isinstance(backbone, GPTConfig), f"{which} {type(backbone).__name__}; try --to onnx")
+    assert isinstance(backbone, GPTConfig)
+    require(
+        isinstance(conditioning, ReturnToGo) and spec.condition_size == 1,
+        f"{which} {type(conditioning).__name__} conditioning, only a return-to-go; try --to onnx",
+    )
+    assert isinstance(conditioning, ReturnToGo)
+    require(spec.action_kind == "continuous", f"{which} discrete actions; try --to onnx")
+    activation = ACTIVATIONS.get(backbone.activation)
+    require(activation is not None, f"{which} activation {backbone.activation!r}; try --to onnx")
+    weights = loaded.policy.state_dict()
+    pairs = layouts.TRANSFORMERS.pairs(backbone.layers)
+    statistics = {"encoder.mean": "state_mean", "encoder.std": "state_std"}
+    extra = sorted(set(weights) - set(pairs) - set(statistics))
+    require(not extra, f"{which} place for {extra and extra[0]}; try --to onnx")
+
+    from transformers import DecisionTransformerConfig as TheirConfig
+    from transformers import DecisionTransformerModel
+    from transformers.utils import logging
+
+    tree: dict[str, Any] = {
+        "state_dim": spec.observation_shape[0],
+        "act_dim": spec.action_size,
+        "hidden_size": backbone.width,
+        "max_ep_len": spec.max_timestep,
+        "n_positions": 3 * config.context_length,
+        "n_layer": backbone.layers,
+        "n_head": backbone.heads,
+        "activation_function": activation,
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), backbone.dropout),
+        # A language model's: there are no words here.
+        **dict.fromkeys(("bos_token_id", "eos_token_id")),
+        "context_length": config.context_length,
+        "return_scale": conditioning.scale,
+        "env_id": loaded.facts.env_id,
+        "targets": list(loaded.facts.targets),
+        "dataset": loaded.facts.dataset,
+        "source": loaded.facts.source,
+        **{theirs: weights[mine].tolist() for mine, theirs in statistics.items()},
+    }
+    model = DecisionTransformerModel(TheirConfig(**tree))
+    swapped = {
+        theirs: layouts.TRANSFORMERS.swap(mine, weights[mine]) for mine, theirs in pairs.items()
+    }
+    # What has no part in an action: the positions, which it adds to every token alike, the words,
+    # and the heads that predict states and returns.
+    idle = {k: torch.zeros_like(v) for k, v in model.state_dict().items() if k not in swapped}
+    model.load_state_dict({**idle, **swapped})
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model.save_pretrained(output)
+    if bars:
+        logging.enable_progress_bar()
+    save_text(output / "README.md", card(loaded, "transformers"))
+
+
+def write_checkpoint(loaded: Loaded, output: Path) -> None:
+    """The checkpoint without its optimiser, and its card: enough for `evaluate` and `import`."""
+    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.STATE):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(loaded.path / name, output / name)
+    save_text(output / "README.md", card(loaded, "checkpoint"))
+
+
+FORMS: dict[str, Callable[[Loaded, Path], None]] = {
+    "transformers": write_transformers,
+    "onnx": onnx_file.write,
+    "checkpoint": write_checkpoint,
+}

@@ -1,0 +1,185 @@
+"""Models of others, as they are found: files, folders, repositories of the Hub.
+
+Nothing of theirs is run: tensors come from safetensors, or from a pickle that may build tensors,
+arrays and plain containers alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decision_seq import checkpoint
+from decision_seq.data import remote
+from decision_seq.data.identity import require_file, sha256
+from decision_seq.types import Reporter, UserError
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CONFIG, CARD = "config.json", "README.md"
+OURS = (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.STATE)
+NESTED = ("model_state", "model_state_dict", "state_dict", "model")
+STATISTICS = ("state_mean", "state_std")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What was found. config: of config.json, and what lay beside the weights; card: README.md."""
+
+    name: str
+    description: str
+    tensors: Mapping[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+    card: str = ""
+
+
+@contextmanager
+def at_hand(source: str, reporter: Reporter) -> Iterator[Path]:
+    """A file or folder on this machine; a repository of the Hub lies there while this lasts."""
+    path = Path(source)
+    if path.exists():
+        yield path
+        return
+    if not REPOSITORY.fullmatch(source):
+        raise UserError(f"{source} does not exist, and is no OWNER/NAME of the Hub")
+    with tempfile.TemporaryDirectory(prefix="decision-seq-") as folder:
+        yield _fetch(source, Path(folder), reporter)
+
+
+def _fetch(repo: str, folder: Path, reporter: Reporter) -> Path:
+    remote.require_hub(repo)
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi(endpoint=remote.hub_endpoint())
+    with remote.told_of(repo, lambda: "check its spelling"), remote.quiet():
+        info = api.model_info(repo)
+        there = {sibling.rfilename for sibling in info.siblings or []}
+        weights = [name for name in WEIGHTS if name in there][:1]
+        wanted = [n for n in (CONFIG, CARD, *OURS) if n in there and n not in WEIGHTS] + weights
+        reporter.say(f"{repo}: fetching {', '.join(wanted) or 'nothing'} at {info.sha}")
+        for name in wanted:
+            api.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)
+    return folder
+
+
+def is_ours(path: Path) -> bool:
+    """Whether it is a checkpoint folder of this package."""
+    return all((path / name).is_file() for name in (checkpoint.CONFIG, checkpoint.STATE))
+
+
+def read(path: Path, source: str) -> Foreign:
+    """A folder in transformers' layout, or a file with a state dict; source: as it was named."""
+    if not path.is_dir():
+        require_file(path, "a model's file or folder")
+        tensors, beside = _tensors(path, source)
+        return Foreign(path.stem, _describe(source, path), tensors, beside)
+    found = [path / name for name in WEIGHTS if (path / name).is_file()]
+    if not found:
+        raise UserError(f"{source} has neither {' nor '.join(WEIGHTS)}; give such a folder or file")
+    config = _read_json(path / CONFIG, source)
+    tensors, beside = _tensors(found[0], source)
+    card = path / CARD
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    return Foreign(source, _describe(source, found[0]), tensors, {**beside, **config}, text)
+
+
+def _describe(source: str, file: Path) -> str:
+    # Of a path on this machine its name alone: a card goes out into the world.
+    named = Path(source).name if Path(source).exists() else source
+    parts = [named] if named == file.name else [named, file.name]
+    return f"{', '.join(parts)}, sha256 {sha256(file)[:12]}"
+
+
+def _read_json(path: Path, source: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{source} has no {path.name}, so its shape is not known") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: {path.name} is damaged ({error})") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: {path.name} holds no mapping")
+    return tree
+
+
+def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's tensors by name, and the state statistics that lie beside them."""
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path), {}
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise UserError(f"{source}: {path.name} is damaged ({reason})") from error
+    tree = _unpickle(path, source)
+    inner = next((tree[key] for key in NESTED if isinstance(tree.get(key), Mapping)), tree)
+    # Data parallel training puts a word before every name.
+    named = {str(name).removeprefix("module."): value for name, value in inner.items()}
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    beside = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
+    return tensors, beside
+
+
+def _unpickle(path: Path, source: str) -> Mapping[Any, Any]:
+    try:
+        with torch.serialization.safe_globals(_array_parts()):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = "it is no PyTorch file, or is cut short"
+        if refused:
+            reason = f"it names {refused[1]}, so it is a program; save the model's state_dict()"
+        raise UserError(f"{source}: {path.name} is not read: {reason}") from error
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{source}: {path.name} holds a {type(tree).__name__}, no state dict")
+    return tree
+
+
+def _array_parts() -> list[Any]:
+    """What a pickled array of floats names, under numpy 1's and numpy 2's paths."""
+    from numpy._core import multiarray
+
+    parts: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+    for package in ("numpy.core", "numpy._core"):
+        parts.append((multiarray._reconstruct, f"{package}.multiarray._reconstruct"))
+    return parts
+
+
+def read_vector(path: Path) -> np.ndarray:
+    """Numbers of a `.npy` file, or of a text with or without commas and brackets."""
+    require_file(path, "a .npy file or a text of numbers")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
+        return numbers(path.read_text())
+    except (ValueError, OSError, EOFError, TypeError) as error:
+        raise UserError(f"{path} holds no vector of numbers ({error})") from error
+
+
+def numbers(text: str) -> np.ndarray:
+    """`[1, 2.5 3]` -> [3]; ValueError for anything else."""
+    return np.array([float(word) for word in re.sub(r"[\[\],]", " ", text).split()])
+
+
+def card_statistics(card: str) -> dict[str, np.ndarray]:
+    """`mean = [...]` and `std = [...]` in a model card's text or code, as far as they are there."""
+    found = {}
+    for key, word in zip(STATISTICS, ("mean", "std"), strict=True):
+        listed = re.search(rf"\b(?:state_)?{word}\s*[=:]\s*(?:[\w.]+\(\s*)?\[([^\[\]]*)\]", card)
+        if listed:
+            with contextlib.suppress(ValueError):  # "[...]" in prose; then it is not there
+                found[key] = numbers(listed[1])
+    return found

@@ -1,0 +1,161 @@
+"""Any policy as one ONNX graph: a context of the last K steps in, the newest step's actions out.
+
+Inputs, in the environment's own units (normalisation is inside): observations [B, T, ...], actions
+[B, T, A] (those taken; the newest is not read), conditions [B, T, C] (absent where C is 0),
+timesteps [B, T] and lengths [B], the real steps of each row, which are padded on the right. B and
+T are free, T up to context_length. What a policy does not read is no input. What a caller must know
+stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decision_seq.checkpoint import Loaded
+from decision_seq.config import require
+from decision_seq.policies import Policy
+from decision_seq.types import Batch, Spec, UserError
+
+TOLERANCE = 1e-4  # of an action in [-1, 1]; rounding stays far below
+
+
+class Acting(nn.Module):
+    """`policy.act` as a function of tensors alone."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        timesteps: Tensor,
+        lengths: Tensor,
+        conditions: Tensor | None = None,
+    ) -> Tensor:
+        count, steps = observations.shape[:2]
+        if conditions is None:
+            conditions = observations.new_zeros(count, steps, 0)
+        mask = torch.arange(steps)[None] < lengths[:, None]  # [B, T]
+        rewards = observations.new_zeros(count, steps)
+        batch = Batch(observations, actions, rewards, conditions, timesteps, mask)
+        chosen, state = self.policy.act(batch)
+        if state is not None:
+            raise UserError("this policy carries a state between steps, which a graph does not")
+        return chosen
+
+
+def write(loaded: Loaded, output: Path) -> None:
+    """The policy as the ONNX file `output`, compared with the policy itself before it is left.
+
+    UserError when the packages are absent or the policy cannot be expressed.
+    """
+    require(output.suffix == ".onnx", f"{output.name}: an ONNX file's name ends in .onnx")
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} is not installed; pip install 'decision-seq[onnx]'"
+        ) from error
+    acting = Acting(loaded.policy.cpu()).eval()
+    length = loaded.policy_config.context_length
+    inputs = _example(loaded.policy.spec, 3, min(length, 5))
+    program = _trace(acting, inputs, loaded.path)
+    graph = program.model.graph
+    for entry in [entry for entry in graph.inputs if not entry.uses()]:
+        graph.inputs.remove(entry)  # the tracer fixes the sizes of what it does not see used
+    program.model.metadata_props.update(_metadata(loaded))
+    program.save(output)
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    for count, steps in ((1, 1), (2, length)):
+        _check(acting, session, _example(loaded.policy.spec, count, steps), loaded.path)
+
+
+def _check(acting: Acting, session: Any, inputs: dict[str, Tensor], path: Path) -> None:
+    """UserError unless the graph takes inputs of these sizes and acts on them as the policy does.
+
+    A policy that asks for `len` of a tensor has its size fixed by the tracer, in silence.
+    """
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    with torch.inference_mode():
+        expected = acting(**inputs)
+    try:
+        fed = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
+        (found,) = session.run(None, fed)
+    except InvalidArgument as error:
+        raise UserError(
+            f"{path} cannot be written as ONNX: the policy's code fixes the sizes of its inputs"
+        ) from error
+    off = float((torch.as_tensor(found) - expected).abs().max())
+    require(off <= TOLERANCE, f"{path}: the ONNX graph's actions are off by {off:.2g}")
+
+
+def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
+    """Inputs of the right shapes; their values matter to nobody."""
+    draw = torch.Generator().manual_seed(0)
+    discrete = spec.action_kind == "discrete"
+    shape = (count, steps)
+    inputs = {
+        "observations": torch.randn(*shape, *spec.observation_shape, generator=draw),
+        "actions": torch.randint(spec.action_size, shape, generator=draw)
+        if discrete
+        else torch.rand(*shape, spec.action_size, generator=draw) * 2 - 1,
+        "timesteps": torch.randint(spec.max_timestep, shape, generator=draw),
+        "lengths": torch.randint(1, steps + 1, (count,), generator=draw),
+    }
+    if spec.condition_size:
+        inputs["conditions"] = torch.randn(*shape, spec.condition_size, generator=draw)
+    return inputs
+
+
+def _trace(acting: Acting, inputs: dict[str, Tensor], path: Path) -> Any:
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    axes = {n: {0: batch} if n == "lengths" else {0: batch, 1: time} for n in inputs}
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision; we do not
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own parts
+            return torch.onnx.export(
+                acting,
+                kwargs=inputs,
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=["actions_chosen"],
+                dynamic_shapes=axes,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever a policy's code makes of tracing
+        told: BaseException = error
+        while told.__cause__ is not None and not isinstance(told, UserError):
+            told = told.__cause__
+        reason = (str(told).strip().splitlines() or [type(told).__name__])[0][:160]
+        raise UserError(f"{path} cannot be written as ONNX: {reason}") from error
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def _metadata(loaded: Loaded) -> dict[str, str]:
+    """What the caller must know, as JSON values."""
+    facts, conditioning = loaded.facts, loaded.conditioning
+    told = {
+        "return_scale": getattr(conditioning, "scale", None),
+        "context_length": loaded.policy_config.context_length,
+        "max_timestep": loaded.policy.spec.max_timestep,
+        "env_id": facts.env_id,
+        "targets": facts.targets,
+        "dataset": facts.dataset,
+        "source": facts.source,
+    }
+    return {key: json.dumps(value) for key, value in told.items()}

@@ -1,0 +1,111 @@
+"""A checkpoint with vivid weights, and real episodes to hold its actions against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from decision_seq import checkpoint
+from decision_seq.checkpoint import DataFacts, Loaded
+from decision_seq.config import plain, to_tree
+from decision_seq.data.conditioning import Conditioning, ReturnToGo
+from decision_seq.data.store import EpisodeStore
+from decision_seq.envs import Environments
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.rollout import Context, News
+from decision_seq.types import Batch, Spec, Transition
+
+FACTS = DataFacts(
+    "hopper-medium", "a test", "Hopper-v4", "hopper", (3600.0, 1800.0), (-20.272305, 3234.3)
+)
+K = 5
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, store: EpisodeStore, spec: Spec) -> Callable[..., Path]:
+    """A run's only checkpoint, of a policy whose every weight is of size."""
+
+    def make(
+        config: PolicyConfig | None = None,
+        conditioning: Conditioning | None = None,
+        spec: Spec = spec,
+        name: str = "run",
+    ) -> Path:
+        config = config or DecisionTransformerConfig(K, GPTConfig(2, 2, 16))
+        torch.manual_seed(0)
+        policy = config.build(spec)
+        policy.fit(store)
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight += 0.15 * torch.randn_like(weight)
+        described = {
+            "policy": {"name": config.get_choice_name(type(config)), **to_tree(config)},
+            "conditioning": {
+                "name": (conditioning or ReturnToGo()).get_choice_name(
+                    type(conditioning or ReturnToGo())
+                ),
+                **to_tree(conditioning or ReturnToGo(1000.0)),
+            },
+            "spec": plain(spec),
+            "data": plain(FACTS),
+        }
+        state: dict[str, Any] = {"topology": {}, "scaler": {}}
+        folder = tmp_path / name / "checkpoints"
+        return checkpoint.save(folder, 7, policy.state_dict(), {}, described, state)
+
+    return make
+
+
+def trimmed(batch: Batch) -> Batch:
+    """The single row as numpy arrays, without its padding."""
+    length = int(batch.lengths[0])
+    arrays = {f.name: getattr(batch, f.name)[:, :length].numpy().copy() for f in fields(Batch)}
+    return Batch(**arrays)
+
+
+@torch.inference_mode()
+def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Every step of a Hopper episode to its own end: the context, and the actions of `loaded`, of
+    which a part is carried out."""
+    policy = loaded.policy.eval()
+    environments = Environments("Hopper-v4", 1)
+    row, targets = np.array([0]), np.array([3600.0])
+    context = Context(1, loaded.policy_config.context_length, policy.spec)
+    news = News(1, policy.spec, torch.device("cpu"))
+    news.observations[:] = environments.reset([seed])
+    news.conditions[:] = loaded.conditioning.prompt(targets)
+    news.fresh[:] = 1
+    actions, timestep = torch.zeros(1, policy.spec.action_size), 0
+    while environments.running.any():
+        context.advance(actions, news.tensor)
+        batch = trimmed(context.batch())
+        chosen = policy.act(batch.tensors())[0].numpy()
+        yield batch, chosen
+        chosen = chosen * np.float32(0.3)  # random weights fall at once; so Hopper stands longer
+        before = news.observations.copy()
+        following, rewards, _, _ = environments.step(row, chosen)
+        transition = Transition(before, chosen, rewards, following)
+        news.conditions[:] = loaded.conditioning.advance(
+            news.conditions, targets, transition, np.array([timestep])
+        )
+        news.observations[:], news.rewards[:], news.fresh[:] = following, rewards, 0
+        actions, timestep = torch.tensor(chosen), timestep + 1
+    environments.close()
+
+
+def compare(loaded: Loaded, act: Callable[[Batch], np.ndarray], steps_at_least: int = 2 * K) -> int:
+    """Holds `act` against `loaded` over an episode that outlives its context -> its length."""
+    seen = []
+    for batch, ours in episode(loaded):
+        np.testing.assert_allclose(act(batch), ours, rtol=0, atol=1e-5)
+        seen.append(ours[0])
+    assert len(seen) >= steps_at_least
+    assert np.std(seen, axis=0).min() > 0.01  # not one action over and over
+    return len(seen)

@@ -1,0 +1,54 @@
+"""The model card says what was measured, and the Hub's own reader understands it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from decision_seq import checkpoint
+from decision_seq.evaluate import score
+from decision_seq.report import scores_json
+from decision_seq.sharing.card import card
+from decision_seq.types import Scores, UserError
+from tests.sharing.conftest import FACTS
+
+
+@pytest.fixture
+def scored(make_checkpoint: Callable[..., Path]) -> Path:
+    path = make_checkpoint()
+    returns, lengths = np.array([1000.0, 1200.0]), np.array([300, 400])
+    targets = [score(t, returns, lengths, 10_000, FACTS.reference_scores) for t in FACTS.targets]
+    scores = Scores("hopper-medium", "a test", "Hopper-v4", str(path), targets, ["a note"])
+    (path.parent.parent / "scores.json").write_text(json.dumps(scores_json(scores)))
+    return path
+
+
+def test_the_hub_reads_the_results(scored: Path) -> None:
+    text = card(checkpoint.load(scored), "checkpoint")
+    data = ModelCard(text).data
+    assert data.library_name == "decision-seq"
+    assert {"reinforcement-learning", "Hopper-v4"} <= set(data.tags)
+    results = [(r.metric_type, r.metric_value, r.dataset_name) for r in data.eval_results]
+    assert results[0] == ("mean_reward", "1100.00 +/- 141.42", "Hopper-v4")
+    expected = 100 * (1100 + 20.272305) / (3234.3 + 20.272305)
+    assert results[1][:2] == ("normalized_score", round(expected, 2))
+    assert len(results) == 4
+    for said in ("| 3,600 |", "1,100.0 ± 141.4", "a note", "the last one", "source: a test"):
+        assert said in text
+
+
+def test_scores_of_another_checkpoint_are_not_borrowed(scored: Path) -> None:
+    other = scored.with_name("step-00000005")
+    scored.rename(other)
+    text = card(checkpoint.load(other), "checkpoint")
+    assert ModelCard(text).data.eval_results is None
+    assert "was not scored" in text
+
+
+def test_damaged_scores_are_one_line(scored: Path) -> None:
+    (scored.parent.parent / "scores.json").write_text("{")
+    with pytest.raises(UserError, match=r"scores\.json is damaged"):
+        card(checkpoint.load(scored), "checkpoint")

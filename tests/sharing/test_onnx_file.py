@@ -1,0 +1,137 @@
+"""The exported graph acts as the policy does, in a runtime that knows nothing of it."""
+
+import builtins
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from decision_seq import checkpoint
+from decision_seq.sharing import onnx_file
+from decision_seq.sharing.exporting import export
+from decision_seq.types import Batch, Reporter, Spec, UserError
+from tests.sharing.conftest import FACTS, K, compare
+
+
+@pytest.fixture
+def session(make_checkpoint: Callable[..., Path], tmp_path: Path) -> onnxruntime.InferenceSession:
+    file = export(make_checkpoint(), "onnx", tmp_path / "policy.onnx", Reporter())
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+def test_an_episode_and_what_a_caller_must_know(
+    session: onnxruntime.InferenceSession, make_checkpoint: Callable[..., Path]
+) -> None:
+    loaded = checkpoint.load(make_checkpoint(name="again"))
+
+    def act(batch: Batch) -> np.ndarray:
+        fed = {
+            "observations": batch.observations,
+            "actions": batch.actions,
+            "conditions": batch.conditions,
+            "timesteps": batch.timesteps,
+            "lengths": batch.lengths,
+        }
+        return session.run(None, fed)[0]
+
+    compare(loaded, act)
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["return_scale"]) == 1000.0
+    assert json.loads(told["context_length"]) == K
+    assert json.loads(told["max_timestep"]) == 1000
+    assert json.loads(told["env_id"]) == "Hopper-v4"
+    assert tuple(json.loads(told["targets"])) == FACTS.targets
+
+    # Rows of unequal lengths: each acts at its own newest step, and padding is not seen.
+    inputs = onnx_file._example(loaded.policy.spec, 6, K)
+    fed = {name: tensor.numpy() for name, tensor in inputs.items()}
+    fed["lengths"] = np.array([1, 2, 3, 4, 5, 5])
+    (together,) = session.run(None, fed)
+    for row, length in enumerate(fed["lengths"]):
+        alone = {name: a[row : row + 1] for name, a in fed.items()}
+        cut = {name: a[:, :length] if a.ndim > 1 else a for name, a in alone.items()}
+        np.testing.assert_allclose(session.run(None, cut)[0][0], together[row], atol=1e-5)
+
+
+class Cloning(torch.nn.Module):
+    """Acts by the newest observation alone, as behaviour cloning does.
+
+    carried: its state; fixed: whether its code asks for the `len` of a tensor.
+    """
+
+    def __init__(self, spec: Spec, carried: object = None, fixed: bool = False) -> None:
+        super().__init__()
+        self.spec, self.carried, self.fixed = spec, carried, fixed
+        self.head = torch.nn.Linear(spec.observation_shape[0], spec.action_size)
+
+    def act(self, batch: Batch, state: object = None, rng: object = None) -> tuple:
+        count = len(batch.lengths) if self.fixed else batch.lengths.shape[0]
+        newest = batch.observations[torch.arange(count), batch.lengths - 1]
+        return torch.tanh(self.head(newest)), self.carried
+
+
+def test_a_policy_without_a_condition_has_no_such_input(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    loaded = checkpoint.load(make_checkpoint())
+    spec = dataclasses.replace(loaded.policy.spec, condition_size=0)
+    other = dataclasses.replace(loaded, policy=Cloning(spec))
+    onnx_file.write(other, tmp_path / "bc.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "bc.onnx")
+    names = [entry.name for entry in session.get_inputs()]
+    assert not {"actions", "conditions"} & set(names)
+    fed = {n: t.numpy() for n, t in onnx_file._example(spec, 3, 4).items()}
+    (found,) = session.run(None, {name: fed[name] for name in names})
+    newest = torch.as_tensor(fed["observations"][range(3), fed["lengths"] - 1])
+    expected = other.policy.head(newest).tanh().detach()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_cannot_be_a_graph_is_one_line(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = checkpoint.load(make_checkpoint())
+    carrying = dataclasses.replace(loaded, policy=Cloning(loaded.policy.spec, torch.zeros(1)))
+    with pytest.raises(UserError, match=r"cannot be written as ONNX: .*carries a state"):
+        onnx_file.write(carrying, tmp_path / "x.onnx")
+    fixing = dataclasses.replace(loaded, policy=Cloning(loaded.policy.spec, fixed=True))
+    with pytest.raises(UserError, match="the policy's code fixes the sizes"):
+        onnx_file.write(fixing, tmp_path / "sizes.onnx")
+    with pytest.raises(UserError, match=r"name ends in \.onnx"):
+        export(loaded.path, "onnx", tmp_path / "x.bin", Reporter())
+
+    honest = builtins.__import__
+
+    def without(name: str, *rest: object) -> object:
+        if name == "onnxruntime":
+            raise ModuleNotFoundError(name=name)
+        return honest(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=r"onnxruntime is not installed; pip install"):
+        export(loaded.path, "onnx", tmp_path / "x.onnx", Reporter())
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_graph_that_acts_otherwise_is_refused(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = checkpoint.load(make_checkpoint())
+    small = dataclasses.replace(loaded, policy=Cloning(loaded.policy.spec))
+    trace = onnx_file._trace
+
+    def spoilt(acting: onnx_file.Acting, inputs: dict, where: Path) -> object:
+        program = trace(copy.deepcopy(acting), inputs, where)
+        with torch.no_grad():
+            acting.policy.head.bias += 0.1
+        return program
+
+    monkeypatch.setattr(onnx_file, "_trace", spoilt)
+    with pytest.raises(UserError, match="the ONNX graph's actions are off by"):
+        onnx_file.write(small, tmp_path / "x.onnx")
