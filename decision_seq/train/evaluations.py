@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from decision_seq.config import plain
 from decision_seq.evaluate import Evaluation
 from decision_seq.policies import Policy
 from decision_seq.train.launch import Ranks
+from decision_seq.train.metrics import Metrics
 from decision_seq.train.signals import Signals
-from decision_seq.types import Reporter, UserError
+from decision_seq.types import Reporter, TargetScore, UserError
 
 
 class Evaluations:
@@ -28,11 +29,12 @@ class Evaluations:
         self.protocol = json.loads(json.dumps(evaluation.protocol()))
 
     def record(
-        self, step: int, policy: Callable[[], Policy], signals: Signals
+        self, step: int, policy: Callable[[], Policy], signals: Signals, metrics: Metrics | None
     ) -> dict[str, Any] | None:
         """The scores of update `step`; None when a signal came to any rank.
 
-        Those that an interrupted run obtained are taken over. policy: makes the copy to roll out.
+        Those that an interrupted run obtained are taken over. policy: makes the copy to roll out;
+        metrics: the main process's, whose trackers are told.
         """
         known = self.ranks.from_main(lambda: self._recorded(step))
         if known is not None:
@@ -53,6 +55,8 @@ class Evaluations:
             "env_steps_per_second": rate,
         }
         self.ranks.from_main(lambda: self._append(record))
+        if metrics is not None:
+            metrics.track(step, dict(_values(scores)))
         return record
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -72,3 +76,11 @@ class Evaluations:
             if record["step"] == step and record.get("protocol") == self.protocol:
                 return record
         return None
+
+
+def _values(scores: Sequence[TargetScore]) -> Iterator[tuple[str, float | None]]:
+    """What trackers draw of an evaluation: by what was asked for."""
+    for score in scores:
+        asked = "" if score.target is None else f"/{score.target:g}"
+        yield f"evaluation/return_mean{asked}", score.return_mean
+        yield f"evaluation/normalized_score{asked}", score.normalized_score

@@ -53,9 +53,12 @@ class Metrics:
                 f"cannot write {self.file.name}: {error.strerror}; the checkpoints are whole, go on"
                 " from them with --resume"
             ) from error
-        values = {k: value for k, value in record.items() if k != "step" and value is not None}
+        self.track(step, {key: value for key, value in record.items() if key != "step"})
+
+    def track(self, step: int, values: dict[str, float | None]) -> None:
+        """For the trackers alone."""
         for tracker in self.trackers:
-            tracker.log(values, step=step)
+            tracker.log({k: value for k, value in values.items() if value is not None}, step=step)
 
     def __enter__(self) -> Metrics:
         return self

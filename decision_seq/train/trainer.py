@@ -150,7 +150,7 @@ class Trainer:
         self.ranks.from_main(lambda: opened.append(self._metrics()))
         with opened[0] if opened else nullcontext() as metrics:
             with self.reporter.bar("train", "update", config.steps, self.step) as bar:
-                self._evaluate_when_due(final=False)
+                self._evaluate_when_due(final=False, metrics=metrics)
                 self.throughput.begin()
                 while self.step < config.steps:
                     outcome = self._update()
@@ -166,10 +166,10 @@ class Trainer:
                         path = self._save()
                         if stop:
                             raise Interrupted(self.signals.number, path)
-                        self._evaluate_when_due(final=False)
+                        self._evaluate_when_due(final=False, metrics=metrics)
                         self.throughput.begin()
             self._check_replicas()
-            return self._evaluate_when_due(final=True)
+            return self._evaluate_when_due(final=True, metrics=metrics)
 
     def _metrics(self) -> Metrics:
         if self.evaluations is not None:
@@ -277,7 +277,7 @@ class Trainer:
             best["step"] if best else None,
         )
 
-    def _evaluate_when_due(self, final: bool) -> dict[str, Any] | None:
+    def _evaluate_when_due(self, final: bool, metrics: Metrics | None) -> dict[str, Any] | None:
         """Roll the policy out where an evaluation is due -> its record, None where none is.
 
         A signal ends it at once: the checkpoint of this step is written, and a resumed run
@@ -286,7 +286,7 @@ class Trainer:
         here = self._evaluated(self.step) and final == (self.step == self.config.steps)
         if self.evaluations is None or not here:
             return None
-        record = self.evaluations.record(self.step, self._evaluation_copy, self.signals)
+        record = self.evaluations.record(self.step, self._evaluation_copy, self.signals, metrics)
         if record is None:
             name = f"{checkpoint.PREFIX}{self.step:08d}"
             raise Interrupted(self.signals.number, self.checkpoints / name)

@@ -56,11 +56,24 @@ def test_evaluations_on_the_way_change_nothing(
     assert finished is not None
     assert finished.scores is not None
     # and a score is what the checkpoint alone gives
-    alone = evaluate_checkpoint(finished.checkpoint, episodes=4)
+    alone = evaluate_checkpoint(finished.checkpoint)
     assert [t.returns for t in alone.targets] == [t.returns for t in finished.scores.targets]
     assert json.loads((tmp_path / "with" / "scores.json").read_text())["targets"][0]["returns"] == (
         alone.targets[0].returns
     )
+
+
+def test_trackers_see_the_evaluations(config: Callable[..., Config], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    experiment.train(config(trackers=["tensorboard"]), run)
+    events = EventAccumulator(str(next(run.rglob("events*")).parent))
+    events.Reload()
+    for at, target in enumerate(evaluations(run)[40]["targets"]):
+        shown = events.Scalars(f"evaluation/return_mean/{target['target']:g}")
+        expected = {n: r["targets"][at]["return_mean"] for n, r in evaluations(run).items()}
+        assert {scalar.step: scalar.value for scalar in shown} == pytest.approx(expected)
 
 
 def test_the_best_is_kept_beside_the_last(config: Callable[..., Config], tmp_path: Path) -> None:
