@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from decision_seq.recipes import recipes
 from decision_seq.report import table
 
-EXPERIMENTS = Path(__file__).parent
 STEPS, KILL_AFTER = 60, 30
 DATASET = "bundled/hopper-medium"  # of every family that a recipe names no other for
 SMALL = {
@@ -60,13 +60,12 @@ def killed(arguments: list[str], output: Path) -> int:
     return metrics.read_text().count("\n") if metrics.is_file() else 0
 
 
-def smoke(recipe: Path, folder: Path) -> list[str]:
+def smoke(name: str, folder: Path) -> list[str]:
     """The recipe's row of the table."""
     started = time.monotonic()
-    name = str(recipe.relative_to(EXPERIMENTS).with_suffix(""))
     output = folder / name.replace("/", "-")
     overrides = [part for key, value in SMALL.items() for part in (f"--{key}", str(value))]
-    arguments = ["train", "--config", str(recipe), "--dataset", DATASET, "--output", str(output)]
+    arguments = ["train", "--config", name, "--dataset", DATASET, "--output", str(output)]
     logged = killed([*arguments, *overrides], output)
     resumed = run(["train", "--output", str(output), "--resume"])
     from_step = [line for line in resumed.stderr.splitlines() if line.startswith("resumed from")]
@@ -83,9 +82,8 @@ def smoke(recipe: Path, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    recipes = sorted(EXPERIMENTS.glob("**/*.yaml"))
     with tempfile.TemporaryDirectory(prefix="decision-seq-smoke-") as folder:
-        rows = [smoke(recipe, Path(folder)) for recipe in recipes]
+        rows = [smoke(name, Path(folder)) for name in recipes()]
     print(table(["recipe", "killed at", "resumed from", "normalized", "took"], rows))
 
 

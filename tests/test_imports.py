@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 LAYERS = [
     "types",
     "config",
+    "recipes",
     "envs",
     "data",
     "models",
@@ -19,6 +20,7 @@ LAYERS = [
     "checkpoint",
     "rollout",
     "evaluate",
+    "video",
     "train",
     "report",
     "provenance",
@@ -27,6 +29,7 @@ LAYERS = [
     "experiment",
     "doctor",
     "bench",
+    "sweep",
     "commands",
     "cli",
 ]

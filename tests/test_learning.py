@@ -9,9 +9,9 @@ import pytest
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.cli import main
-from decision_seq.commands.configuration import recipe_path
 from decision_seq.evaluate import mean_interval
 from decision_seq.problem import Config
+from decision_seq.recipes import recipe_path
 
 EPISODES = 20
 
