@@ -35,9 +35,7 @@ def recipes() -> dict[str, Path]:
 def tables() -> dict[str, Path]:
     """Every table by its name."""
     found = {
-        path.stem: path
-        for folder in reversed(FOLDERS)
-        for path in (folder / TABLES).glob("*.yaml")
+        path.stem: path for folder in reversed(FOLDERS) for path in (folder / TABLES).glob("*.yaml")
     }
     return dict(sorted(found.items()))
 
