@@ -18,7 +18,8 @@ def add(verbs: Any) -> None:
         "Roll out a checkpoint and print its scores; the dataset is not needed.",
         "  decision-seq evaluate runs/mine\n"
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
-        "      --episodes 100",
+        "      --episodes 100\n"
+        "  decision-seq evaluate runs/mine --video films",
     )
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
@@ -31,6 +32,10 @@ def add(verbs: Any) -> None:
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
     parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--video", type=Path, metavar="FOLDER", help="film the first episodes")
+    parser.add_argument(
+        "--video-episodes", type=int, default=1, metavar="N", help="how many (default 1)"
+    )
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -38,6 +43,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from decision_seq.evaluate import evaluate_checkpoint
 
     trust(options.env or "")
+    studio = _studio(options)
     scores = evaluate_checkpoint(
         options.path,
         targets=options.target,
@@ -48,4 +54,22 @@ def run_evaluate(options: argparse.Namespace) -> int:
         reporter=make_reporter(),
     )
     print_scores(scores, options.json)
+    if studio is not None:
+        studio.film(scores, options.device)
     return 0
+
+
+def _studio(options: argparse.Namespace) -> Any:
+    """Ready to film, where films are asked for: what is lacking is said before the evaluation."""
+    if options.video is None:
+        return None
+    from decision_seq.video import Studio
+
+    return Studio(
+        options.path,
+        options.video,
+        options.video_episodes,
+        options.episodes,
+        options.env,
+        make_reporter(),
+    )
