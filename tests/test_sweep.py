@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -35,6 +35,12 @@ SMALL: dict[str, Any] = {
     "train": {**TINY["train"], "steps": 6, "checkpoint_every": 3, "trackers": []},
     "evaluation": {"episodes": 2, "targets": [100]},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that outnumber the cores slow such small models down tenfold and more."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -373,10 +379,8 @@ def test_runs_are_submitted_interrupted_and_finished(
     def queued() -> set[str] | None:
         metrics = folder / "metrics.jsonl"
         if jobs and not interrupted and metrics.is_file() and metrics.stat().st_size > 3_000:
-            task = subprocess.run(
-                ["pgrep", "-P", jobs[0][1].job_id], capture_output=True, text=True, check=True
-            )
-            os.kill(int(task.stdout.split()[0]), signal.SIGUSR2)  # as SLURM does
+            for task in psutil.Process(int(jobs[0][1].job_id)).children(recursive=True):
+                task.send_signal(signal.SIGUSR2)  # to all of a job's processes, as SLURM does
             interrupted.append(True)
         return cluster.queued()
 
