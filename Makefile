@@ -6,13 +6,23 @@ ARGS    ?=
 PYTHON  ?= python3
 VENV    ?= .venv
 PIP_ARGS ?=
+# Of `make reproduce`; the last three are the table's own unless given.
+TABLE   ?= gym-medium
+JOBS    ?= 1
+STEPS   ?=
+SEEDS   ?=
+EPISODES ?=
+# Other updates are other runs, and have a folder of their own.
+OUTPUT  ?= runs/$(basename $(notdir $(TABLE)))$(if $(STEPS),-$(STEPS)-steps)
 
 READY := $(VENV)/.ready
 
-.PHONY: help train test test-slow smoke lint bench clean
+.PHONY: help train reproduce test test-slow smoke lint bench clean
 
 help:
 	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/gym] [ARGS='--seed 1']   train, roll out, print the scores"
+	@echo "make reproduce [TABLE=gym-medium] [STEPS=1000] [SEEDS=3] [EPISODES=20] [JOBS=1]"
+	@echo "                 every run of a table in experiments/tables; interrupted, it goes on"
 	@echo "make test        the test suite (minutes)"
 	@echo "make test-slow   the learning tests too (much longer)"
 	@echo "make smoke       every recipe, tiny: train, kill, resume, evaluate (minutes)"
@@ -30,6 +40,11 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)
 	$(VENV)/bin/decision-seq train --config '$(CONFIG)' --dataset '$(DATASET)' $(ARGS)
+
+reproduce: $(READY)
+	$(VENV)/bin/decision-seq sweep '$(TABLE)' --output '$(OUTPUT)' --jobs '$(JOBS)' \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--set 'train.steps=$(STEPS)') \
+		$(if $(EPISODES),--set 'evaluation.episodes=$(EPISODES)') $(ARGS)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -67,16 +67,24 @@ def check_same_run(output: Path, problem: Problem) -> None:
             f"cannot resume {output} with train.steps {config.train.steps}: {done} are done; score"
             " an earlier checkpoint by `decision-seq evaluate`, or begin another run",
         )
-    before = _flat(to_tree(load(Config, tree)))
-    now = _flat(to_tree(config))
     differing = [
-        f"{key} ({before.get(key)} -> {now.get(key)})"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(RESUMABLE)
+        f"{key} ({before} -> {now})"
+        for key, (before, now) in differing_keys(load(Config, tree), config).items()
     ]
-    if config.train.schedule == "constant":  # then more steps leave the former ones as they were
-        differing = [line for line in differing if not line.startswith("train.steps ")]
     require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
+
+
+def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys that make `now` another run than `before`, with both values."""
+    old, new = _flat(to_tree(before)), _flat(to_tree(now))
+    differing = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
+    }
+    if now.train.schedule == "constant":  # then more steps leave the former ones as they were
+        differing.pop("train.steps", None)
+    return differing
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from decision_seq.config import read_yaml
+from decision_seq.recipes import recipe_path, recipes
 from decision_seq.report import table
 
-EXPERIMENTS = Path(__file__).parent
 STEPS, KILL_AFTER = 60, 30
 DATASET = "bundled/hopper-medium"  # of every family that a recipe names no other for
 SMALL = {
@@ -61,22 +61,21 @@ def killed(arguments: list[str], output: Path) -> int:
     return metrics.read_text().count("\n") if metrics.is_file() else 0
 
 
-def small(recipe: Path) -> dict[str, object]:
+def small(recipe: str) -> dict[str, object]:
     """The overrides that make a recipe tiny."""
-    if "backbone" in read_yaml(recipe)["policy"]:
+    if "backbone" in read_yaml(recipe_path(recipe))["policy"]:
         sizes = {f"policy.backbone.{key}": value for key, value in SMALL_BACKBONE.items()}
     else:
         sizes = {f"policy.{key}": value for key, value in SMALL_POLICY.items()}
     return {**SMALL, **sizes}
 
 
-def smoke(recipe: Path, folder: Path) -> list[str]:
+def smoke(name: str, folder: Path) -> list[str]:
     """The recipe's row of the table."""
     started = time.monotonic()
-    name = str(recipe.relative_to(EXPERIMENTS).with_suffix(""))
     output = folder / name.replace("/", "-")
-    overrides = [part for key, value in small(recipe).items() for part in (f"--{key}", str(value))]
-    arguments = ["train", "--config", str(recipe), "--dataset", DATASET, "--output", str(output)]
+    overrides = [part for key, value in small(name).items() for part in (f"--{key}", str(value))]
+    arguments = ["train", "--config", name, "--dataset", DATASET, "--output", str(output)]
     logged = killed([*arguments, *overrides], output)
     resumed = run(["train", "--output", str(output), "--resume"])
     from_step = [line for line in resumed.stderr.splitlines() if line.startswith("resumed from")]
@@ -96,9 +95,8 @@ def smoke(recipe: Path, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    recipes = sorted(EXPERIMENTS.glob("**/*.yaml"))
     with tempfile.TemporaryDirectory(prefix="decision-seq-smoke-") as folder:
-        rows = [smoke(recipe, Path(folder)) for recipe in recipes]
+        rows = [smoke(name, Path(folder)) for name in recipes()]
     print(table(["recipe", "killed at", "resumed from", "normalized", "took"], rows))
 
 

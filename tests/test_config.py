@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from decision_seq import config
-from decision_seq.commands.configuration import recipe_path
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.problem import Config
+from decision_seq.recipes import recipe_path
 from decision_seq.types import UserError
 
 

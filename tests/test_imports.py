@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 LAYERS = [
     "types",
     "config",
+    "recipes",
     "workers",
     "targets",
     "statistics",
@@ -23,6 +24,7 @@ LAYERS = [
     "checkpoint",
     "rollout",
     "evaluate",
+    "video",
     "train",
     "report",
     "provenance",
@@ -33,6 +35,7 @@ LAYERS = [
     "sharing",
     "doctor",
     "bench",
+    "sweep",
     "commands",
     "cli",
 ]

@@ -9,8 +9,8 @@ import pytest
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.cli import main
-from decision_seq.commands.configuration import recipe_path
 from decision_seq.problem import Config
+from decision_seq.recipes import recipe_path
 from decision_seq.statistics import mean_interval
 
 EPISODES = 20

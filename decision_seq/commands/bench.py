@@ -21,7 +21,7 @@ def add(verbs: Any) -> None:
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
         "  decision-seq bench steps\n"
-        "  decision-seq bench rollouts --run runs/hopper-medium-dt-seed0 --episodes 100\n"
+        "  decision-seq bench rollouts --checkpoint runs/hopper-medium-dt-seed0 --episodes 100\n"
         "  decision-seq bench data --transitions 20000000\n"
         "  decision-seq bench intervals",
     )
@@ -40,7 +40,9 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
     )
-    parser.add_argument("--run", type=Path, metavar="DIR", help="of rollouts: a run's folder")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="of rollouts: a run or a checkpoint"
+    )
     parser.add_argument("--episodes", type=int, default=100, help="of rollouts, for each target")
     parser.add_argument(
         "--draws", type=int, default=2_000, help="of intervals: simulated experiments a row"
@@ -64,9 +66,9 @@ def run_bench(options: argparse.Namespace) -> int:
     elif options.what == "rollouts":
         from decision_seq.bench.rollouts import bench_rollouts, rollouts_text
 
-        if options.run is None:
-            raise UserError("bench rollouts needs --run, the folder of a trained run")
-        result = bench_rollouts(options.run, options.episodes, make_reporter())
+        if options.checkpoint is None:
+            raise UserError("bench rollouts needs --checkpoint, a trained run")
+        result = bench_rollouts(options.checkpoint, options.episodes, make_reporter())
         text = rollouts_text
     else:
         from decision_seq.bench.training import bench_text, bench_train

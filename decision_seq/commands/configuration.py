@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.parsing import DEFAULT_RECIPE
+from decision_seq.recipes import DEFAULT_RECIPE, recipe_path
 from decision_seq.types import UserError
 
 
@@ -35,25 +35,6 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if any("env_id" in (tree.get("evaluation") or {}) for tree in asked):
         trust(config.evaluation.env_id or "")  # a saved one may be what the data named
     return config, options.output or default_output(config)
-
-
-def recipe_path(name: str) -> Path:
-    """A YAML file by its path, or a recipe of `experiments/` by its name, such as `dt/paper`."""
-    if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name)
-    package = Path(__file__).parent.parent
-    folders = [package / "experiments", package.parent / "experiments"]  # installed, or a checkout
-    found = [folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()]
-    if not found:
-        known = sorted(
-            str(path.relative_to(folder).with_suffix(""))
-            for folder in folders
-            for path in folder.glob("**/*.yaml")
-        )
-        raise UserError(
-            f"no recipe is called {name!r}; there are {', '.join(known)}, or give a .yaml file"
-        )
-    return found[0]
 
 
 def overrides(arguments: list[str]) -> list[dict[str, Any]]:

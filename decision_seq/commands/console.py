@@ -17,8 +17,16 @@ BAD_INPUT = 2
 class Console(Reporter):
     """News and progress bars on standard error, so that standard output holds results alone."""
 
+    def __init__(self) -> None:
+        self._bars = 0
+
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        if self._bars:
+            from tqdm import tqdm
+
+            tqdm.write(line, file=sys.stderr)  # above the bar, not into it
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
@@ -35,7 +43,11 @@ class Console(Reporter):
             ncols=None if interactive else 100,
             mininterval=0.2 if interactive else 15.0,  # a log wants a line now and then
         ) as bar:
-            yield bar
+            self._bars += 1
+            try:
+                yield bar
+            finally:
+                self._bars -= 1
 
 
 def make_reporter() -> Reporter:

@@ -24,6 +24,7 @@ def add(verbs: Any) -> None:
         "      --episodes 100\n"
         "  decision-seq evaluate runs/mine --target max q99 median\n"
         "  decision-seq evaluate runs/mine --calibrate --episodes 20 --output figures\n"
+        "  decision-seq evaluate runs/mine --video films\n"
         "  decision-seq evaluate runs/mine --offline",
     )
     parser.add_argument(
@@ -70,6 +71,10 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--dataset", help="of --offline: where the data are (default: as trained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--video", type=Path, metavar="FOLDER", help="film the first episodes")
+    parser.add_argument(
+        "--video-episodes", type=int, default=1, metavar="N", help="how many (default 1)"
+    )
 
 
 def _target(text: str) -> float | str:
@@ -100,6 +105,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     )
     if options.calibrate is not None:
         return _calibrate(options, opened)
+    studio = _studio(options, opened)
     scores = opened.scores(reporter)
     steps = sum(sum(target.lengths) for target in scores.targets)
     reporter.say(
@@ -107,6 +113,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         f" ({opened.evaluation.precision}, {opened.processes} process(es) on {opened.device})"
     )
     print_scores(scores, options.json)
+    if studio is not None:
+        studio.film(scores)
     return 0
 
 
@@ -132,3 +140,12 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     reporter.say(f"written: {folder}/calibration.json, calibration.png")
     print(json.dumps(found, indent=1) if options.json else calibration_text(found))
     return 0
+
+
+def _studio(options: argparse.Namespace, opened: Any) -> Any:
+    """Ready to film, where films are asked for: what is lacking is said before the evaluation."""
+    if options.video is None:
+        return None
+    from decision_seq.video import Studio
+
+    return Studio(opened, options.video, options.video_episodes, make_reporter())

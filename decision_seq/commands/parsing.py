@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq.commands.console import BAD_INPUT
-
-DEFAULT_RECIPE = "dt/gym"
+from decision_seq.recipes import DEFAULT_RECIPE
 
 
 class Parser(argparse.ArgumentParser):

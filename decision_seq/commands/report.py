@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import add_verb
+from decision_seq.types import Reporter, UserError
 
 
 def add(verbs: Any) -> None:
@@ -38,21 +40,26 @@ def add(verbs: Any) -> None:
 
 
 def run_report(options: argparse.Namespace) -> int:
+    return print_report(options.folders, options.output, make_reporter(), options.json)
+
+
+def print_report(
+    folders: Sequence[Path], output: Path | None, reporter: Reporter, as_json: bool = False
+) -> int:
+    """Compare the runs in `folders`, write the report where an output is named -> the exit code."""
     import numpy as np
 
     from decision_seq.report.folder import write_report
     from decision_seq.report.markdown import main_text, make_report, report_json
     from decision_seq.report.runs import find_runs
-    from decision_seq.types import UserError
 
-    reporter = make_reporter()
-    runs, unfinished = find_runs(options.folders)
+    runs, unfinished = find_runs(folders)
     if not runs:
         raise UserError(f"no finished run to report: {'; '.join(unfinished)}")
     rng = np.random.default_rng(0)  # so that the same runs give the same report
     report = make_report(runs, unfinished, rng)
-    if options.output is not None:
-        for path in write_report(report, options.output, rng):
+    if output is not None:
+        for path in write_report(report, output, rng):
             reporter.say(f"written: {path}")
-    print(json.dumps(report_json(report), indent=1) if options.json else main_text(report))
+    print(json.dumps(report_json(report), indent=1) if as_json else main_text(report))
     return 0

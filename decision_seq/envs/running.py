@@ -24,12 +24,13 @@ ROBOTICS = (NAMESPACE, "AdroitHand", "AntMaze_", "Fetch", "FrankaKitchen", "Hand
 REFUSALS = (ImportError, ValueError, TypeError, AttributeError, AssertionError)
 
 
-def make(env_id: str) -> Any:
+def make(env_id: str, **more: Any) -> Any:
     """One Gymnasium environment; UserError when the id is unknown or its simulator is missing.
 
     env_id: a registered id, with Gymnasium's keyword arguments as JSON behind a question mark
     where it needs any: `Ant-v4?{"use_contact_forces": true}`. A dictionary of observations becomes
     one vector by Gymnasium's `FlattenObservation`: the entries in the space's order of keys.
+    more: further keyword arguments, such as render_mode.
     """
     import gymnasium
 
@@ -46,7 +47,7 @@ def make(env_id: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # -v4 is what D4RL's data need
-            env = gymnasium.make(name, **options)
+            env = gymnasium.make(name, **{**options, **more})
     except gymnasium.error.NameNotFound as error:
         known = difflib.get_close_matches(name, list(gymnasium.registry), 3, 0.5)
         hint = f"; did you mean {', '.join(known)}?" if known else ""

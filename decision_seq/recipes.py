@@ -1,0 +1,49 @@
+"""The YAML files of `experiments/`, by name: recipes, and tables of many runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decision_seq.types import UserError
+
+DEFAULT_RECIPE = "dt/gym"
+TABLES = "tables"  # the folder of `experiments/` that holds no recipes
+_PACKAGE = Path(__file__).parent
+FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")  # installed, or a checkout
+
+
+def recipe_path(name: str) -> Path:
+    """A YAML file by its path, or a recipe of `experiments/` by its name, such as `dt/paper`."""
+    return _path(name, "recipe", recipes())
+
+
+def table_path(name: str) -> Path:
+    """A grid of runs by its path, or one of `experiments/tables/` by its name."""
+    return _path(name, "table", tables())
+
+
+def recipes() -> dict[str, Path]:
+    """Every recipe by its name; what an installed package holds goes before a checkout's."""
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in reversed(FOLDERS)
+        for path in folder.glob("**/*.yaml")
+    }
+    return {name: found[name] for name in sorted(found) if not name.startswith(f"{TABLES}/")}
+
+
+def tables() -> dict[str, Path]:
+    """Every table by its name."""
+    found = {
+        path.stem: path for folder in reversed(FOLDERS) for path in (folder / TABLES).glob("*.yaml")
+    }
+    return dict(sorted(found.items()))
+
+
+def _path(name: str, what: str, known: dict[str, Path]) -> Path:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    if name not in known:
+        listed = ", ".join(known)
+        raise UserError(f"no {what} is called {name!r}; there are {listed}, or give a .yaml file")
+    return known[name]

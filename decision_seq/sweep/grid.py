@@ -1,0 +1,178 @@
+"""A grid of runs: datasets x policies x seeds, from a YAML file.
+
+config: dt/gym                        # the recipe that every run starts from
+set: {evaluation: {episodes: 100}}    # over it, for all
+datasets: [hopper-medium, walker2d-medium]
+policies:
+  dt:                                 # as it is
+  dt-wide: {set: {policy: {backbone: {width: 256}}}}
+  mine: {config: path/to/mine.yaml}   # another recipe
+seeds: [0, 1, 2]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from decision_seq.config import load, override, read_yaml, require, to_tree
+from decision_seq.envs import trust
+from decision_seq.problem import Config
+from decision_seq.recipes import DEFAULT_RECIPE, recipe_path
+from decision_seq.types import UserError
+
+KEYS = ("config", "set", "datasets", "policies", "seeds")
+POLICY_KEYS = ("config", "set")
+AXES = {"dataset": "datasets", "seed": "seeds"}  # keys of a configuration that the grid itself sets
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid; `name` is its folder's."""
+
+    name: str
+    config: Config
+
+    def arguments(self, output: Path) -> list[str]:
+        """Of `decision-seq`, to begin the run in `output` or to go on with it there.
+
+        Every key is given, so that the run is that of the grid whatever its recipe, or the
+        configuration kept in its folder, says.
+        """
+        tree = to_tree(self.config)
+        keys = [f"--{key}={_flow(value)}" for key, value in tree.items() if key not in AXES]
+        axes = [f"--dataset={self.config.dataset}", f"--seed={self.config.seed}"]
+        return ["train", *axes, *keys, f"--output={output}", "--resume=auto"]
+
+
+def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None) -> list[Run]:
+    """Every run, its whole configuration checked, in the order of the file.
+
+    settings: `key.key=value`, over everything; seeds: 0 to seeds - 1 in place of the file's.
+    UserError for the first thing that is wrong.
+    """
+    tree = read_yaml(path)
+    _refuse_unknown(tree, KEYS, str(path))
+    _refuse_repeated(path)
+    datasets = _listed(tree, "datasets", str, path)
+    policies = tree.get("policies")
+    if not isinstance(policies, dict) or not policies:
+        raise UserError(f"{path}: policies is empty; name one, as in `policies: {{dt: {{}}}}`")
+    if seeds is not None:
+        require(seeds >= 1, f"--seeds {seeds} asked for; at least 1 is needed")
+        tree = {**tree, "seeds": list(range(seeds))}
+    numbers = _listed(tree, "seeds", int, path)
+    given = [_setting(text) for text in settings]
+    bases = {name: _policy(path, tree, str(name), entry) for name, entry in policies.items()}
+    runs = []
+    for dataset in datasets:
+        for policy, trees in bases.items():
+            for seed in numbers:
+                name = f"{_slug(dataset)}-{policy}-seed{seed}"
+                axes = {"dataset": dataset, "seed": seed}
+                runs.append(Run(name, _config(f"{path}: {name}", [*trees, *given, axes])))
+    _refuse_twice(path, "run", (run.name for run in runs))
+    return runs
+
+
+def _policy(path: Path, tree: dict[str, Any], name: str, entry: Any) -> list[dict[str, Any]]:
+    """The trees of one policy's configuration, later over earlier."""
+    where = f"{path}: policies.{name}"
+    require(bool(NAME.fullmatch(name)), f"{where} names a folder; use letters, digits and . _ -")
+    entry = {} if entry is None else entry
+    require(isinstance(entry, dict), f"{where} must hold keys ({', '.join(POLICY_KEYS)})")
+    _refuse_unknown(entry, POLICY_KEYS, where)
+    recipe = entry.get("config", tree.get("config", DEFAULT_RECIPE))
+    require(isinstance(recipe, str), f"{where}: config {recipe!r} is no recipe's name")
+    try:
+        base = read_yaml(recipe_path(recipe))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    layers = {f"{path}: set": tree.get("set"), f"{where}.set": entry.get("set")}
+    for place, layer in layers.items():
+        require(layer is None or isinstance(layer, dict), f"{place} must hold keys, not {layer!r}")
+        _refuse_axes(layer or {}, place)
+    return [base, *(layer or {} for layer in layers.values())]
+
+
+def _config(where: str, trees: list[dict[str, Any]]) -> Config:
+    """The whole configuration of a run, of a kind that is worth training."""
+    try:
+        config = load(Config, *trees)
+        trust(config.evaluation.env_id or "")  # whoever wrote the grid has named it
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    steps, warmup = config.train.steps, config.train.warmup_steps
+    require(
+        warmup < steps,
+        f"{where}: the learning rate still rises after {steps} updates (train.warmup_steps"
+        f" {warmup}); add --set train.warmup_steps={steps // 10}",
+    )
+    return config
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    require(bool(key and equals), f"--set {text!r} is no key=value, as train.steps=1000 is")
+    tree = override(key, value)
+    _refuse_axes(tree, "--set")
+    return tree
+
+
+def _listed(tree: dict[str, Any], key: str, kind: type, path: Path) -> list[Any]:
+    """The list at a key, not empty, without repetition."""
+    values = tree.get(key)
+    example = "[hopper-medium]" if kind is str else "[0, 1, 2]"
+    require(
+        isinstance(values, list) and bool(values),
+        f"{path}: {key} is empty; give a list, as in `{key}: {example}`",
+    )
+    assert isinstance(values, list)
+    for value in values:
+        require(type(value) is kind, f"{path}: {key} holds {value!r}; write {key}: {example}")
+    _refuse_twice(path, key.removesuffix("s"), values)
+    return values
+
+
+def _refuse_unknown(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for key in tree:
+        require(key in known, f"{where}: unknown key {key!r}; there are {', '.join(known)}")
+
+
+def _refuse_axes(tree: dict[str, Any], where: str) -> None:
+    for key, axis in AXES.items():
+        require(key not in tree, f"{where} may not set {key}; name it in the grid's {axis}")
+
+
+def _refuse_twice(path: Path, what: str, names: Iterable[Any]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    require(not twice, f"{path}: the {what} {twice[0] if twice else ''} is there twice")
+
+
+def _refuse_repeated(path: Path) -> None:
+    """YAML takes the last of two equal keys, without a word; here the first would be lost."""
+    root = yaml.compose(path.read_text(), yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    mappings = [root]
+    mappings += [value for key, value in root.value if isinstance(value, yaml.MappingNode)]
+    for mapping in mappings:
+        _refuse_twice(path, "key", (key.value for key, _ in mapping.value if key.id == "scalar"))
+
+
+def _slug(dataset: str) -> str:
+    """A dataset's name as a part of a folder's name, as `train` makes it."""
+    name = Path(dataset).stem if "." in dataset else dataset
+    return name.strip("/").replace("/", "-")
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,131 @@
+"""The runs of a sweep on this machine, each a process of its own, some at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from decision_seq.data.download import OFFLINE
+from decision_seq.sweep.folders import last_line
+from decision_seq.sweep.grid import Run
+from decision_seq.types import Bar, Reporter
+
+POLL_SECONDS = 0.2
+
+
+def log_path(output: Path, run: Run) -> Path:
+    """Beside the run's folder: `train` begins in an empty one."""
+    return output / f"{run.name}.log"
+
+
+def command(output: Path, run: Run) -> list[str]:
+    return [sys.executable, "-m", "decision_seq", *run.arguments(output / run.name)]
+
+
+class Local:
+    """At most `jobs` runs together; one that fails stops no other."""
+
+    def __init__(self, output: Path, jobs: int, reporter: Reporter) -> None:
+        self.output, self.jobs, self.reporter = output, jobs, reporter
+        self.running: dict[str, tuple[Run, subprocess.Popen[bytes], float]] = {}
+        self.failed: dict[str, str] = {}
+
+    def run(self, runs: Sequence[Run], bar: Bar) -> dict[str, str]:
+        """Every run to its end -> the failed ones, with the reason.
+
+        Ctrl-C or a signal reaches the runs as SIGTERM, at which they save; then it goes on up.
+        """
+        waiting = deque(runs)
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.jobs:
+                    self._start(waiting.popleft())
+                    self._count(bar)
+                time.sleep(POLL_SECONDS)
+                for name, (run, process, started) in list(self.running.items()):
+                    code = process.poll()
+                    if code is not None:
+                        del self.running[name]
+                        self._finish(run, code, time.monotonic() - started)
+                        bar.update(1)
+                        self._count(bar)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        return self.failed
+
+    def _count(self, bar: Bar) -> None:
+        bar.set_postfix_str(f"{len(self.running)} running, {len(self.failed)} failed")
+
+    def _start(self, run: Run) -> None:
+        arguments = command(self.output, run)
+        with open(log_path(self.output, run), "a") as log:
+            log.write(f"$ decision-seq {subprocess.list2cmdline(arguments[3:])}\n")
+            log.flush()
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment(self.jobs)},
+                start_new_session=True,  # a terminal's Ctrl-C comes to the sweep alone
+            )
+        self.running[run.name] = run, process, time.monotonic()
+        self.reporter.say(f"start   {run.name}")
+
+    def _finish(self, run: Run, code: int, seconds: float) -> None:
+        if code == 0:
+            self.reporter.say(f"finish  {run.name} ({duration(seconds)})")
+            return
+        self.failed[run.name] = reason(code, log_path(self.output, run))
+        self.reporter.say(f"failed  {run.name} ({duration(seconds)})")
+
+    def _stop(self) -> None:
+        """Let every run save; a second signal does not wait for that."""
+        processes = [process for _, process, _ in self.running.values()]
+        self.reporter.say(f"stopping; {len(processes)} running are told to save")
+        _send(processes, signal.SIGTERM)
+        try:
+            for process in processes:
+                process.wait()
+        except KeyboardInterrupt:  # what was saved before is whole
+            _send(processes, signal.SIGKILL)
+            raise
+
+
+def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def environment(jobs: int, cores: Callable[[], int] | None = None) -> dict[str, str]:
+    """What a run's process is told beside its arguments.
+
+    The data have been prepared, so that no run fetches any: were some to reach the network and
+    others not, they would train on different data. Threads: an equal share of the cores, unless
+    whoever started the sweep has said otherwise.
+    """
+    told = {OFFLINE: "1"}
+    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        count = (cores or (lambda: len(os.sched_getaffinity(0))))()
+        told["OMP_NUM_THREADS"] = str(max(1, count // jobs))
+    return told
+
+
+def reason(code: int, log: Path) -> str:
+    """Why a run failed, in one line."""
+    how = f"killed by {signal.Signals(-code).name}; " if code < 0 else ""
+    return f"{how}{last_line(log) or 'it said nothing'} ({log})"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,205 @@
+"""Pictures of an environment on a machine without a screen."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from decision_seq.envs import make
+from decision_seq.types import Reporter, UserError
+
+SIZE = 480  # of an outline, as of Gymnasium's pictures
+BACKENDS = ("egl", "osmesa", "glfw")  # the first two need no screen
+# In a process of its own: a backend that fails leaves the process unfit for the next.
+PROBE = """
+import mujoco
+context = mujoco.GLContext(64, 64)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+"""
+PROBE_SECONDS = 60
+
+Picture = Callable[[Any], np.ndarray]  # environment -> [H, W, 3] uint8
+
+
+class Camera:
+    """How the environments of one id are made and photographed; UserError where they cannot be.
+
+    MuJoCo draws through OpenGL. Where that is missing, robots of spheres and capsules (all of
+    Gymnasium's) are drawn in outline, which needs nothing; the reporter is told.
+    """
+
+    def __init__(self, env_id: str, reporter: Reporter | None = None) -> None:
+        self.env_id = env_id
+        self.options: dict[str, Any] = {"render_mode": "rgb_array"}
+        self.picture: Picture = _render
+        plain = make(env_id)
+        try:
+            modes = plain.metadata.get("render_modes") or []
+            self.fps = float(plain.metadata.get("render_fps") or 30)
+            if is_mujoco(plain) and opengl() is None:
+                require_outline(plain)
+                (reporter or Reporter()).say(f"video: {NO_OPENGL}; drawn in outline")
+                self.options, self.picture = {}, outline
+                return
+        finally:
+            plain.close()
+        if "rgb_array" not in modes:
+            raise UserError(f"{env_id} cannot be filmed: it renders no rgb_array")
+        self._try()
+
+    def open(self) -> Any:
+        """One environment that can be photographed."""
+        env = make(self.env_id, **self.options)
+        if is_mujoco(env) and self.options:
+            # A software renderer takes three times as long over fine shadows and smooth edges.
+            quality = env.unwrapped.model.vis.quality
+            quality.shadowsize, quality.offsamples = 1024, 0
+            renderer = env.unwrapped.mujoco_renderer
+            if renderer.camera_id == -1 and env.unwrapped.model.ncam:
+                renderer.camera_id = 0  # the model's own follows the robot; the default one stays
+        return env
+
+    def _try(self) -> None:
+        env = self.open()
+        try:
+            env.reset(seed=0)
+            frame = self.picture(env)
+        except Exception as error:  # every renderer fails in its own way
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.env_id} cannot be filmed: {said}") from error
+        finally:
+            env.close()
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            raise UserError(f"{self.env_id} cannot be filmed: it renders no picture")
+
+
+NO_OPENGL = (
+    f"MuJoCo finds no OpenGL (tried {', '.join(BACKENDS)}; install libegl1 or libosmesa6, or set"
+    " MUJOCO_GL)"
+)
+
+
+def is_mujoco(env: Any) -> bool:
+    import mujoco
+
+    return isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
+
+
+def opengl() -> str | None:
+    """Name the backend that draws here, and choose it for this process; None where none does.
+
+    One that the user has set in MUJOCO_GL is the only one tried.
+    """
+    given = os.environ.get("MUJOCO_GL")
+    for backend in (given,) if given else BACKENDS:
+        if _draws(backend):
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    return None
+
+
+def _draws(backend: str) -> bool:
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            env={**os.environ, "MUJOCO_GL": backend},
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return probe.returncode == 0
+
+
+def _render(env: Any) -> np.ndarray:
+    return env.render()
+
+
+def require_outline(env: Any) -> None:
+    """UserError unless the robot has a camera of its own and is made of spheres and capsules."""
+    import mujoco
+
+    kinds = mujoco.mjtGeom
+    drawn = {int(k) for k in (kinds.mjGEOM_PLANE, kinds.mjGEOM_SPHERE, kinds.mjGEOM_CAPSULE)}
+    model = env.unwrapped.model
+    if model.ncam == 0 or not {int(kind) for kind in model.geom_type} <= drawn:
+        raise UserError(f"{env.spec.id} cannot be filmed: {NO_OPENGL}")
+
+
+def outline(env: Any) -> np.ndarray:
+    """The robot's spheres and capsules as its first camera sees them -> [SIZE, SIZE, 3]."""
+    import mujoco
+    from PIL import Image, ImageDraw
+
+    model, data = env.unwrapped.model, env.unwrapped.data
+    see = _Projection(
+        data.cam_xpos[0], data.cam_xmat[0].reshape(3, 3), math.radians(float(model.cam_fovy[0]))
+    )
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    draw = ImageDraw.Draw(image)
+    kinds = [int(kind) for kind in model.geom_type]
+    if int(mujoco.mjtGeom.mjGEOM_PLANE) in kinds and see.sideways:
+        _ground(draw, see)
+    solid = [i for i, kind in enumerate(kinds) if kind != int(mujoco.mjtGeom.mjGEOM_PLANE)]
+    for i in sorted(solid, key=lambda i: -see.depth(data.geom_xpos[i])):
+        centre, axis = data.geom_xpos[i], data.geom_xmat[i].reshape(3, 3)[:, 2]
+        capsule = kinds[i] == int(mujoco.mjtGeom.mjGEOM_CAPSULE)
+        half = float(model.geom_size[i, 1]) if capsule else 0.0
+        radius = float(model.geom_size[i, 0])
+        colour = tuple(int(255 * value) for value in _rgba(model, i)[:3])
+        _capsule(draw, see, (centre - half * axis, centre + half * axis), radius, colour)
+    return np.asarray(image)
+
+
+def _rgba(model: Any, geom: int) -> np.ndarray:
+    """The geom's own colour, unless it is MuJoCo's default and a material has one."""
+    own, material = model.geom_rgba[geom], int(model.geom_matid[geom])
+    default = bool(np.allclose(own, (0.5, 0.5, 0.5, 1.0)))
+    return model.mat_rgba[material] if default and material >= 0 else own
+
+
+class _Projection:
+    """A pinhole camera: it looks along the third axis of its frame, backwards."""
+
+    def __init__(self, position: np.ndarray, frame: np.ndarray, fovy: float) -> None:
+        self.position, self.frame = position, frame
+        self.focal = SIZE / 2 / math.tan(fovy / 2)
+        self.sideways = abs(float(frame[2, 2])) < 0.7
+
+    def depth(self, point: np.ndarray) -> float:
+        return max(float((self.position - point) @ self.frame[:, 2]), 1e-3)
+
+    def __call__(self, point: np.ndarray) -> tuple[float, float]:
+        x, y, _ = (point - self.position) @ self.frame
+        scale = self.focal / self.depth(point)
+        return SIZE / 2 + float(x) * scale, SIZE / 2 - float(y) * scale
+
+
+def _ground(draw: Any, see: _Projection) -> None:
+    """A line below the robot with a mark every metre, by which one sees that it moves."""
+    near = round(float(see.position[0]))
+    along = [np.array([near + metre, 0.0, 0.0]) for metre in range(-8, 9)]
+    draw.line([see(along[0]), see(along[-1])], fill="black", width=2)
+    for point in along:
+        x, y = see(point)
+        draw.line([(x, y), (x, y + 10)], fill="black", width=2)
+
+
+def _capsule(
+    draw: Any, see: _Projection, ends: Sequence[np.ndarray], radius: float, colour: Any
+) -> None:
+    points = [see(end) for end in ends]
+    thick = [radius * see.focal / see.depth(end) for end in ends]
+    for grow, fill in ((1.5, "black"), (0.0, colour)):  # an edge, then what it encloses
+        draw.line(points, fill=fill, width=round(2 * (min(thick) + grow)))
+        for (x, y), r in zip(points, thick, strict=True):
+            r += grow
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)

@@ -1,0 +1,89 @@
+"""An episode on paper: pictures along it above the return that was still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+STILLS = 8
+KEPT = 4 * STILLS
+
+
+class Stills:
+    """Frames spread evenly over an episode whose length is known only at its end.
+
+    At most KEPT are kept: when there are more, every other one goes.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[int, np.ndarray]] = []
+        self.last: tuple[int, np.ndarray] | None = None
+        self.seen, self.every = 0, 1
+
+    def see(self, step: int, frame: np.ndarray, ended: bool) -> None:
+        if ended:
+            self.last = step, frame
+            return
+        if self.seen % self.every == 0:
+            self.kept.append((step, frame))
+        self.seen += 1
+        if len(self.kept) > KEPT:
+            self.kept, self.every = self.kept[::2], 2 * self.every
+
+    def chosen(self) -> list[tuple[int, np.ndarray]]:
+        """STILLS of them, or all where there are fewer: the first, the last, evenly between."""
+        frames = [*self.kept, *([self.last] if self.last else [])]
+        count = min(STILLS, len(frames))
+        steps = np.array([step for step, _ in frames])
+        wanted = np.linspace(0, steps[-1], count)
+        rows = sorted({int(np.abs(steps - step).argmin()) for step in wanted})
+        return [frames[row] for row in rows]
+
+
+def draw_strip(
+    path: Path,
+    env_id: str,
+    target: float | None,
+    seed: int,
+    rewards: Sequence[float],
+    stills: Sequence[tuple[int, np.ndarray]],
+) -> None:
+    """Write the PNG; rewards: of every step.
+
+    Below the stills the return-to-go is drawn; where nothing is asked for, the return so far.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    curve = np.concatenate([[0.0], np.cumsum(rewards)])
+    if target is not None:
+        curve = target - curve
+    figure = pyplot.figure(figsize=(16, 6.4), layout="constrained")
+    grid = figure.add_gridspec(2, STILLS, height_ratios=(1.0, 1.7))
+    for column, (step, frame) in enumerate(stills):
+        axes = figure.add_subplot(grid[0, column])
+        axes.imshow(frame)
+        axes.set_title(f"step {step}", fontsize=18)
+        axes.set_axis_off()
+    axes = figure.add_subplot(grid[1, :])
+    axes.plot(curve, color="tab:blue", linewidth=3)
+    axes.axhline(0, color="0.4", linewidth=1.5, linestyle="--")
+    marks = [step for step, _ in stills]
+    axes.plot(marks, curve[marks], "o", color="tab:red", markersize=9)
+    axes.set_xlim(0, max(len(rewards), 1))
+    axes.set_xlabel("step", fontsize=20)
+    label = "return so far" if target is None else "return-to-go\n(asked - obtained)"
+    axes.set_ylabel(label, fontsize=20)
+    axes.tick_params(labelsize=18)
+    axes.grid(alpha=0.3)
+    asked = "" if target is None else f"asked {target:,.6g}, "
+    figure.suptitle(
+        f"{env_id}, seed {seed}: {asked}obtained {sum(rewards):,.6g} in {len(rewards)} steps",
+        fontsize=22,
+    )
+    figure.savefig(path, dpi=100, format="png")
+    pyplot.close(figure)
