@@ -36,21 +36,18 @@ class Context:
     def __init__(
         self, count: int, context_length: int, spec: Spec, device: torch.device | str = "cpu"
     ) -> None:
-        continuous = spec.action_kind == "continuous"
-
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(count, *shape, dtype=dtype, device=device)
-
-        self.observations = zeros(context_length, *spec.observation_shape)
-        self.actions = zeros(
-            *((context_length, spec.action_size) if continuous else (context_length,)),
-            dtype=torch.float32 if continuous else torch.int64,
-        )
-        self.rewards = zeros(context_length)
-        self.conditions = zeros(context_length, spec.condition_size)
-        self.timesteps = zeros(context_length, dtype=torch.int64)
-        self.lengths = zeros(dtype=torch.int64)
         self.spec = spec
+        self.continuous = spec.action_kind == "continuous"
+        width = spec.action_size if self.continuous else 1
+        observation = int(np.prod(spec.observation_shape))
+        # One array, so that a step moves one; what the news hold of a step comes first.
+        sizes = (1, spec.condition_size, observation, width)
+        self._data = torch.zeros(count, context_length, sum(sizes), device=device)
+        self._rewards, self._conditions, self._observations, self._actions = self._data.split(
+            sizes, 2
+        )
+        self.lengths = torch.zeros(count, dtype=torch.int64, device=device)
+        self._timestep = torch.zeros_like(self.lengths)  # of the newest step
         self._rows = torch.arange(count, device=device)
         self._steps = torch.arange(context_length, device=device)
 
@@ -63,33 +60,29 @@ class Context:
         fresh = news[:, News.FRESH] > 0
         filled = torch.where(fresh, 0, self.lengths)
         newest = (filled - 1).clamp(min=0)
-        self.actions[self._rows, newest] = actions.to(self.actions.dtype)
-        self.rewards[self._rows, newest] = news[:, News.REWARD]
-        next_timestep = torch.where(fresh, 0, self.timesteps[self._rows, newest] + 1)
-        full = filled == len(self._steps)
-        shifted = (self._steps + full[:, None]).clamp(max=len(self._steps) - 1)  # [N, K]
-        for array in self._arrays():
-            array.copy_(array[self._rows[:, None], shifted])
+        self._actions[self._rows, newest] = actions.view(len(actions), -1).to(self._data.dtype)
+        self._rewards[self._rows, newest, 0] = news[:, News.REWARD]
+        shifted = self._steps + (filled == len(self._steps))[:, None]  # [N, K]
+        shifted = shifted.clamp(max=len(self._steps) - 1)[:, :, None].expand_as(self._data)
+        self._data.copy_(self._data.gather(1, shifted))
         self.lengths = (filled + 1).clamp(max=len(self._steps))
-        newest = self.lengths - 1
-        width = self.spec.condition_size
-        conditions, observations = news[:, 2 : 2 + width], news[:, 2 + width :]
-        self.observations[self._rows, newest] = observations.view(-1, *self.spec.observation_shape)
-        self.conditions[self._rows, newest] = conditions
-        self.timesteps[self._rows, newest] = next_timestep.clamp(max=self.spec.max_timestep - 1)
-        self.actions[self._rows, newest] = 0
-        self.rewards[self._rows, newest] = 0
+        self._timestep = torch.where(fresh, 0, self._timestep + 1)
+        opened = torch.zeros_like(self._data[:, 0])
+        opened[:, 1 : news.shape[1] - 1] = news[:, 2:]  # its reward and its action are to come
+        self._data[self._rows, self.lengths - 1] = opened
 
     def batch(self, rows: slice = slice(None)) -> Batch:
-        """The contexts of `rows`, [R, K] whatever their lengths: views, not copies."""
-        observations, actions, rewards, conditions, timesteps = (
-            array[rows] for array in self._arrays()
+        """The contexts of `rows`, [R, K] whatever their lengths."""
+        first = self._timestep[rows, None] - self.lengths[rows, None] + 1
+        actions = self._actions[rows]
+        return Batch(
+            observations=self._observations[rows].unflatten(2, self.spec.observation_shape),
+            actions=actions if self.continuous else actions[:, :, 0].long(),
+            rewards=self._rewards[rows, :, 0],
+            conditions=self._conditions[rows],
+            timesteps=(first + self._steps).clamp(0, self.spec.max_timestep - 1),
+            mask=self._steps < self.lengths[rows, None],
         )
-        mask = self._steps < self.lengths[rows, None]
-        return Batch(observations, actions, rewards, conditions, timesteps, mask)
-
-    def _arrays(self) -> tuple[Tensor, ...]:
-        return self.observations, self.actions, self.rewards, self.conditions, self.timesteps
 
 
 class News:
@@ -220,7 +213,7 @@ class _Tables:
         self.device = device_of(policy)
         self.context = Context(self.count * self.seats, context_length, policy.spec, self.device)
         self.states: list[Any] = [None] * self.count
-        self.actions = torch.zeros_like(self.context.actions[:, 0])
+        self.actions = torch.zeros_like(self.context.batch().actions[:, 0])
 
     @torch.inference_mode()
     def act(self, news: News, taken: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lived(spec: Spec, context_length: int, episode: Episode, labels: np.ndarray) -> Iterator[Batch]:
     """What a policy is shown at every step of an episode, at row 1 of 2; row 0 lives its last."""
     context, news = Context(2, context_length, spec), News(2, spec, torch.device("cpu"))
-    actions = torch.zeros_like(context.actions[:, 0])
+    actions = torch.zeros_like(context.batch().actions[:, 0])
     for t in range(len(episode)):
         news.observations[:] = episode.observations[t]
         news.conditions[:] = labels[t]

@@ -262,6 +262,8 @@ def test_bad_evaluation_input(
             ]
         ],
         ["data", "collect", "--policy", "uniform", "--env", "CartPole-v1", "--output", "x"],
+        ["bench", "rollouts"],
+        ["bench", "rollouts", "--checkpoint", "nowhere"],
         ["bench", "train", "--rounds", "0"],
         ["bench", "train", "--threads", "-1"],
         ["fly"],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,11 @@ ORIGINAL = "original's procedure"
 
 
 def bench_rollouts(
-    path: Path, episodes: int, reporter: Reporter | None = None, precisions: tuple[str, ...] = ()
+    path: Path, episodes: int, precisions: Sequence[str], reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Wall-clock of all episodes of the run's targets, ours before and after the original's.
 
-    precisions: ours, by default fp32 and bf16. UserError unless the checkpoint is a Decision
-    Transformer asked for returns.
+    precisions: ours. UserError unless the checkpoint is a Decision Transformer asked for returns.
     """
     reporter = reporter or Reporter()
     opened = open_checkpoint(path, "cpu", episodes=episodes)
@@ -47,7 +46,6 @@ def bench_rollouts(
         isinstance(policy, DecisionTransformer) and isinstance(conditioning, ReturnToGo),
         f"bench rollouts needs a Decision Transformer asked for returns; {path} holds another",
     )
-    precisions = precisions or ("fp32", "bf16")
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
     _timed(_at(opened, "fp32"), Reporter(), warm_up=True)
     for name in precisions:

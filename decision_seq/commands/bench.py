@@ -45,6 +45,13 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--episodes", type=int, default=100, help="of rollouts, for each target")
     parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=["fp32", "bf16"],
+        default=["fp32", "bf16"],
+        help="of rollouts: ours (default both)",
+    )
+    parser.add_argument(
         "--draws", type=int, default=2_000, help="of intervals: simulated experiments a row"
     )
     parser.add_argument("--json", action="store_true")
@@ -68,7 +75,9 @@ def run_bench(options: argparse.Namespace) -> int:
 
         if options.checkpoint is None:
             raise UserError("bench rollouts needs --checkpoint, a trained run")
-        result = bench_rollouts(options.checkpoint, options.episodes, make_reporter())
+        result = bench_rollouts(
+            options.checkpoint, options.episodes, options.precisions, make_reporter()
+        )
         text = rollouts_text
     else:
         from decision_seq.bench.training import bench_text, bench_train

@@ -16,7 +16,7 @@ def test_both_procedures_roll_out_the_same_episodes(
 ) -> None:
     run = tmp_path / "run"
     train(tiny(write_d4rl()), run)
-    result = bench_rollouts(run, 3, precisions=("fp32",))
+    result = bench_rollouts(run, 3, ["fp32"])
     original, ours = result["rows"]
     assert original["name"] == ORIGINAL
     assert ours["steps"] == original["steps"] > 0
@@ -27,4 +27,4 @@ def test_both_procedures_roll_out_the_same_episodes(
 
 def test_another_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        bench_rollouts(tmp_path / "none", 3)
+        bench_rollouts(tmp_path / "none", 3, ["fp32"])
