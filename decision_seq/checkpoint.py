@@ -12,7 +12,6 @@ Evaluation needs the checkpoint alone, not the dataset.
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -26,14 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decision_seq.config import load as load_config
-from decision_seq.config import read_yaml, require, save_text
+from decision_seq.config import read_yaml, require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.identity import sha256
 from decision_seq.policies.base import Policy, PolicyConfig
-from decision_seq.types import Reporter, Spec, TargetScore, UserError
+from decision_seq.types import Reporter, Spec, UserError
 
 PREFIX, PARTIAL = "step-", ".partial-"
-BEST = "best.json"
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
 CARRIED = ("topology", "scaler")  # what the loop puts into the state beside the step
@@ -138,31 +136,6 @@ def prune(folder: Path, newest: int, last: int, every: int, best: int | None) ->
             doomed = path.with_name(f"{PARTIAL}{path.name}")
             os.replace(path, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-
-
-def note_best(folder: Path, step: int, score: TargetScore) -> None:
-    """Remember the checkpoint with the highest mean return at the first target so far."""
-    best = read_best(folder)
-    better = best is None or score.return_mean > best["return_mean"]
-    if best is None or best["target"] != score.target or better:  # other targets, another contest
-        rule = "highest mean return at the first target among the evaluations during training"
-        found = {"rule": rule, "target": score.target, "return_mean": score.return_mean}
-        save_text(folder / BEST, json.dumps({"step": step, **found}, indent=1))
-
-
-def read_best(folder: Path) -> dict[str, Any] | None:
-    """The best checkpoint's step, return and rule; None where none was noted."""
-    try:
-        best = json.loads((folder / BEST).read_text())
-        asked = ("target",) if best["target"] is not None else ()
-        numbers = {key: float(best[key]) for key in ("return_mean", *asked)}
-        if not all(map(math.isfinite, numbers.values())):  # nothing is ever better than NaN
-            raise ValueError(numbers)
-        return {**best, **numbers, "step": int(best["step"])}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{folder / BEST} is damaged; remove it") from error
 
 
 def sweep(folder: Path) -> None:

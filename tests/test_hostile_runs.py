@@ -10,6 +10,7 @@ from decision_seq import checkpoint, experiment
 from decision_seq import config as configs
 from decision_seq.cli import main
 from decision_seq.problem import Config
+from decision_seq.train import best
 from decision_seq.train.metrics import trim
 from decision_seq.types import UserError
 from tests.test_train import tiny
@@ -101,9 +102,9 @@ def test_a_line_that_is_no_record_is_cut_off(tmp_path: Path, step: str) -> None:
 
 @pytest.mark.parametrize("text", ['{"step": 1e400, "return_mean": 1}', "[" * 50_000])
 def test_a_damaged_best_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / checkpoint.BEST).write_text(text)
+    (tmp_path / best.BEST).write_text(text)
     with pytest.raises(UserError, match="is damaged; remove it"):
-        checkpoint.read_best(tmp_path)
+        best.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from decision_seq.config import save_text
 from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
 from decision_seq.evaluate import Evaluation
 from decision_seq.policies import Policy
+from decision_seq.train import best
 from decision_seq.train.config import PRECISIONS, TrainConfig
 from decision_seq.train.evaluations import Evaluations
 from decision_seq.train.graph import GraphedUpdate
@@ -268,13 +269,13 @@ class Trainer:
         return Path(self.ranks.from_main(write))
 
     def _prune(self) -> None:
-        best = checkpoint.read_best(self.checkpoints)
+        noted = best.read(self.checkpoints)
         checkpoint.prune(
             self.checkpoints,
             self.step,
             self.config.keep_checkpoints,
             self.config.keep_every,
-            best["step"] if best else None,
+            noted["step"] if noted else None,
         )
 
     def _evaluate_when_due(self, final: bool, metrics: Metrics | None) -> dict[str, Any] | None:
@@ -294,7 +295,7 @@ class Trainer:
             score = TargetScore.of(record["targets"][0])
 
             def note() -> None:
-                checkpoint.note_best(self.checkpoints, self.step, score)
+                best.note(self.checkpoints, self.step, score)
                 self._prune()
 
             self.ranks.from_main(note)
