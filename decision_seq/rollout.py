@@ -127,9 +127,12 @@ class Obtained:
 Claim = Callable[[int], Asked | None]
 
 
-def queue_up(episodes: Sequence[Asked], seats: int = SEATS) -> Claim:
-    """Each episode once, in order, at the seat of its index."""
-    queues = [deque(e for e in episodes if e.index % seats == seat) for seat in range(seats)]
+def queue_up(policy: Policy, episodes: Sequence[Asked]) -> Claim:
+    """Each episode once, in order: on a CPU at the seat of its index, on a GPU at any."""
+    if device_of(policy).type != "cpu":
+        waiting = deque(episodes)
+        return lambda seat: waiting.popleft() if waiting else None
+    queues = [deque(e for e in episodes if e.index % SEATS == seat) for seat in range(SEATS)]
     return lambda seat: queues[seat].popleft() if queues[seat] else None
 
 
@@ -148,11 +151,9 @@ def rollout(
     """
     asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(targets, seeds, strict=True))]
     returns, lengths = np.zeros(len(asked)), np.zeros(len(asked), np.int64)
-    seats = seats_of(policy, len(environments))
+    claim = queue_up(policy, asked)
     with one_thread():
-        for obtained in roll(
-            policy, conditioning, context_length, environments, queue_up(asked, seats)
-        ):
+        for obtained in roll(policy, conditioning, context_length, environments, claim):
             returns[obtained.index], lengths[obtained.index] = obtained.total, obtained.length
             if bar is not None:
                 bar.update()
@@ -172,11 +173,6 @@ def one_thread() -> Iterator[None]:
 
 def device_of(policy: Policy) -> torch.device:
     return next(policy.parameters()).device
-
-
-def seats_of(policy: Policy, environments: int) -> int:
-    """Rows of a table: fixed on a CPU, as many as there are environments on a GPU."""
-    return SEATS if device_of(policy).type == "cpu" else environments
 
 
 def roll(
@@ -208,9 +204,9 @@ class _Tables:
         self, policy: Policy, context_length: int, environments: int, precision: torch.dtype
     ) -> None:
         self.policy, self.precision = policy, precision
-        self.seats = seats_of(policy, environments)
-        self.count = -(-environments // self.seats)
         self.device = device_of(policy)
+        self.seats = SEATS if self.device.type == "cpu" else environments
+        self.count = -(-environments // self.seats)
         self.context = Context(self.count * self.seats, context_length, policy.spec, self.device)
         self.states: list[Any] = [None] * self.count
         self.actions = torch.zeros_like(self.context.batch().actions[:, 0])

@@ -227,7 +227,7 @@ def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
 
     def first_length(precision: torch.dtype) -> tuple[float, int]:
         envs = Environments("Hopper-v4", 1)
-        (found,) = roll(policy, CONDITIONING, K, envs, queue_up(asked), precision)
+        (found,) = roll(policy, CONDITIONING, K, envs, queue_up(policy, asked), precision)
         return found.total, found.length
 
     exact, low = first_length(torch.float32), first_length(torch.bfloat16)

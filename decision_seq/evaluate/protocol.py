@@ -26,7 +26,6 @@ from decision_seq.rollout import (
     one_thread,
     queue_up,
     roll,
-    seats_of,
 )
 from decision_seq.targets import Target, check_targets, resolve
 from decision_seq.types import Reporter, Spec, TargetScore, UserError
@@ -172,15 +171,14 @@ class Evaluation:
         count, processes = self.layout(policy, len(asked), alone)
         environments = Environments(self.env_id, count)
         check_sizes(environments, policy.spec)
-        seats = seats_of(policy, count)
         shared = (policy, self.conditioning, self.context_length, self.precision)
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
-                claim = queue_up(asked, seats)
+                claim = queue_up(policy, asked)
                 yield from _roll(claim, environments, *shared)
                 return
-            counters = Counters(seats)
-            claim = share_out(asked, seats, counters)
+            counters = Counters(SEATS)
+            claim = share_out(asked, counters)
             given = (counters, asked, self.env_id, count, *shared)
             with Helpers(processes - 1, _help, *given) as helpers:
                 for episode in _roll(claim, environments, *shared):
@@ -206,9 +204,9 @@ class Evaluation:
         return scored, float(rate)
 
 
-def share_out(asked: Sequence[Asked], seats: int, counters: Counters) -> Claim:
-    """As `rollout.queue_up`, but each episode goes to whichever process asks first."""
-    queues = [[e for e in asked if e.index % seats == seat] for seat in range(seats)]
+def share_out(asked: Sequence[Asked], counters: Counters) -> Claim:
+    """As `rollout.queue_up` on a CPU, but each episode goes to whichever process asks first."""
+    queues = [[e for e in asked if e.index % SEATS == seat] for seat in range(SEATS)]
 
     def claim(seat: int) -> Asked | None:
         at = counters.take(seat)
@@ -234,7 +232,7 @@ def _help(
     """What a helping process does: the same, until no episode is left."""
     trust(env_id)  # who asks has made it, so it was named by the user or belongs to Gymnasium
     environments = Environments(env_id, count)
-    claim = share_out(asked, seats_of(policy, count), counters)
+    claim = share_out(asked, counters)
     yield from _roll(claim, environments, policy, *rest)
 
 
