@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decision_seq.data import d4rl
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import Run, value
 from decision_seq.statistics import Interval, mean_interval
@@ -21,7 +21,6 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-LOCOMOTION_BEFORE_V2 = re.compile(r"(hopper|halfcheetah|walker2d|ant)-[a-z-]+-v[01]\b")
 BEST = "best_fraction"  # the share of the best episodes trained on: said in every label it is in
 
 
@@ -31,6 +30,7 @@ class Protocol:
 
     dataset: str
     env_id: str
+    precision: str
     source: str
     size: str
     episodes: int
@@ -44,6 +44,7 @@ class Protocol:
         return cls(
             scores.dataset,
             scores.env_id,
+            run.precision,
             scores.source,
             run.size,
             first.episodes,
@@ -55,11 +56,9 @@ class Protocol:
     def comparable(self) -> bool:
         """Whether published numbers, of D4RL's newest data, may be compared with; or are context.
 
-        Locomotion's v0 and v1 are other data than v2 (kzl/decision-transformer#42).
+        Older versions are other data (locomotion's: kzl/decision-transformer#42).
         """
-        from_d4rl = self.source.startswith("D4RL") and "not D4RL's data" not in self.source
-        older = LOCOMOTION_BEFORE_V2.search(f"{self.dataset} {self.source}".replace("_", "-"))
-        return from_d4rl and older is None
+        return d4rl.own_dataset(self.source) == d4rl.versioned(self.task) is not None
 
     @property
     def task(self) -> str:
@@ -68,7 +67,7 @@ class Protocol:
     def differences(self, other: Protocol) -> list[str]:
         return [
             key
-            for key in ("env_id", "source", "size", "episodes", "seed", "targets")
+            for key in ("env_id", "precision", "source", "size", "episodes", "seed", "targets")
             if getattr(self, key) != getattr(other, key)
         ]
 

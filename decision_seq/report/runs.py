@@ -47,6 +47,11 @@ class Run:
         return tuple(score.target for score in self.scores.targets)
 
     @property
+    def precision(self) -> str:
+        """Of the policy's matrix products when it was rolled out."""
+        return _precision(self.config["evaluation"])
+
+    @property
     def size(self) -> str:
         """How much data it was trained on: collections of one name come in several sizes."""
         data = self.provenance.get("data") or {}
@@ -58,6 +63,10 @@ class Run:
         commit = self.provenance.get("commit")
         changed = " with uncommitted changes" if self.provenance.get("uncommitted") else ""
         return f"{commit[:12]}{changed}" if commit else None
+
+
+def _precision(tree: dict[str, Any]) -> str:
+    return tree.get("precision", "fp32")  # older runs had no other
 
 
 def value(score: TargetScore) -> float:
@@ -128,7 +137,7 @@ def read_run(folder: Path) -> Run:
         folder,
         config,
         scores,
-        tuple(_evaluations(folder, scores)),
+        tuple(_evaluations(folder, scores, _precision(config["evaluation"]))),
         tuple(_records(folder, "metrics.jsonl")),
         _json(folder, "provenance.json") if provenance.is_file() else {},
     )
@@ -175,19 +184,20 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     return records
 
 
-def _evaluations(folder: Path, scores: Scores) -> list[dict[str, Any]]:
+def _evaluations(folder: Path, scores: Scores, precision: str) -> list[dict[str, Any]]:
     """The evaluations whose episodes are those of the scores, parsed, by update.
 
     A run that was resumed with another protocol holds others, which must not be mixed with them.
     """
     first = scores.targets[0]
-    ours = (scores.env_id, [t.target for t in scores.targets], first.episodes, first.seed)
+    asked = [t.target for t in scores.targets]
+    ours = (scores.env_id, precision, asked, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
     for record in _records(folder, "evaluations.jsonl"):
         try:
             targets = [TargetScore.of(target) for target in record["targets"]]
-            env_id = record["protocol"]["env_id"]
-            theirs = (env_id, [t.target for t in targets], targets[0].episodes, targets[0].seed)
+            how = (record["protocol"]["env_id"], _precision(record["protocol"]))
+            theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
