@@ -15,6 +15,7 @@ import yaml
 from decision_seq.checkpoint import CONFIG, Loaded
 from decision_seq.config import read_yaml
 from decision_seq.envs import environment_notes
+from decision_seq.report import target_text
 from decision_seq.types import TargetScore, UserError
 
 RULE = "the last one of the run, not the best"
@@ -87,11 +88,11 @@ def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]
     data = {"type": scores["env_id"], "name": scores["env_id"]}
     metrics = []
     for score in scores["targets"]:
+        asked = "" if score.target is None else f" when asked for {score.target:g}"
         value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
-        name = f"return when asked for {score.target:g}"
-        metrics.append({"type": "mean_reward", "value": value, "name": name})
+        metrics.append({"type": "mean_reward", "value": value, "name": f"return{asked}"})
         if score.normalized_score is not None:
-            name = f"D4RL normalized score when asked for {score.target:g}"
+            name = f"D4RL normalized score{asked}"
             value = round(score.normalized_score, 2)
             metrics.append({"type": "normalized_score", "value": value, "name": name})
     return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
@@ -119,7 +120,7 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
 def _row(score: TargetScore) -> list[str]:
     interval = score.interval_95
     return [
-        f"{score.target:,g}",
+        target_text(score.target),
         f"{score.return_mean:,.1f} ± {score.return_std:,.1f}",
         "-" if score.normalized_score is None else f"{score.normalized_score:.1f}",
         "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
@@ -132,7 +133,8 @@ def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
     told = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
     if "train" in tree:
         told.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
-    told.append("targets: " + ", ".join(f"{target:g}" for target in facts.targets))
+    targets = ", ".join(f"{target:g}" for target in facts.targets)
+    told.append(f"targets: {targets or 'none, it is asked for nothing'}")
     if facts.env_id and not scored:  # else they stand beside the scores
         told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id)]
     return told
