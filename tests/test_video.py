@@ -82,6 +82,15 @@ def test_the_filmed_episodes_are_those_of_the_evaluation(
     assert any("MuJoCo finds no OpenGL" in line for line in reporter.lines)
 
 
+def test_films_are_of_the_precision_evaluated(
+    trained: Path, tmp_path: Path, no_opengl: None
+) -> None:
+    reporter = Lines()
+    opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
+    Studio(opened, tmp_path, 1, reporter).film(opened.scores())
+    assert not [line for line in reporter.lines if "not the same" in line]
+
+
 def test_a_film_that_differs_from_the_evaluation_says_so(
     trained: Path, tmp_path: Path, no_opengl: None
 ) -> None:

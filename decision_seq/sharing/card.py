@@ -109,12 +109,21 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
     told = [
         f"environment: `{scores['env_id']}`",
         f"checkpoint: {RULE} (`{loaded.path.name}`)",
-        f"targets were declared before training; every episode counts, seeds from {seed}",
+        f"{_when(scores, loaded)}every episode counts, seeds from {seed}",
         "normalized: 100 * (return - random) / (expert - random); the interval is of the mean over"
         " episodes of this one policy (Student's t), not over training seeds",
         *scores["notes"],
     ]
     return f"{_table(header, rows)}\n\n{_list(told)}"
+
+
+def _when(scores: dict[str, Any], loaded: Loaded) -> str:
+    """A finished run may have been resumed with other targets than its checkpoint was made with."""
+    asked = tuple(score.target for score in scores["targets"] if score.target is not None)
+    if not asked:
+        return ""
+    before = asked == loaded.facts.targets
+    return f"targets were {'declared before' if before else 'chosen after'} training; "
 
 
 def _row(score: TargetScore) -> list[str]:

@@ -43,6 +43,13 @@ def test_the_hub_reads_the_results(scored: Path) -> None:
         assert said in text
 
 
+def test_targets_chosen_later_are_not_said_to_have_been_declared(scored: Path) -> None:
+    loaded = checkpoint.load(scored)
+    assert "targets were declared before training" in card(loaded, "checkpoint")
+    other = replace(loaded, facts=replace(loaded.facts, targets=(100.0,)))
+    assert "targets were chosen after training" in card(other, "checkpoint")
+
+
 def test_a_policy_that_is_asked_for_nothing(
     make_checkpoint: Callable[..., Path], spec: Spec
 ) -> None:
