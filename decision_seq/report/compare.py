@@ -11,6 +11,7 @@ from typing import Any
 from decision_seq.data import d4rl
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import Run, value
+from decision_seq.report.text import target_text
 from decision_seq.statistics import Interval, mean_interval
 
 # Keys that say nothing of a method: its data and protocol make the row, its seed the replicate,
@@ -252,6 +253,12 @@ def _notes(rows: dict[str, Protocol], groups: dict[tuple[str, str], Group]) -> l
             notes.append(
                 f"{group.row}, {group.label}: {seeds[seed]} runs share seed {seed}; they are not"
                 " independent, so the interval is too narrow"
+            )
+        for run in (run for run in group.runs if run.former_targets):
+            former = "; ".join(", ".join(map(target_text, t)) for t in run.former_targets)
+            notes.append(
+                f"{group.row}, {group.label}, seed {run.seed}: the last checkpoint had been rolled"
+                f" out at other targets ({former}), so those shown were chosen after training"
             )
         lengths = {len(run.evaluations) for run in group.runs}
         if len(lengths) > 1:

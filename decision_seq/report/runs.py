@@ -23,13 +23,15 @@ class Run:
     """What a finished run wrote.
 
     config: config.yaml, resolved; evaluations: those during training and the last, by the run's
-    own protocol; metrics: records of metrics.jsonl; provenance: {} where the file is absent.
+    own protocol; former_targets: what its last checkpoint was asked for before; metrics: records
+    of metrics.jsonl; provenance: {} where the file is absent.
     """
 
     folder: Path
     config: dict[str, Any]
     scores: Scores
     evaluations: tuple[dict[str, Any], ...]
+    former_targets: tuple[tuple[float | None, ...], ...]
     metrics: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
 
@@ -97,8 +99,10 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _search(path: Path, depth: int) -> list[Path]:
+    if (path / "trainer").is_dir():
+        return []  # a checkpoint, which holds a config.yaml of its own: an exported policy
     if (path / "config.yaml").is_file():
-        return [path]  # its checkpoints hold a config.yaml of their own
+        return [path]
     if depth == 0:
         return []
     try:
@@ -127,6 +131,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / "scores.json").is_file():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
     scores = _scores(folder)
+    evaluations, former = _evaluations(folder, scores, _precision(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
@@ -137,7 +142,8 @@ def read_run(folder: Path) -> Run:
         folder,
         config,
         scores,
-        tuple(_evaluations(folder, scores, _precision(config["evaluation"]))),
+        tuple(evaluations),
+        tuple(asked for step, asked in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
         _json(folder, "provenance.json") if provenance.is_file() else {},
     )
@@ -184,15 +190,19 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     return records
 
 
-def _evaluations(folder: Path, scores: Scores, precision: str) -> list[dict[str, Any]]:
-    """The evaluations whose episodes are those of the scores, parsed, by update.
+def _evaluations(
+    folder: Path, scores: Scores, precision: str
+) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
+    """The evaluations whose episodes are those of the scores, parsed, by update; then the updates
+    and targets of those that asked for other returns.
 
-    A run that was resumed with another protocol holds others, which must not be mixed with them.
+    A run that was resumed with another protocol holds such, which must not be mixed with the rest.
     """
     first = scores.targets[0]
     asked = [t.target for t in scores.targets]
     ours = (scores.env_id, precision, asked, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
+    others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
             targets = [TargetScore.of(target) for target in record["targets"]]
@@ -202,4 +212,6 @@ def _evaluations(folder: Path, scores: Scores, precision: str) -> list[dict[str,
             raise _damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
             found[record["step"]] = {"step": record["step"], "targets": targets}
-    return [found[step] for step in sorted(found)]
+        elif theirs[2] != asked:
+            others.append((record["step"], tuple(theirs[2])))
+    return [found[step] for step in sorted(found)], others
