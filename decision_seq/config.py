@@ -170,6 +170,17 @@ def dump(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"train": {"steps": 5}}` -> `{"train.steps": 5}`."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
 def plain(value: Any) -> dict[str, Any]:
     """A dataclass of plain values as YAML and JSON know them."""
     return draccus.encode(dataclasses.asdict(value))

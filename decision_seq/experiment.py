@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 
 from decision_seq import checkpoint
-from decision_seq.config import dump, load, plain, read_yaml, require, save_text, to_tree
+from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.data.conditioning import label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.envs import environment_notes
@@ -76,7 +76,7 @@ def check_same_run(output: Path, problem: Problem) -> None:
 
 def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """The keys that make `now` another run than `before`, with both values."""
-    old, new = _flat(to_tree(before)), _flat(to_tree(now))
+    old, new = flat(to_tree(before)), flat(to_tree(now))
     differing = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -85,16 +85,6 @@ def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     if now.train.schedule == "constant":  # then more steps leave the former ones as they were
         differing.pop("train.steps", None)
     return differing
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 class Finished(NamedTuple):

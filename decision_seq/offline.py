@@ -204,6 +204,7 @@ def offline_checkpoint(
     UserError when they are not those that it was trained on, or no episode was held out.
     """
     loaded = checkpoint.load(path, compute_device(device))
+    require("train" in loaded.config, f"{path} was not trained here: no episode was held out")
     tree = {key: value for key, value in loaded.config.items() if key not in ("spec", "data")}
     config = load(Config, tree)
     require(

@@ -144,16 +144,17 @@ def rollout(
     targets: Sequence[float | None] | np.ndarray,
     seeds: Sequence[int],
     bar: Bar | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One episode a target and seed, in this process -> returns [N], lengths [N].
 
-    targets: raw returns; bar: is told of every episode that ends.
+    targets: raw returns; bar: is told of every episode that ends; precision: see `roll`.
     """
     asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(targets, seeds, strict=True))]
     returns, lengths = np.zeros(len(asked)), np.zeros(len(asked), np.int64)
     claim = queue_up(policy, asked)
     with one_thread():
-        for obtained in roll(policy, conditioning, context_length, environments, claim):
+        for obtained in roll(policy, conditioning, context_length, environments, claim, precision):
             returns[obtained.index], lengths[obtained.index] = obtained.total, obtained.length
             if bar is not None:
                 bar.update()

@@ -11,7 +11,7 @@ from decision_seq.config import require
 
 # A raw return; or `max`, `median`, `q0` to `q100`: a percentile of the data's episode returns.
 Target = float | str
-WORDS = {"max": 100, "median": 50, "min": 0}
+WORDS = {"max": 100, "median": 50}
 
 
 def percentiles(returns: np.ndarray) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,21 @@ from decision_seq.types import UserError
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 # Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
 SPAWN = multiprocessing.get_context("spawn")
+SIGNAL_SECONDS = 0.2
+
+
+def cores() -> int:
+    """Those that this process may use.
+
+    A scheduler often grants fewer than the machine has, and OMP_NUM_THREADS asks for fewer.
+    """
+    granted = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")  # not on macOS
+        else os.cpu_count() or 1
+    )
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(granted, int(asked)) if asked.isdecimal() and int(asked) else granted
 
 
 @contextmanager
@@ -82,16 +98,24 @@ class Helpers:
     ) -> None:
         # By our own pickle: multiprocessing's would move tensors into shared files.
         payload = pickle.dumps((produce, arguments))
-        self.processes, self.connections = [], []
+        self.processes: list[Any] = []
+        self.connections: list[Connection] = []
         self.shared = shared  # its lock must outlive the start of the last process
         with _one_thread_each():
-            for _ in range(count):
-                ours, theirs = SPAWN.Pipe(duplex=False)
-                process = SPAWN.Process(target=_help, args=(theirs, payload, shared), daemon=True)
-                process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.connections.append(ours)
+            try:
+                for _ in range(count):
+                    self._start(payload)
+            except BaseException:  # a signal among them
+                self.__exit__()
+                raise
+
+    def _start(self, payload: bytes) -> None:
+        ours, theirs = SPAWN.Pipe(duplex=False)
+        process = SPAWN.Process(target=_help, args=(theirs, payload, self.shared), daemon=True)
+        process.start()
+        self.processes.append(process)
+        self.connections.append(ours)
+        theirs.close()
 
     def produced(self, wait: bool) -> Iterator[Any]:
         """What has come from them; with `wait` until all have finished.
@@ -110,6 +134,7 @@ class Helpers:
         try:
             kind, value = connection.recv()
         except EOFError:
+            time.sleep(SIGNAL_SECONDS)  # a SIGTERM to the whole job is on its way here too
             raise UserError(
                 "a helping process was killed (out of memory?); ask for fewer by"
                 " --evaluation.workers 1"
@@ -132,7 +157,8 @@ class Helpers:
 
 def _help(connection: Connection, payload: bytes, shared: Any) -> None:
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its helpers
+    for number in (signal.SIGINT, signal.SIGUSR1):  # they go to all; the parent ends its helpers
+        signal.signal(number, signal.SIG_IGN)
     try:
         produce, arguments = pickle.loads(payload)
         for value in produce(shared, *arguments):

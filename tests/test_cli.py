@@ -225,6 +225,14 @@ def test_bad_evaluation_input(
     capsys: pytest.CaptureFixture, tmp_path: Path, write_d4rl: Callable[..., Path], recipe: Path
 ) -> None:
     assert "does not exist" in refused(capsys, "evaluate", tmp_path / "none")
+    for options, passed_over in {
+        ("--offline", "--target", "1"): "--target means nothing beside --offline",
+        ("--offline", "--calibrate"): "--calibrate means nothing beside --offline",
+        ("--calibrate", "--video", "films"): "--video means nothing beside --calibrate",
+        ("--output", "figures"): "--output is for what --calibrate writes",
+        ("--dataset", "x"): "--dataset is for --offline",
+    }.items():
+        assert passed_over in refused(capsys, "evaluate", tmp_path, *options)
     assert "holds no checkpoint" in refused(capsys, "evaluate", tmp_path)
     output = tmp_path / "run"
     arguments = ["train", "--config", recipe, "--dataset", write_d4rl(), "--output", output]

@@ -22,7 +22,7 @@ from decision_seq.commands.configuration import configure
 from decision_seq.config import dump, load
 from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path, table_path, tables
-from decision_seq.sweep import Run, examine, read_grid, slurm, sweep
+from decision_seq.sweep import Run, examine, examine_folders, read_grid, slurm, sweep
 from decision_seq.sweep.folders import last_line
 from decision_seq.sweep.local import Local, environment
 from decision_seq.sweep.slurm import Cluster, Submitted, job_name
@@ -254,6 +254,26 @@ def test_a_sweep_runs_skips_names_and_reruns(
     code, out, lines = run(capsys, path, "--output", output, "--dry-run", "--set", "train.steps=7")
     assert (code, out.split()[:2]) == (2, ["refused", names[0]])
     assert "train.steps (6 -> 7)" in lines[0]
+
+
+def test_a_finished_run_is_listed_as_such_without_a_look_at_its_data(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Targets by word, and those of a policy that is asked for nothing, only the data resolve."""
+    cloning = {"conditioning": {"name": "none"}}
+    path = write_grid(policies={"dt": {}, "cloned": {"set": cloning}})
+    runs = read_grid(path, ["evaluation.targets=[max]"])
+    for run, target in zip(runs, (3234.5, None), strict=True):
+        folder = tmp_path / "runs" / run.name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(dump(run.config))
+        scored = {"target": target, "episodes": 2, "seed": run.config.evaluation.seed}
+        scores = {"env_id": "Hopper-v4", "checkpoint": "x/step-00000006", "targets": [scored]}
+        (folder / "scores.json").write_text(json.dumps(scores))
+    plan = examine_folders(runs, tmp_path / "runs")
+    assert list(plan.progress.values()) == ["finished", "finished"]
+    more = read_grid(path, ["evaluation.targets=[max]", "evaluation.episodes=3"])
+    assert set(examine_folders(more, tmp_path / "runs").progress.values()) == {"begun"}
 
 
 def test_the_data_are_had_before_any_run_begins(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from decision_seq import cli, experiment, video
@@ -80,6 +81,18 @@ def test_the_filmed_episodes_are_those_of_the_evaluation(
     }
     assert not [line for line in reporter.lines if "not the same" in line]
     assert any("MuJoCo finds no OpenGL" in line for line in reporter.lines)
+
+
+def test_films_are_of_the_precision_evaluated(
+    trained: Path, tmp_path: Path, no_opengl: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
+    scores = opened.scores()
+    monkeypatch.setattr(
+        opened.loaded.policy, "act", lambda *_: pytest.fail(str(torch.is_autocast_enabled("cpu")))
+    )
+    with pytest.raises(pytest.fail.Exception, match="True"):
+        Studio(opened, tmp_path, 1, Reporter()).film(scores)
 
 
 def test_a_film_that_differs_from_the_evaluation_says_so(

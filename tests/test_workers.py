@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -56,6 +57,44 @@ def test_one_that_is_killed_is_noticed() -> None:
         Helpers(1, be_killed, Counters(1)) as helpers,
     ):
         list(helpers.produced(wait=True))
+
+
+def test_signals_to_a_whole_job_leave_their_end_to_whoever_asked() -> None:
+    """One that ended by itself would look like a fault."""
+    with Helpers(1, never_end, Counters(1)) as helpers:
+        produced = helpers.produced(wait=True)
+        process = next(produced)
+        for number in (signal.SIGUSR1, signal.SIGINT):
+            os.kill(process, number)
+        assert {next(produced) for _ in range(5_000)} == {process}
+
+
+class Signalled(BaseException):
+    """As a trainer's handler raises it in the middle of an evaluation."""
+
+
+def test_a_signal_that_ends_them_first_is_no_fault_of_theirs() -> None:
+    """A scheduler's SIGTERM may reach a helper sooner than the process that asked."""
+
+    def receive(*_: object) -> None:
+        raise Signalled
+
+    def ask() -> None:
+        with Helpers(1, never_end, Counters(1)) as helpers:
+            produced = helpers.produced(wait=True)
+            os.kill(next(produced), signal.SIGTERM)
+            ours.start()
+            list(produced)
+
+    ours = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+    former = signal.signal(signal.SIGTERM, receive)
+    try:
+        with pytest.raises(Signalled):
+            ask()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where it comes too late
+        ours.join()
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_they_end_with_whoever_asked() -> None:

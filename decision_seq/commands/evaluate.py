@@ -9,6 +9,7 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_verb
+from decision_seq.types import UserError
 
 CALIBRATION_POINTS = 11
 
@@ -84,7 +85,24 @@ def _target(text: str) -> float | str:
         return text
 
 
+def _check(options: argparse.Namespace) -> None:
+    """UserError for options that would be passed over."""
+    calibrated = options.calibrate is not None
+    if options.offline or calibrated:
+        what = "--offline" if options.offline else "--calibrate"
+        given = {"--target": options.target, "--video": options.video}
+        if options.offline:
+            given |= {"--calibrate": options.calibrate, "--episodes": options.episodes}
+        for option in (option for option, value in given.items() if value is not None):
+            raise UserError(f"{option} means nothing beside {what}; leave one of them out")
+    if options.output is not None and not calibrated:
+        raise UserError("--output is for what --calibrate writes; add it")
+    if options.dataset is not None and not options.offline:
+        raise UserError("--dataset is for --offline; add it")
+
+
 def run_evaluate(options: argparse.Namespace) -> int:
+    _check(options)
     if options.offline:
         return _measure_offline(options)
     from decision_seq.envs import trust

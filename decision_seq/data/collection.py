@@ -9,7 +9,6 @@ neither the number of workers nor the order of their work shows in the data.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,7 +24,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.envs import Environments, facts_by_name, trust
 from decision_seq.types import Episode, Reporter, UserError
-from decision_seq.workers import process_pool
+from decision_seq.workers import cores, process_pool
 
 WAVE = 32  # rows of the policy's matrices
 CHUNK = 8  # episodes a worker steps together; divides WAVE
@@ -65,7 +64,7 @@ def collect(
 
     workers: processes, by default one a core. UserError when an actor does not fit the environment.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = cores() if workers is None else workers
     if size.count < len(actors):
         raise UserError(f"{size.count} {size.unit}s asked for; at least {len(actors)} are needed")
     if seed < 0 or workers < 1:

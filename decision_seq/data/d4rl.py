@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from decision_seq.types import Reporter, UserError
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 MIRROR = "DECISION_SEQ_D4RL_URL"  # the environment variable that names another host
+LAYOUT = "D4RL-layout file"  # what a store's source says of a file that `read` has read
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ def dataset_name(path: Path) -> str:
     hopper-medium-replay-v0, `Ant_maze_u-maze_...` is an antmaze); any other file's own name."""
     known = {file.name: name for name, file in published().items()}
     return known.get(path.name, path.stem)
+
+
+def own_dataset(source: str) -> str | None:
+    """D4RL's name of the dataset that a store's source describes; None where it is not D4RL's own.
+
+    Anyone can write a file in D4RL's layout: it is known by its checksum, and by its name only
+    where none was published.
+    """
+    described = re.fullmatch(rf"{LAYOUT} (.+), sha256 ([0-9a-f]{{12}})", source)
+    if described is None:
+        return None
+    file_name, digest = described.groups()
+    for name, file in published().items():
+        own = file.name == file_name if file.sha256 is None else file.sha256.startswith(digest)
+        if own:
+            return name
+    return None
 
 
 def cache_folder() -> Path:
@@ -134,7 +153,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             stored = sum(column.id.get_storage_size() for column in columns.values())
             flat.refuse_bomb(stored, sum(column.nbytes for column in columns.values()))
             found = ", ".join(sorted(map(str, file))) or "nothing"
-            source = describe_file("d4rl-hdf5", "D4RL-layout file", path)
+            source = describe_file("d4rl-hdf5", LAYOUT, path)
             return flat.fill(writer, columns, found, dataset_name(path), source)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
             # h5py reports damage within the file by any of these

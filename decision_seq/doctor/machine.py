@@ -25,6 +25,7 @@ from decision_seq.train import Ranks, Trainer
 from decision_seq.train.metrics import check_trackers
 from decision_seq.train.parallel import full_moments, full_weights
 from decision_seq.types import UserError
+from decision_seq.workers import cores
 
 CLOCKS_AGREE = 1.0  # seconds
 ENV_STEPS = 200
@@ -47,9 +48,10 @@ def launch(config: Config, ranks: Ranks, device: torch.device, processes: int | 
     backend = f", {torch.distributed.get_backend()}" if torch.distributed.is_initialized() else ""
     finding = f"{describe_launch(config, ranks, device)}{backend}; {asked}"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    threads, cores = here * torch.get_num_threads(), os.cpu_count() or 1
-    if threads > cores:
-        crowd = f"{threads} threads on {cores} cores; set OMP_NUM_THREADS={max(cores // here, 1)}"
+    threads, granted = here * torch.get_num_threads(), cores()
+    if threads > granted:
+        share = max(granted // here, 1)
+        crowd = f"{threads} threads on {granted} cores; set OMP_NUM_THREADS={share}"
         return Check("launch", WARNING, f"{finding}; {crowd}")
     return Check("launch", OK, finding)
 

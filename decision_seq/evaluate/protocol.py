@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from decision_seq.rollout import (
 )
 from decision_seq.targets import Target, check_targets, resolve
 from decision_seq.types import Reporter, Spec, TargetScore, UserError
-from decision_seq.workers import Counters, Helpers
+from decision_seq.workers import Counters, Helpers, cores
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class EvaluationConfig:
     every: updates between evaluations during training, 0 for the one at its end alone.
     precision: of the policy's matrix products.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
-        GPU), and how many processes step them (null: one a core; one on a GPU, and in every process
-        of a launch of several). On a CPU no score depends on either.
+        GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
+        rank in a launch of several). On a CPU no score depends on either.
     """
 
     env_id: str | None = None
@@ -161,7 +160,7 @@ class Evaluation:
         """Environments stepped together in a process, and processes; alone: a launch of one."""
         if device_of(policy).type != "cpu":
             return min(episodes, self.environments or ON_A_GPU), 1
-        processes = min(self.workers or os.cpu_count() or 1, -(-episodes // SEATS))
+        processes = min(self.workers or cores(), -(-episodes // SEATS))
         return min(episodes, self.environments or SEATS), processes if alone else 1
 
     def _obtained(self, policy: Policy, asked: list[Asked], alone: bool) -> Iterator[Obtained]:

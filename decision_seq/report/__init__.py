@@ -4,6 +4,7 @@ from decision_seq.report.plots import plot_calibration, plot_returns
 from decision_seq.report.text import (
     calibration_text,
     inspection_text,
+    markdown_table,
     score_table,
     scores_json,
     table,
@@ -14,6 +15,7 @@ from decision_seq.report.text import (
 __all__ = [
     "calibration_text",
     "inspection_text",
+    "markdown_table",
     "plot_calibration",
     "plot_returns",
     "score_table",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from decision_seq.config import flat
+from decision_seq.data import d4rl
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import Run, value
+from decision_seq.report.text import target_text
 from decision_seq.statistics import Interval, mean_interval
 
 # Keys that say nothing of a method: its data and protocol make the row, its seed the replicate,
@@ -21,8 +23,10 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-LOCOMOTION_BEFORE_V2 = re.compile(r"(hopper|halfcheetah|walker2d|ant)-[a-z-]+-v[01]\b")
-BEST = "best_fraction"  # the share of the best episodes trained on: said in every label it is in
+# Said in every label they are in: the share of the best episodes trained on, and that a policy
+# which could be asked for a return is asked for nothing.
+BEST, ASKED = "best_fraction", "conditioning.name"
+NEVER_ASKED = ("bc",)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Protocol:
 
     dataset: str
     env_id: str
+    precision: str
     source: str
     size: str
     episodes: int
@@ -44,6 +49,7 @@ class Protocol:
         return cls(
             scores.dataset,
             scores.env_id,
+            run.precision,
             scores.source,
             run.size,
             first.episodes,
@@ -55,11 +61,9 @@ class Protocol:
     def comparable(self) -> bool:
         """Whether published numbers, of D4RL's newest data, may be compared with; or are context.
 
-        Locomotion's v0 and v1 are other data than v2 (kzl/decision-transformer#42).
+        Older versions are other data (locomotion's: kzl/decision-transformer#42).
         """
-        from_d4rl = self.source.startswith("D4RL") and "not D4RL's data" not in self.source
-        older = LOCOMOTION_BEFORE_V2.search(f"{self.dataset} {self.source}".replace("_", "-"))
-        return from_d4rl and older is None
+        return d4rl.own_dataset(self.source) == d4rl.versioned(self.task) is not None
 
     @property
     def task(self) -> str:
@@ -68,7 +72,7 @@ class Protocol:
     def differences(self, other: Protocol) -> list[str]:
         return [
             key
-            for key in ("env_id", "source", "size", "episodes", "seed", "targets")
+            for key in ("env_id", "precision", "source", "size", "episodes", "seed", "targets")
             if getattr(self, key) != getattr(other, key)
         ]
 
@@ -176,44 +180,40 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
     Keys count that differ within a dataset; those that only follow the dataset do not.
     """
-    flats = [_flat(run.config) for run in runs]
+    settings = [
+        {key: v for key, v in flat(run.config).items() if not key.startswith(NOT_OF_THE_METHOD)}
+        for run in runs
+    ]
     varying: dict[str, set[str]] = {}
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run, flat in zip(runs, flats, strict=True):
-        kinds.setdefault((run.scores.dataset, flat["policy.name"]), []).append(flat)
+    for run, mine in zip(runs, settings, strict=True):
+        kinds.setdefault((run.scores.dataset, mine["policy.name"]), []).append(mine)
     for (_, policy), alike in kinds.items():
         for key in set(itertools.chain(*alike)):
-            if len({repr(flat.get(key)) for flat in alike}) > 1:
+            if len({repr(mine.get(key)) for mine in alike}) > 1:
                 varying.setdefault(policy, set()).add(key)
-    return [_label(flat, varying.get(flat["policy.name"], set())) for flat in flats]
+    return [_label(mine, varying.get(mine["policy.name"], set())) for mine in settings]
 
 
-def _label(flat: dict[str, Any], varying: set[str]) -> str:
-    parts = [flat["policy.name"]]
-    share = flat.get(BEST)
+def _label(settings: dict[str, Any], varying: set[str]) -> str:
+    parts = [settings["policy.name"]]
+    if settings.get(ASKED) == "none" and settings["policy.name"] not in NEVER_ASKED:
+        parts.append("asked nothing")
+    share = settings.get(BEST)
     if isinstance(share, int | float) and share < 1:
         parts.append(f"best {100 * share:g} %")
-    short = {key: _short(key) for key in varying - {BEST}}
+    short = {key: _short(key) for key in varying - {BEST, ASKED}}
+    if settings.get(ASKED) != "none" and ASKED in varying:
+        short[ASKED] = _short(ASKED)
     times = Counter(short.values())
     for key in sorted(short):
-        parts.append(f"{short[key] if times[short[key]] == 1 else key} {flat.get(key)}")
+        parts.append(f"{short[key] if times[short[key]] == 1 else key} {settings.get(key)}")
     return " ".join(parts)
 
 
 def _short(key: str) -> str:
     """`train.learning_rate` -> `learning_rate`, `policy.backbone.name` -> `backbone`."""
     return key.removesuffix(".name").rpartition(".")[2]
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, entry in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(entry, dict):
-            flat.update(_flat(entry, f"{name}."))
-        elif not name.startswith(NOT_OF_THE_METHOD):
-            flat[name] = entry
-    return flat
 
 
 def _rows(runs: Sequence[Run]) -> tuple[dict[str, Protocol], list[str]]:
@@ -253,6 +253,12 @@ def _notes(rows: dict[str, Protocol], groups: dict[tuple[str, str], Group]) -> l
             notes.append(
                 f"{group.row}, {group.label}: {seeds[seed]} runs share seed {seed}; they are not"
                 " independent, so the interval is too narrow"
+            )
+        for run in (run for run in group.runs if run.former_targets):
+            former = "; ".join(", ".join(map(target_text, t)) for t in run.former_targets)
+            notes.append(
+                f"{group.row}, {group.label}, seed {run.seed}: the last checkpoint had been rolled"
+                f" out at other targets ({former}), so those shown were chosen after training"
             )
         lengths = {len(run.evaluations) for run in group.runs}
         if len(lengths) > 1:

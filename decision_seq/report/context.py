@@ -22,7 +22,8 @@ def published_text(comparison: Comparison) -> str:
         (
             True,
             "Beside published numbers",
-            "The data are D4RL's, by what their source says; published scores come from mujoco-py.",
+            "The data are D4RL's own files, by their checksums (by their names where none were"
+            " published); published scores come from mujoco-py.",
         ),
         (
             False,

@@ -23,13 +23,15 @@ class Run:
     """What a finished run wrote.
 
     config: config.yaml, resolved; evaluations: those during training and the last, by the run's
-    own protocol; metrics: records of metrics.jsonl; provenance: {} where the file is absent.
+    own protocol; former_targets: what its last checkpoint was asked for before; metrics: records
+    of metrics.jsonl; provenance: {} where the file is absent.
     """
 
     folder: Path
     config: dict[str, Any]
     scores: Scores
     evaluations: tuple[dict[str, Any], ...]
+    former_targets: tuple[tuple[float | None, ...], ...]
     metrics: tuple[dict[str, Any], ...]
     provenance: dict[str, Any]
 
@@ -47,6 +49,11 @@ class Run:
         return tuple(score.target for score in self.scores.targets)
 
     @property
+    def precision(self) -> str:
+        """Of the policy's matrix products when it was rolled out."""
+        return _precision(self.config["evaluation"])
+
+    @property
     def size(self) -> str:
         """How much data it was trained on: collections of one name come in several sizes."""
         data = self.provenance.get("data") or {}
@@ -58,6 +65,10 @@ class Run:
         commit = self.provenance.get("commit")
         changed = " with uncommitted changes" if self.provenance.get("uncommitted") else ""
         return f"{commit[:12]}{changed}" if commit else None
+
+
+def _precision(tree: dict[str, Any]) -> str:
+    return tree.get("precision", "fp32")  # older runs had no other
 
 
 def value(score: TargetScore) -> float:
@@ -88,8 +99,10 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _search(path: Path, depth: int) -> list[Path]:
+    if (path / "trainer").is_dir():
+        return []  # a checkpoint, which holds a config.yaml of its own: an exported policy
     if (path / "config.yaml").is_file():
-        return [path]  # its checkpoints hold a config.yaml of their own
+        return [path]
     if depth == 0:
         return []
     try:
@@ -118,6 +131,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / "scores.json").is_file():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
     scores = _scores(folder)
+    evaluations, former = _evaluations(folder, scores, _precision(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
@@ -128,7 +142,8 @@ def read_run(folder: Path) -> Run:
         folder,
         config,
         scores,
-        tuple(_evaluations(folder, scores)),
+        tuple(evaluations),
+        tuple(asked for step, asked in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
         _json(folder, "provenance.json") if provenance.is_file() else {},
     )
@@ -175,21 +190,28 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     return records
 
 
-def _evaluations(folder: Path, scores: Scores) -> list[dict[str, Any]]:
-    """The evaluations whose episodes are those of the scores, parsed, by update.
+def _evaluations(
+    folder: Path, scores: Scores, precision: str
+) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
+    """The evaluations whose episodes are those of the scores, parsed, by update; then the updates
+    and targets of those that asked for other returns.
 
-    A run that was resumed with another protocol holds others, which must not be mixed with them.
+    A run that was resumed with another protocol holds such, which must not be mixed with the rest.
     """
     first = scores.targets[0]
-    ours = (scores.env_id, [t.target for t in scores.targets], first.episodes, first.seed)
+    asked = [t.target for t in scores.targets]
+    ours = (scores.env_id, precision, asked, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
+    others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
             targets = [TargetScore.of(target) for target in record["targets"]]
-            env_id = record["protocol"]["env_id"]
-            theirs = (env_id, [t.target for t in targets], targets[0].episodes, targets[0].seed)
+            how = (record["protocol"]["env_id"], _precision(record["protocol"]))
+            theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
             found[record["step"]] = {"step": record["step"], "targets": targets}
-    return [found[step] for step in sorted(found)]
+        elif theirs[2] != asked:
+            others.append((record["step"], tuple(theirs[2])))
+    return [found[step] for step in sorted(found)], others

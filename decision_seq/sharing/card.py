@@ -15,6 +15,7 @@ import yaml
 from decision_seq.checkpoint import CONFIG, Loaded
 from decision_seq.config import read_yaml
 from decision_seq.envs import environment_notes
+from decision_seq.report import markdown_table, target_text
 from decision_seq.types import TargetScore, UserError
 
 RULE = "the last one of the run, not the best"
@@ -87,11 +88,11 @@ def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]
     data = {"type": scores["env_id"], "name": scores["env_id"]}
     metrics = []
     for score in scores["targets"]:
+        asked = "" if score.target is None else f" when asked for {score.target:g}"
         value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
-        name = f"return when asked for {score.target:g}"
-        metrics.append({"type": "mean_reward", "value": value, "name": name})
+        metrics.append({"type": "mean_reward", "value": value, "name": f"return{asked}"})
         if score.normalized_score is not None:
-            name = f"D4RL normalized score when asked for {score.target:g}"
+            name = f"D4RL normalized score{asked}"
             value = round(score.normalized_score, 2)
             metrics.append({"type": "normalized_score", "value": value, "name": name})
     return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
@@ -108,18 +109,27 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
     told = [
         f"environment: `{scores['env_id']}`",
         f"checkpoint: {RULE} (`{loaded.path.name}`)",
-        f"targets were declared before training; every episode counts, seeds from {seed}",
+        f"{_when(scores, loaded)}every episode counts, seeds from {seed}",
         "normalized: 100 * (return - random) / (expert - random); the interval is of the mean over"
         " episodes of this one policy (Student's t), not over training seeds",
         *scores["notes"],
     ]
-    return f"{_table(header, rows)}\n\n{_list(told)}"
+    return f"{markdown_table(header, rows)}\n\n{_list(told)}"
+
+
+def _when(scores: dict[str, Any], loaded: Loaded) -> str:
+    """A finished run may have been resumed with other targets than its checkpoint was made with."""
+    asked = tuple(score.target for score in scores["targets"] if score.target is not None)
+    if not asked:
+        return ""
+    before = asked == loaded.facts.targets
+    return f"targets were {'declared before' if before else 'chosen after'} training; "
 
 
 def _row(score: TargetScore) -> list[str]:
     interval = score.interval_95
     return [
-        f"{score.target:,g}",
+        target_text(score.target),
         f"{score.return_mean:,.1f} ± {score.return_std:,.1f}",
         "-" if score.normalized_score is None else f"{score.normalized_score:.1f}",
         "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
@@ -132,15 +142,11 @@ def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
     told = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
     if "train" in tree:
         told.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
-    told.append("targets: " + ", ".join(f"{target:g}" for target in facts.targets))
+    targets = ", ".join(f"{target:g}" for target in facts.targets)
+    told.append(f"targets: {targets or 'none, it is asked for nothing'}")
     if facts.env_id and not scored:  # else they stand beside the scores
         told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id)]
     return told
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _list(items: Sequence[str]) -> str:

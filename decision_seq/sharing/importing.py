@@ -269,6 +269,7 @@ def _task(
         family,
         tuple(numbers.tolist()),
         data.reference_scores if data else (known.reference_scores if known else None),
+        data.return_percentiles if data else None,
     )
     return float(_vector(scale, f"{source}: return_scale")[0]), facts
 

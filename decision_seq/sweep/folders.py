@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,10 @@ def likely_progress(folder: Path, config: Config) -> Progress:
         if not (key.startswith("conditioning.") and now is None)
     ]
     require(not differing, f"{folder} holds a run with another {', '.join(differing)}")
+    asked = config.evaluation
+    worded = any(isinstance(target, str) for target in asked.targets or ())
+    if worded or config.conditioning.size == 0:  # the data tell, or nothing is asked for
+        config = replace(config, evaluation=replace(asked, targets=None))
     return "finished" if is_scored(folder, config) else "begun"
 
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from decision_seq import workers
 from decision_seq.data.download import OFFLINE
 from decision_seq.sweep.folders import last_line
 from decision_seq.sweep.grid import Run
@@ -105,7 +106,7 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
             process.send_signal(number)
 
 
-def environment(jobs: int, cores: Callable[[], int] | None = None) -> dict[str, str]:
+def environment(jobs: int, cores: Callable[[], int] = workers.cores) -> dict[str, str]:
     """What a run's process is told beside its arguments.
 
     The data have been prepared, so that no run fetches any: were some to reach the network and
@@ -114,8 +115,7 @@ def environment(jobs: int, cores: Callable[[], int] | None = None) -> dict[str, 
     """
     told = {OFFLINE: "1"}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        count = (cores or (lambda: len(os.sched_getaffinity(0))))()
-        told["OMP_NUM_THREADS"] = str(max(1, count // jobs))
+        told["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
     return told
 
 

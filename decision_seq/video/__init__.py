@@ -13,6 +13,7 @@ import numpy as np
 from decision_seq.config import require
 from decision_seq.envs import Environments
 from decision_seq.evaluate import Opened
+from decision_seq.evaluate.protocol import DTYPES
 from decision_seq.rollout import Asked, rollout
 from decision_seq.types import Reporter, Scores, UserError
 from decision_seq.video.rendering import Camera
@@ -107,6 +108,7 @@ class Studio:
                     [asked.target for asked in self.asked],
                     [asked.seed for asked in self.asked],
                     bar,
+                    DTYPES[self.opened.evaluation.precision],
                 )
         self._compare(returns, scores)
         written = list(films)

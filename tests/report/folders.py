@@ -15,7 +15,7 @@ from decision_seq.evaluate import score
 from decision_seq.types import Scores
 
 BUNDLED = "bundled collection hopper-medium (Hopper-v4, seed 0; not D4RL's data)"
-D4RL = "D4RL-layout file hopper_medium-v2.hdf5, sha256 0123456789ab"
+D4RL = "D4RL-layout file hopper_medium-v2.hdf5, sha256 5bdf1bc4a713"  # as D4RL published it
 HOPPER = (-20.272305, 3234.3)
 
 
@@ -30,6 +30,7 @@ def write_run(
     policy: dict[str, Any] | None = None,
     reference: tuple[float, float] | None = HOPPER,
     env_id: str = "Hopper-v4",
+    precision: str = "fp32",
     steps: int = 100,
     evaluations: int = 4,
     more: dict[str, Any] | None = None,
@@ -47,16 +48,17 @@ def write_run(
         return found
 
     folder.mkdir(parents=True)
+    protocol = {"env_id": env_id, "targets": list(targets), "episodes": episodes, "seed": 10_000}
+    protocol |= {"precision": precision}
     config = {
         "dataset": dataset,
         "seed": seed,
         "policy": policy or {"name": "dt", "context_length": 20},
         "train": {"steps": steps, "log_every": 10},
-        "evaluation": {"env_id": env_id, "targets": list(targets), "episodes": episodes},
+        "evaluation": protocol,
         **(more or {}),
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    protocol = {"env_id": env_id, "targets": list(targets), "episodes": episodes, "seed": 10_000}
     records = []
     for number in range(evaluations):
         share = (number + 1) / evaluations

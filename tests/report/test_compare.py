@@ -9,7 +9,7 @@ from scipy import stats
 from decision_seq.report.compare import Comparison, compare, counted
 from decision_seq.report.runs import find_runs, value
 from decision_seq.report.summary import improvements, shared, summaries
-from tests.report.folders import BUNDLED, HOPPER, write_run
+from tests.report.folders import BUNDLED, D4RL, HOPPER, write_run
 
 BC = {"name": "bc", "layers": 3}
 
@@ -80,6 +80,7 @@ def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
         ({"episodes": 8}, "episodes"),
         ({"targets": (1800.0,)}, "targets"),
         ({"env_id": "Hopper-v5"}, "env_id"),
+        ({"precision": "bf16"}, "precision"),
         ({"source": BUNDLED}, "source"),
     ],
 )
@@ -104,11 +105,20 @@ def test_a_seed_twice_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "source", "comparable"),
     [
-        ("d4rl/hopper-medium-v2", "D4RL-layout file hopper_medium-v2.hdf5, sha256 0", True),
-        ("d4rl/hopper-medium-v0", "D4RL-layout file hopper_medium.hdf5, sha256 0", False),
+        ("d4rl/hopper-medium-v2", D4RL, True),
+        ("moved/hopper-medium.hdf5", D4RL.replace("_medium-v2", "-medium"), True),
+        ("d4rl/walker2d-medium-v2", D4RL, False),  # named after what it is not
+        ("hopper_medium-v2.hdf5", D4RL.replace("5bdf1bc4a713", "0123456789ab"), False),
+        ("x.hdf5+random", f"{D4RL} + bundled collection hopper-random", False),
+        (
+            "d4rl/hopper-medium-v0",
+            "D4RL-layout file hopper_medium.hdf5, sha256 3e6530f00ba1",
+            False,
+        ),
         ("bundled/hopper-medium", BUNDLED, False),
         ("minari/mujoco/hopper/medium-v0", "Minari dataset mujoco/hopper/medium-v0", False),
-        ("d4rl/pen-human-v1", "D4RL-layout file pen-v1_human.hdf5, sha256 0", True),
+        ("d4rl/pen-human-v1", "D4RL-layout file x.hdf5, sha256 209e345b2150", True),
+        ("maze2d-umaze", "D4RL-layout file maze2d-umaze-sparse-v1.hdf5, sha256 0123456789ab", True),
     ],
 )
 def test_only_d4rls_newest_data_may_be_compared(

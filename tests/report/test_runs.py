@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from decision_seq.report.compare import compare
 from decision_seq.report.runs import Unfinished, find_runs, read_run
 from decision_seq.types import UserError
 from tests.report.folders import lines, write_run
@@ -45,8 +46,36 @@ def test_evaluations_of_another_protocol_are_not_this_runs(tmp_path: Path) -> No
     path = folder / "evaluations.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records[0]["protocol"]["env_id"] = "Hopper-v5"
+    records[1]["protocol"]["precision"] = "bf16"
     lines(path, records)
-    assert [record["step"] for record in read_run(folder).evaluations] == [50, 75, 100]
+    assert [record["step"] for record in read_run(folder).evaluations] == [75, 100]
+
+
+def test_targets_chosen_after_training_are_remembered(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "evaluations.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    looked = json.loads(json.dumps(records[-1]))
+    for target, asked in zip(looked["targets"], (100.0, 50.0), strict=True):
+        target["target"] = asked
+    lines(path, [*records[:-1], looked, records[-1]])
+    run = read_run(folder)
+    assert run.former_targets == ((100.0, 50.0),)
+    assert len(run.evaluations) == 4
+    (note,) = compare([run]).notes
+    assert "(100, 50), so those shown were chosen after training" in note
+    records[0]["targets"] = looked["targets"]  # on the way, not of the last checkpoint
+    lines(path, records)
+    assert read_run(folder).former_targets == ()
+
+
+def test_an_exported_checkpoint_is_no_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "policy" / "trainer").mkdir(parents=True)
+    (tmp_path / "policy" / "config.yaml").write_text("{}")
+    runs, unfinished = find_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["run"]
+    assert unfinished == []
 
 
 def without_scores(folder: Path) -> None:

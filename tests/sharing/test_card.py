@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 from huggingface_hub import ModelCard
 
 from decision_seq import checkpoint
+from decision_seq.data.conditioning import Unconditioned
 from decision_seq.evaluate import score
+from decision_seq.policies import BehaviourCloningConfig
 from decision_seq.report import scores_json
 from decision_seq.sharing.card import card
-from decision_seq.types import Scores, UserError
-from tests.sharing.conftest import FACTS
+from decision_seq.types import Scores, Spec, UserError
+from tests.sharing.conftest import FACTS, K
 
 
 @pytest.fixture
@@ -37,6 +40,34 @@ def test_the_hub_reads_the_results(scored: Path) -> None:
     assert results[1][:2] == ("normalized_score", round(expected, 2))
     assert len(results) == 4
     for said in ("| 3,600 |", "1,100.0 ± 141.4", "a note", "the last one", "source: a test"):
+        assert said in text
+
+
+def test_targets_chosen_later_are_not_said_to_have_been_declared(scored: Path) -> None:
+    loaded = checkpoint.load(scored)
+    assert "targets were declared before training" in card(loaded, "checkpoint")
+    other = replace(loaded, facts=replace(loaded.facts, targets=(100.0,)))
+    assert "targets were chosen after training" in card(other, "checkpoint")
+
+
+def test_a_policy_that_is_asked_for_nothing(
+    make_checkpoint: Callable[..., Path], spec: Spec
+) -> None:
+    path = make_checkpoint(
+        BehaviourCloningConfig(K), Unconditioned(), replace(spec, condition_size=0)
+    )
+    made = score(
+        None, np.array([1000.0, 1200.0]), np.array([300, 400]), 10_000, FACTS.reference_scores
+    )
+    scores = Scores("hopper-medium", "a test", "Hopper-v4", str(path), [made], [])
+    (path.parent.parent / "scores.json").write_text(json.dumps(scores_json(scores)))
+    loaded = checkpoint.load(path)
+    text = card(replace(loaded, facts=replace(loaded.facts, targets=())), "checkpoint")
+    assert [r.metric_name for r in ModelCard(text).data.eval_results] == [
+        "return",
+        "D4RL normalized score",
+    ]
+    for said in ("| - | 1,100.0 ± 141.4 |", "targets: none", "# bc on"):
         assert said in text
 
 

@@ -145,6 +145,7 @@ def test_the_dataset_gives_statistics_and_task(
         mean = data["observations"][:].astype(np.float64).mean(0)
     np.testing.assert_allclose(loaded.policy.state_dict()["encoder.mean"], mean, rtol=1e-5)
     assert loaded.facts.family == "hopper"
+    assert len(loaded.facts.return_percentiles or ()) == 101  # targets may be given by word
     assert "hopper_medium-v2.hdf5" in loaded.facts.source
 
 

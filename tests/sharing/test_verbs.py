@@ -17,6 +17,8 @@ def test_export_import_evaluate_resume(
     capsys.readouterr()
     assert main(["evaluate", str(mine), "--episodes", "1"]) == 0
     assert "weights imported from hf" in capsys.readouterr().out
+    assert main(["evaluate", str(mine), "--offline"]) == 2
+    assert "was not trained here" in capsys.readouterr().err
     assert main(["train", "--resume", "--output", str(mine)]) == 2
     assert f"{mine} is a checkpoint, not a run" in capsys.readouterr().err
     assert main(["import", str(folder), "--output", str(mine)]) == 2
