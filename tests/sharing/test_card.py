@@ -39,7 +39,7 @@ def test_the_hub_reads_the_results(scored: Path) -> None:
     expected = 100 * (1100 + 20.272305) / (3234.3 + 20.272305)
     assert results[1][:2] == ("normalized_score", round(expected, 2))
     assert len(results) == 4
-    for said in ("| 3,600 |", "1,100.0 ± 141.4", "a note", "the last one", "source: a test"):
+    for said in ("| 3,600 ", "1,100.0 ± 141.4", "a note", "the last one", "source: a test"):
         assert said in text
 
 
@@ -67,7 +67,7 @@ def test_a_policy_that_is_asked_for_nothing(
         "return",
         "D4RL normalized score",
     ]
-    for said in ("| - | 1,100.0 ± 141.4 |", "targets: none", "# bc on"):
+    for said in ("| -  ", "1,100.0 ± 141.4 |", "targets: none", "# bc on"):
         assert said in text
 
 
