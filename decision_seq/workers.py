@@ -58,11 +58,25 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Processes that start meanwhile never see a signal that a terminal or SLURM sends to all.
+
+    Who started them sees it, and ends them; here it is only put off until the start is done.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 class Counters:
     """Numbers that processes count up together: `take(i)` gives each of 0, 1, 2, ... once."""
 
     def __init__(self, count: int) -> None:
-        self.values = SPAWN.Array("q", count)
+        with _undisturbed():  # it may start multiprocessing's resource tracker
+            self.values = SPAWN.Array("q", count)
 
     def take(self, index: int) -> int:
         with self.values.get_lock():
@@ -84,7 +98,7 @@ class Helpers:
         payload = pickle.dumps((produce, arguments))
         self.processes, self.connections = [], []
         self.shared = shared  # its lock must outlive the start of the last process
-        with _one_thread_each():
+        with _one_thread_each(), _undisturbed():
             for _ in range(count):
                 ours, theirs = SPAWN.Pipe(duplex=False)
                 process = SPAWN.Process(target=_help, args=(theirs, payload, shared), daemon=True)
@@ -112,7 +126,7 @@ class Helpers:
         except EOFError:
             raise UserError(
                 "a helping process was killed (out of memory?); ask for fewer by"
-                " --evaluation.workers 1"
+                " --workers 1 (train: --evaluation.workers 1)"
             ) from None
         if kind == "failed":
             raise value
@@ -132,7 +146,6 @@ class Helpers:
 
 def _help(connection: Connection, payload: bytes, shared: Any) -> None:
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its helpers
     try:
         produce, arguments = pickle.loads(payload)
         for value in produce(shared, *arguments):
