@@ -96,16 +96,25 @@ class Helpers:
     ) -> None:
         # By our own pickle: multiprocessing's would move tensors into shared files.
         payload = pickle.dumps((produce, arguments))
-        self.processes, self.connections = [], []
+        self.processes: list[Any] = []
+        self.connections: list[Connection] = []
         self.shared = shared  # its lock must outlive the start of the last process
-        with _one_thread_each(), _undisturbed():
-            for _ in range(count):
-                ours, theirs = SPAWN.Pipe(duplex=False)
-                process = SPAWN.Process(target=_help, args=(theirs, payload, shared), daemon=True)
-                process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.connections.append(ours)
+        try:
+            with _one_thread_each(), _undisturbed():
+                for _ in range(count):
+                    self._start(payload)
+        except BaseException:  # Ctrl-C, put off until here
+            self.__exit__()
+            raise
+
+    def _start(self, payload: bytes) -> None:
+        ours, theirs = SPAWN.Pipe(duplex=False)
+        arguments = (theirs, payload, self.shared)
+        process = SPAWN.Process(target=_help, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        self.processes.append(process)
+        self.connections.append(ours)
 
     def produced(self, wait: bool) -> Iterator[Any]:
         """What has come from them; with `wait` until all have finished.
