@@ -12,6 +12,7 @@ Evaluation needs the checkpoint alone, not the dataset.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -206,12 +207,30 @@ def find(path: Path) -> Path:
 
 def _data_facts(tree: dict[str, Any]) -> DataFacts:
     scores = tree["reference_scores"]
-    low_high = None if scores is None else (float(scores[0]), float(scores[1]))
-    found = {**tree, "targets": tuple(tree["targets"]), "reference_scores": low_high}
+    low_high = None if scores is None else _numbers(scores, "reference_scores")
+    if low_high is not None and (len(low_high) != 2 or low_high[0] == low_high[1]):
+        raise ValueError(f"reference_scores {scores}")
     percentiles = tree.get("return_percentiles")
-    return DataFacts(
-        **{**found, "return_percentiles": None if percentiles is None else tuple(percentiles)}
-    )
+    if percentiles is not None:
+        percentiles = _numbers(percentiles, "return_percentiles")
+        if len(percentiles) != 101:
+            raise ValueError("return_percentiles, which are 101 numbers")
+    for key in ("dataset", "source"):
+        if not isinstance(tree[key], str):
+            raise ValueError(key)
+    for key in ("env_id", "family"):
+        if not isinstance(tree[key], str | None):
+            raise ValueError(key)
+    targets = _numbers(tree["targets"], "targets")
+    found = {"targets": targets, "reference_scores": low_high, "return_percentiles": percentiles}
+    return DataFacts(**{**tree, **found})
+
+
+def _numbers(values: Any, what: str) -> tuple[float, ...]:
+    numbers = tuple(float(value) for value in values)
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{what}, which are finite numbers")
+    return numbers
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Loaded:

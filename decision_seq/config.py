@@ -27,6 +27,7 @@ Config = TypeVar("Config")
 # draccus selects a class by this key; ours is `name`, the word the field uses.
 _NAME, _DRACCUS_KEY = "name", "type"
 # What safe_load raises for a tag that does not fit its text, and for nesting without end.
+MOST_VALUES = 100_000  # of a file: ours hold a few hundred
 BAD_SCALARS = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
 
@@ -61,7 +62,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config {path} is not valid YAML: {_first_line(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config {path} holds no mapping of keys to values")
+    if _is_endless(tree):
+        raise UserError(f"config {path} contains itself, or more than {MOST_VALUES:,} values")
     return tree
+
+
+def _is_endless(tree: Any) -> bool:
+    """Aliases (`*a`) make a tree without end of a few lines."""
+    waiting, seen = [tree], 0
+    while waiting and seen <= MOST_VALUES:
+        node = waiting.pop()
+        seen += 1
+        if isinstance(node, dict | list):
+            waiting.extend(node.values() if isinstance(node, dict) else node)
+    return bool(waiting)
 
 
 def override(dotted: str, text: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from decision_seq.config import require
 
 # A raw return; or `max`, `median`, `q0` to `q100`: a percentile of the data's episode returns.
 Target = float | str
+LARGEST = 1e30  # divided by a scale it still fits into the policy's float32
 WORDS = {"max": 100, "median": 50}
 
 
@@ -20,9 +21,10 @@ def percentiles(returns: np.ndarray) -> tuple[float, ...]:
 
 
 def check_targets(targets: Sequence[Target], where: str) -> None:
-    """UserError unless each is a finite number or a word that `resolve` knows."""
+    """UserError unless each is a number up to `LARGEST` or a word that `resolve` knows."""
     for target in targets:
-        known = _percent(target) is not None if isinstance(target, str) else np.isfinite(target)
+        word = isinstance(target, str)
+        known = _percent(str(target)) is not None if word else abs(float(target)) <= LARGEST
         require(
             bool(known),
             f"{where} {target!r} is no return; give a number, or max, median, q0 to q100 for a"

@@ -74,11 +74,31 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Processes that start meanwhile never see a signal that a terminal or SLURM sends to all.
+
+    Who started them sees it, and ends them; here it is only put off until the start is done.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+KILLED = (
+    "a helping process was killed (out of memory?); ask for fewer by --workers 1 (train:"
+    " --evaluation.workers 1)"
+)
+
+
 class Counters:
     """Numbers that processes count up together: `take(i)` gives each of 0, 1, 2, ... once."""
 
     def __init__(self, count: int) -> None:
-        self.values = SPAWN.Array("q", count)
+        with _undisturbed():  # it may start multiprocessing's resource tracker
+            self.values = SPAWN.Array("q", count)
 
     def take(self, index: int) -> int:
         with self.values.get_lock():
@@ -101,21 +121,25 @@ class Helpers:
         self.processes: list[Any] = []
         self.connections: list[Connection] = []
         self.shared = shared  # its lock must outlive the start of the last process
-        with _one_thread_each():
-            try:
+        try:
+            with _one_thread_each(), _undisturbed():
                 for _ in range(count):
                     self._start(payload)
-            except BaseException:  # a signal among them
-                self.__exit__()
-                raise
+        except BaseException:  # Ctrl-C, put off until here
+            self.__exit__()
+            raise
 
     def _start(self, payload: bytes) -> None:
-        ours, theirs = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(target=_help, args=(theirs, payload, self.shared), daemon=True)
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=_help, args=(theirs, self.shared), daemon=True)
         process.start()
         self.processes.append(process)
         self.connections.append(ours)
         theirs.close()
+        try:  # not with the start, which a signal should not find half done
+            ours.send_bytes(payload)
+        except BrokenPipeError as error:
+            raise UserError(KILLED) from error
 
     def produced(self, wait: bool) -> Iterator[Any]:
         """What has come from them; with `wait` until all have finished.
@@ -135,10 +159,7 @@ class Helpers:
             kind, value = connection.recv()
         except EOFError:
             time.sleep(SIGNAL_SECONDS)  # a SIGTERM to the whole job is on its way here too
-            raise UserError(
-                "a helping process was killed (out of memory?); ask for fewer by"
-                " --evaluation.workers 1"
-            ) from None
+            raise UserError(KILLED) from None
         if kind == "failed":
             raise value
         if kind == "finished":
@@ -155,12 +176,10 @@ class Helpers:
             process.join()
 
 
-def _help(connection: Connection, payload: bytes, shared: Any) -> None:
+def _help(connection: Connection, shared: Any) -> None:
     _die_with_parent()
-    for number in (signal.SIGINT, signal.SIGUSR1):  # they go to all; the parent ends its helpers
-        signal.signal(number, signal.SIG_IGN)
     try:
-        produce, arguments = pickle.loads(payload)
+        produce, arguments = pickle.loads(connection.recv_bytes())
         for value in produce(shared, *arguments):
             connection.send(("value", value))
         connection.send(("finished", None))

@@ -242,6 +242,16 @@ def test_bad_evaluation_input(
     assert "name another" in refused(capsys, "evaluate", output, "--env", "HalfCheetah-v4")
     assert "0 episodes" in refused(capsys, "evaluate", output, "--episodes", 0)
     assert "cannot be used here" in refused(capsys, "evaluate", output, "--device", "foo")
+    for arguments_, named in (
+        (["--episodes", 10**15], "episodes 1000000000000000 is above 1,000,000"),
+        (["--calibrate", 10**9], "a calibration has 2 to 1,000"),
+        (["--calibrate", "--output", output / "config.yaml"], "config.yaml is no folder"),
+        (["--calibrate", "--target", 5], "--target means nothing with --calibrate"),
+        (["--offline", "--video", output], "--video means nothing with --offline"),
+        (["--output", output], "--output is for --calibrate"),
+        (["--target", 1e300], "is no return"),
+    ):
+        assert named in refused(capsys, "evaluate", output, *arguments_)
     weights.unlink()
     assert "has no model.safetensors" in refused(capsys, "evaluate", output)
     assert "is not empty; add --resume" in refused(capsys, *arguments)

@@ -105,3 +105,19 @@ def test_an_environment_id_with_keyword_arguments_stays_text() -> None:
     env_id = 'Ant-v4?{"use_contact_forces": true}'
     assert config.override("evaluation.env_id", env_id) == {"evaluation": {"env_id": env_id}}
     assert config.override("policy", "{context_length: 5}") == {"policy": {"context_length": 5}}
+
+
+@pytest.mark.parametrize("values", ["&a {x: *a}", "&a [*a]"])
+def test_a_file_that_contains_itself_is_refused(values: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"train: {values}")
+    with pytest.raises(UserError, match="contains itself, or more than"):
+        config.read_yaml(path)
+
+
+def test_a_file_that_grows_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    doubled = [f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9)}]" for i in range(1, 9)]
+    path.write_text("\n".join(["k0: &k0 [x]", *doubled]))
+    with pytest.raises(UserError, match="more than 100,000 values"):
+        config.read_yaml(path)

@@ -161,6 +161,7 @@ def test_a_wrong_grid_is_one_line_before_anything_runs(
         (["GRID", "--set", "train.steps"], "is no key=value"),
         (["GRID", "--set", "dataset=x"], "may not set dataset"),
         (["GRID", "--seeds", 0], "--seeds 0 asked for"),
+        (["GRID", "--seeds", 10**9], "at most 10,000 make a grid"),
         (["GRID", "--jobs", 0], "--jobs 0 asked for"),
         (["GRID", "--jobs", 2, "--slurm"], "--jobs is for this machine"),
         (["GRID", "--partition", "gpu"], "are for --slurm"),
@@ -297,6 +298,29 @@ def test_every_run_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert "OMP_NUM_THREADS" not in environment(1, lambda: 10)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert "OMP_NUM_THREADS" not in environment(4, lambda: 10)
+
+
+def test_runs_without_a_rollout_need_no_report(
+    monkeypatch: pytest.MonkeyPatch,
+    write_d4rl: Callable[..., Path],
+    write_grid: Callable[..., Path],
+    tmp_path: Path,
+    reported: list[Path],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(Local, "run", lambda *_: {})
+    path, output = write_grid(datasets=[str(write_d4rl())]), tmp_path / "out"
+    settings = ["--output", output, "--set", "evaluation.episodes=0"]
+    assert run(capsys, path, *settings)[0] == 0
+    assert reported == []
+
+
+def test_a_log_that_cannot_be_written_leaves_no_run_alone(tmp_path: Path) -> None:
+    (tmp_path / "b.log").mkdir()
+    local, reporter = Local(tmp_path, 2, Lines()), Lines()
+    with pytest.raises(IsADirectoryError), reporter.bar("", "", 2) as bar:
+        local.run([stand("a", "train", "--dataset", "bundled/hopper-medium"), stand("b")], bar)
+    assert local.running["a"][1].poll() is not None
 
 
 def test_the_last_line_is_what_was_said_last(tmp_path: Path) -> None:

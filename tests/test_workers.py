@@ -103,3 +103,12 @@ def test_they_end_with_whoever_asked() -> None:
         os.kill(process, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_all_is_left_to_whoever_asked(number: int) -> None:
+    """Also while they start: a helper would print a traceback, or be taken for killed."""
+    with Helpers(1, count_up, Counters(1), 3) as helpers:
+        os.kill(helpers.processes[0].pid, number)
+        assert [number for _, number in helpers.produced(wait=True)] == [0, 1, 2]
+    assert not {signal.SIGINT, signal.SIGUSR1} & signal.pthread_sigmask(signal.SIG_BLOCK, ())

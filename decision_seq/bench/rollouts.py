@@ -46,6 +46,10 @@ def bench_rollouts(
         isinstance(policy, DecisionTransformer) and isinstance(conditioning, ReturnToGo),
         f"bench rollouts needs a Decision Transformer asked for returns; {path} holds another",
     )
+    require(
+        policy.spec.action_kind == "continuous",
+        f"bench rollouts: the original's procedure knows no discrete actions, as of {path}",
+    )
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
     _timed(_at(opened, "fp32"), Reporter(), warm_up=True)
     for name in precisions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,7 @@ def add(verbs: Any) -> None:
     parser.add_argument("--dataset", help="of --offline: where the data are (default: as trained)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--video", type=Path, metavar="FOLDER", help="film the first episodes")
-    parser.add_argument(
-        "--video-episodes", type=int, default=1, metavar="N", help="how many (default 1)"
-    )
+    parser.add_argument("--video-episodes", type=int, metavar="N", help="how many (default 1)")
 
 
 def _target(text: str) -> float | str:
@@ -85,20 +84,19 @@ def _target(text: str) -> float | str:
         return text
 
 
+ROLLOUT = ("target", "episodes", "seed", "env", "precision", "environments", "workers", "video")
+EXCLUDED = {"offline": (*ROLLOUT, "calibrate"), "calibrate": ("target", "video")}
+NEEDED = {"dataset": "offline", "output": "calibrate", "video_episodes": "video"}
+
+
 def _check(options: argparse.Namespace) -> None:
-    """UserError for options that would be passed over."""
-    calibrated = options.calibrate is not None
-    if options.offline or calibrated:
-        what = "--offline" if options.offline else "--calibrate"
-        given = {"--target": options.target, "--video": options.video}
-        if options.offline:
-            given |= {"--calibrate": options.calibrate, "--episodes": options.episodes}
-        for option in (option for option, value in given.items() if value is not None):
-            raise UserError(f"{option} means nothing beside {what}; leave one of them out")
-    if options.output is not None and not calibrated:
-        raise UserError("--output is for what --calibrate writes; add it")
-    if options.dataset is not None and not options.offline:
-        raise UserError("--dataset is for --offline; add it")
+    """UserError for options of which one would be passed over."""
+    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    for chosen in given & EXCLUDED.keys():
+        for name in (name for name in EXCLUDED[chosen] if name in given):
+            raise UserError(f"--{name} means nothing with --{chosen}; leave one of them out")
+    for name in given & NEEDED.keys() - {n for n, needed in NEEDED.items() if needed in given}:
+        raise UserError(f"--{name.replace('_', '-')} is for --{NEEDED[name]}; add that")
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -151,13 +149,22 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     from decision_seq.report import calibration_text, plot_calibration, write_json
 
     reporter = make_reporter()
-    found = calibrate(opened, options.calibrate, reporter)
     folder = options.output or options.path
+    _check_folder(folder)
+    found = calibrate(opened, options.calibrate, reporter)
+    print(json.dumps(found, indent=1) if options.json else calibration_text(found), flush=True)
     write_json(folder / "calibration.json", found)
     plot_calibration(found, folder / "calibration.png")
     reporter.say(f"written: {folder}/calibration.json, calibration.png")
-    print(json.dumps(found, indent=1) if options.json else calibration_text(found))
     return 0
+
+
+def _check_folder(folder: Path) -> None:
+    """UserError, before a long rollout, for a folder that cannot be written in or made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "it is read-only" if there.is_dir() else f"{there} is no folder"
+        raise UserError(f"cannot write in {folder}: {what}; name another --output")
 
 
 def _studio(options: argparse.Namespace, opened: Any) -> Any:
@@ -166,4 +173,5 @@ def _studio(options: argparse.Namespace, opened: Any) -> Any:
         return None
     from decision_seq.video import Studio
 
-    return Studio(opened, options.video, options.video_episodes, make_reporter())
+    episodes = 1 if options.video_episodes is None else options.video_episodes
+    return Studio(opened, options.video, episodes, make_reporter())

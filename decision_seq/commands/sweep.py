@@ -70,7 +70,8 @@ def run_sweep(options: argparse.Namespace) -> int:
     sweep.keep_grid(path, output, options.set, options.seeds)
     plan = sweep.examine(runs, output, reporter)
     failed = sweep.sweep(runs, output, plan, launcher(reporter), reporter)
-    reported = _report(output, reporter) if len(failed) < len(runs) else 0
+    rolled_out = any(config.evaluation.episodes for config in plan.resolved.values())
+    reported = _report(output, reporter) if rolled_out and len(failed) < len(runs) else 0
     return _failures(failed) or reported
 
 

@@ -12,6 +12,7 @@ from decision_seq.evaluate.checkpoints import Opened
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Reporter
 
+MOST = 1_000  # targets
 BEYOND = 0.2  # of the range of the data's returns, above the best of them
 
 
@@ -23,7 +24,7 @@ def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> 
     """
     facts, evaluation = opened.loaded.facts, opened.evaluation
     known = facts.return_percentiles
-    require(points >= 2, f"{points} targets asked for; a calibration needs at least 2")
+    require(2 <= points <= MOST, f"{points} targets asked for; a calibration has 2 to {MOST:,}")
     require(
         evaluation.conditioning.size > 0,
         f"{opened.loaded.path} was trained to be asked for nothing; there is nothing to calibrate",

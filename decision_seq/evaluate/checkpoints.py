@@ -97,6 +97,7 @@ def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
     if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
         tree = read_yaml(path / "config.yaml")  # a finished run may have been given other targets
     declared = tree.get("evaluation") or {}
+    require(isinstance(declared, dict), f"{path}: config.yaml: evaluation must hold keys")
     facts = {"env_id": loaded.facts.env_id, "targets": list(loaded.facts.targets) or None}
     return load_config(
         EvaluationConfig, facts, {k: v for k, v in declared.items() if v is not None}

@@ -30,6 +30,8 @@ from decision_seq.targets import Target, check_targets, resolve
 from decision_seq.types import Reporter, Spec, TargetScore, UserError
 from decision_seq.workers import Counters, Helpers, cores
 
+MOST = 1_000_000  # episodes a target; every one is kept
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -58,6 +60,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         require(
             self.episodes >= 0, f"config: evaluation.episodes {self.episodes} must not be negative"
+        )
+        require(
+            self.episodes <= MOST, f"config: evaluation.episodes {self.episodes} is above {MOST:,}"
         )
         require(self.targets != (), "config: evaluation.targets is empty; name at least one return")
         check_targets(self.targets or (), "config: evaluation.targets:")
@@ -108,6 +113,7 @@ class Evaluation:
     ) -> Evaluation:
         """What a resolved configuration asks for; percentiles: see `targets.resolve`."""
         asked = resolve(config.targets or (), percentiles)
+        check_targets(asked, "the data's returns:")
         return cls(
             conditioning,
             context_length,

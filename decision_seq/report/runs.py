@@ -120,7 +120,9 @@ def read_run(folder: Path) -> Run:
     try:
         seeded = isinstance(config["seed"], int) and isinstance(config["policy"]["name"], str)
         steps, episodes = config["train"]["steps"], config["evaluation"]["episodes"]
-    except (KeyError, TypeError) as error:
+        if not type(steps) is type(episodes) is int:
+            raise ValueError("train.steps or evaluation.episodes is no whole number")
+    except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, "config.yaml", error) from error
     if not seeded:
         raise UserError(
@@ -137,7 +139,6 @@ def read_run(folder: Path) -> Run:
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
             " updates are asked for; go on with --resume must"
         )
-    provenance = folder / "provenance.json"
     return Run(
         folder,
         config,
@@ -145,7 +146,7 @@ def read_run(folder: Path) -> Run:
         tuple(evaluations),
         tuple(asked for step, asked in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
-        _json(folder, "provenance.json") if provenance.is_file() else {},
+        _provenance(folder),
     )
 
 
@@ -164,17 +165,52 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return tree
 
 
+def _provenance(folder: Path) -> dict[str, Any]:
+    if not (folder / "provenance.json").is_file():
+        return {}
+    tree = _json(folder, "provenance.json")
+    data = tree.get("data") or {}
+    counts = [data.get(key) for key in ("episodes", "transitions")] if type(data) is dict else [""]
+    if not all(type(n) in (int, type(None)) for n in counts) or not isinstance(
+        tree.get("commit"), str | None
+    ):
+        raise _damaged(folder, "provenance.json", "its commit or its counts are none")
+    return tree
+
+
 def _scores(folder: Path) -> Scores:
     tree = _json(folder, "scores.json")
     try:
-        targets = [TargetScore.of(target) for target in tree["targets"]]
+        targets = [_target(target) for target in tree["targets"]]
         scores = Scores(**{**tree, "targets": targets})
         sound = targets and all(len(target.returns) == target.episodes > 0 for target in targets)
+        named = (scores.dataset, scores.source, scores.env_id, scores.checkpoint, *scores.notes)
+        if not all(isinstance(text, str) for text in named):
+            raise ValueError("a name or a note is no text")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, "scores.json", error) from error
     if not sound:
         raise _damaged(folder, "scores.json", "its targets do not hold their episodes")
     return scores
+
+
+def _target(tree: dict[str, Any]) -> TargetScore:
+    """ValueError or TypeError for what no evaluation writes; a report would fail on it half-way."""
+    score = TargetScore.of(tree)
+    numbers = [score.return_mean, score.return_std, *score.returns, *score.lengths]
+    numbers += [n for n in (score.target, score.normalized_score) if n is not None]
+    if score.interval_95 is not None:
+        low, high = score.interval_95
+        numbers += [low, high]
+    if not all(_is_number(n) for n in numbers):
+        raise ValueError("a return, a score or an interval is no finite number")
+    if not type(score.seed) is type(score.episodes) is int:
+        raise ValueError("a seed or a number of episodes is no whole number")
+    return score
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30  # NaN is not
 
 
 def _records(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -184,7 +220,10 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     try:
         records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for record in records:
-            int(record["step"])
+            if type(record["step"]) is not int or not _is_number(record["step"]):
+                raise ValueError("a step is no whole number")
+            if type(record.get("loss")) not in (int, float, type(None)):
+                raise ValueError("a loss is no number")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(folder, name, error) from error
     return records
@@ -205,7 +244,7 @@ def _evaluations(
     others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
-            targets = [TargetScore.of(target) for target in record["targets"]]
+            targets = [_target(target) for target in record["targets"]]
             how = (record["protocol"]["env_id"], _precision(record["protocol"]))
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -129,8 +129,21 @@ def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]
     # Data parallel training puts a word before every name.
     named = {str(name).removeprefix("module."): value for name, value in inner.items()}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            raise UserError(f"{source}: {name} is no plain array of numbers; save a dense float32")
     beside = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
     return tensors, beside
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether each of its numbers lies in the file: none sparse, quantised or repeated."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return False
+    held = tensor.untyped_storage().nbytes()
+    return tensor.numel() * tensor.element_size() <= held and not (
+        tensor.is_floating_point() and tensor.element_size() == 1  # float8 knows no isfinite
+    )
 
 
 def _unpickle(path: Path, source: str) -> Mapping[Any, Any]:
@@ -165,7 +178,7 @@ def read_vector(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
         return numbers(path.read_text())
-    except (ValueError, OSError, EOFError, TypeError) as error:
+    except (ValueError, OSError, EOFError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path} holds no vector of numbers ({error})") from error
 
 

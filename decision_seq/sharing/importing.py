@@ -158,6 +158,9 @@ def _shape(
         reporter.say(f"{heads} attention head, as published; another number by --heads")
     for what, value in (("context length", length), ("n_head", heads)):
         require(type(value) is int, f"{source}: its {what} {value!r} is no whole number")
+    activation = told.get("activation_function") or layout.activation
+    named = isinstance(activation, str)
+    require(named, f"{source}: its activation_function {activation!r} is no name")
     if layout is layouts.CORL:  # K more rows than an episode's steps, that only padding reaches
         timesteps -= length
         weights["embed_timestep.weight"] = weights["embed_timestep.weight"][: max(timesteps, 0)]
@@ -165,7 +168,7 @@ def _shape(
         layers=layout.layers(set(found.tensors)),
         heads=heads,
         width=width,
-        activation=told.get("activation_function") or layout.activation,
+        activation=activation,
     )
     spec = Spec((states,), actions, "continuous", 1, timesteps)
     return DecisionTransformerConfig(length, backbone), spec
@@ -225,7 +228,7 @@ def _statistics(
 def _vector(value: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(value, np.float64).reshape(-1)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{what} is no list of numbers") from error
 
 
@@ -271,7 +274,9 @@ def _task(
         data.reference_scores if data else (known.reference_scores if known else None),
         data.return_percentiles if data else None,
     )
-    return float(_vector(scale, f"{source}: return_scale")[0]), facts
+    scales = _vector(scale, f"{source}: return_scale")
+    require(scales.size == 1, f"{source}: return_scale {scale!r} must be one number")
+    return float(scales[0]), facts
 
 
 def _family(name: str, env_id: Any, spec: Spec) -> tuple[str, envs.EnvironmentFacts] | None:

@@ -57,7 +57,7 @@ def is_scored(folder: Path, config: Config) -> bool:
             and all(t["episodes"] == asked.episodes for t in targets)
             and all(t["seed"] == asked.seed for t in targets)
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # absent or damaged: `train --resume` writes it again
 
 

@@ -67,6 +67,7 @@ def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None
         raise UserError(f"{path}: policies is empty; name one, as in `policies: {{dt: {{}}}}`")
     if seeds is not None:
         require(seeds >= 1, f"--seeds {seeds} asked for; at least 1 is needed")
+        require(seeds <= 10_000, f"--seeds {seeds} asked for; at most 10,000 make a grid")
         tree = {**tree, "seeds": list(range(seeds))}
     numbers = _listed(tree, "seeds", int, path)
     given = [_setting(text) for text in settings]

@@ -56,7 +56,7 @@ class Local:
                         self._finish(run, code, time.monotonic() - started)
                         bar.update(1)
                         self._count(bar)
-        except KeyboardInterrupt:
+        except BaseException:  # a full disk too: no run is left behind alone
             self._stop()
             raise
         return self.failed

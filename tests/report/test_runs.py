@@ -1,10 +1,13 @@
 """Runs are read back whole, or refused in one line that names their folder."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from decision_seq.report.compare import compare
 from decision_seq.report.runs import Unfinished, find_runs, read_run
@@ -144,3 +147,57 @@ def test_no_folder_no_run(tmp_path: Path) -> None:
         find_runs([tmp_path / "absent"])
     with pytest.raises(UserError, match="is no run"):
         read_run(tmp_path)
+
+
+def change(*path: object) -> Callable[[Any], None]:
+    """Sets the last of `path` at the keys before it."""
+
+    def made(tree: Any) -> None:
+        *keys, last, value = path
+        for key in keys:
+            tree = tree[key]
+        tree[last] = value
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("scores.json", change("targets", 0, "normalized_score", math.nan)),
+        ("scores.json", change("targets", 0, "normalized_score", 1e308)),
+        ("scores.json", change("targets", 0, "return_mean", "abc")),
+        ("scores.json", change("targets", 0, "returns", [None] * 4)),
+        ("scores.json", change("targets", 0, "interval_95", ["a", "b"])),
+        ("scores.json", change("targets", 0, "target", 10**400)),
+        ("scores.json", change("targets", 0, "seed", [1])),
+        ("scores.json", change("source", None)),
+        ("scores.json", change("env_id", ["x"])),
+        ("scores.json", change("notes", None)),
+        ("evaluations.jsonl", change(0, "step", "1")),
+        ("evaluations.jsonl", change(0, "step", math.inf)),
+        ("evaluations.jsonl", change(0, "targets", 0, "normalized_score", "abc")),
+        ("metrics.jsonl", change(0, "loss", "x")),
+        ("provenance.json", change("data", 5)),
+        ("provenance.json", change("data", "episodes", "x")),
+        ("provenance.json", change("commit", 5)),
+        ("config.yaml", change("train", "steps", "100")),
+        ("config.yaml", change("evaluation", "episodes", "x")),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_damage(
+    tmp_path: Path, name: str, made: Callable[[Any], None]
+) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / name
+    if name.endswith("l") and name != "config.yaml":
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        made(records)
+        lines(path, records)
+    else:
+        tree = yaml.safe_load(path.read_text())
+        made(tree)
+        path.write_text(yaml.safe_dump(tree) if name == "config.yaml" else json.dumps(tree))
+    with pytest.raises(UserError, match=f"is damaged: {name}") as refused:
+        read_run(folder)
+    assert "\n" not in str(refused.value)

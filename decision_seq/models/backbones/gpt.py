@@ -30,6 +30,12 @@ class GPTConfig(BackboneConfig):
         for key in ("layers", "heads", "width"):
             value = getattr(self, key)
             require(value >= 1, f"{where}{key} {value} must be at least 1")
+        for key, most in (
+            ("layers", 1_000),
+            ("width", 65_536),
+        ):  # else it is built until memory ends
+            value = getattr(self, key)
+            require(value <= most, f"{where}{key} {value} must be at most {most:,}")
         fits = self.width % self.heads == 0
         require(fits, f"{where}width {self.width} does not divide into {self.heads} heads")
         require(0 <= self.dropout < 1, f"{where}dropout {self.dropout} must be in [0, 1)")
