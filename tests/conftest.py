@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq import checkpoint
+from decision_seq.checkpoint import DataFacts
+from decision_seq.config import plain, to_tree
+from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.rollout import Context, News
 from decision_seq.types import Batch, Episode, Reporter, Spec
 
@@ -150,3 +155,50 @@ def write_d4rl(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+FACTS = DataFacts(
+    "hopper-medium",
+    "a test",
+    "Hopper-v4",
+    "hopper",
+    (3600.0, 1800.0),
+    (-20.272305, 3234.3),
+    tuple(float(10 * percent) for percent in range(101)),
+)
+K = 5
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path, store: EpisodeStore, spec: Spec) -> Callable[..., Path]:
+    """A run's only checkpoint, of a policy whose every weight is of size."""
+
+    def make(
+        config: PolicyConfig | None = None,
+        conditioning: Conditioning | None = None,
+        spec: Spec = spec,
+        name: str = "run",
+    ) -> Path:
+        config = config or DecisionTransformerConfig(K, GPTConfig(2, 2, 16))
+        torch.manual_seed(0)
+        policy = config.build(spec)
+        policy.fit(store)
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight += 0.15 * torch.randn_like(weight)
+        described = {
+            "policy": {"name": config.get_choice_name(type(config)), **to_tree(config)},
+            "conditioning": {
+                "name": (conditioning or ReturnToGo()).get_choice_name(
+                    type(conditioning or ReturnToGo())
+                ),
+                **to_tree(conditioning or ReturnToGo(1000.0)),
+            },
+            "spec": plain(spec),
+            "data": plain(FACTS),
+        }
+        state: dict[str, Any] = {"topology": {}, "scaler": {}}
+        folder = tmp_path / name / "checkpoints"
+        return checkpoint.save(folder, 7, policy.state_dict(), {}, described, state)
+
+    return make

@@ -84,18 +84,39 @@ def test_train_evaluate_and_what_they_write(
     assert [line.split()[0] for line in asked.stdout.splitlines()[-3:]] == ["100", "200", "300"]
 
 
-def test_evaluation_does_not_open_the_data(
-    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path, stores: Path
+def test_evaluation_needs_no_data(
+    make_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture
 ) -> None:
-    import shutil
+    """Nor a target by number: the checkpoint knows its data's returns."""
+    path = make_checkpoint()
+    arguments = ["evaluate", str(path), "--episodes", "1", "--target", "max", "q10"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()[-2:]] == ["1,000", "100"]
+    assert re.search(r"environment steps, [\d,]+ a second \(fp32, 1 process", printed.err)
 
-    dataset, output = write_d4rl(), tmp_path / "run"
-    assert (
-        run("train", "--config", recipe, "--dataset", dataset, "--output", output).returncode == 0
-    )
-    dataset.unlink()
-    shutil.rmtree(stores)
-    assert run("evaluate", output, "--episodes", 1).returncode == 0
+
+def test_calibration_is_printed_written_and_drawn(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, folder = make_checkpoint(), tmp_path / "figures"
+    arguments = ["evaluate", str(path), "--calibrate", "4", "--episodes", "2"]
+    assert "is no run's folder" in refused(capsys, *arguments)
+    assert cli.main([*arguments, "--output", str(folder)]) == 0
+    found = json.loads((folder / "calibration.json").read_text())
+    # From the data's worst return, 0, to a fifth of their range above the best, 1000.
+    assert [point["target"] for point in found["points"]] == [0.0, 400.0, 800.0, 1200.0]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
+        *("0", "400", "800", "1,200")
+    ]
+    same = _returns(path, ["--target", "400", "--episodes", "2"], capsys)
+    assert found["points"][1]["returns"] == pytest.approx(same, rel=1e-3)  # from another seat
+    assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _returns(path: Path, more: list[str], capsys: pytest.CaptureFixture) -> list[float]:
+    assert cli.main(["evaluate", str(path), "--json", *more]) == 0
+    return json.loads(capsys.readouterr().out)["targets"][0]["returns"]
 
 
 def test_inspect_prints_what_came_in_and_went_out(
@@ -222,38 +243,34 @@ def test_bad_files_in_training(
 
 
 def test_bad_evaluation_input(
-    capsys: pytest.CaptureFixture, tmp_path: Path, write_d4rl: Callable[..., Path], recipe: Path
+    capsys: pytest.CaptureFixture, tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     assert "does not exist" in refused(capsys, "evaluate", tmp_path / "none")
-    for options, passed_over in {
-        ("--offline", "--target", "1"): "--target means nothing beside --offline",
-        ("--offline", "--calibrate"): "--calibrate means nothing beside --offline",
-        ("--calibrate", "--video", "films"): "--video means nothing beside --calibrate",
-        ("--output", "figures"): "--output is for what --calibrate writes",
-        ("--dataset", "x"): "--dataset is for --offline",
-    }.items():
-        assert passed_over in refused(capsys, "evaluate", tmp_path, *options)
     assert "holds no checkpoint" in refused(capsys, "evaluate", tmp_path)
-    output = tmp_path / "run"
-    arguments = ["train", "--config", recipe, "--dataset", write_d4rl(), "--output", output]
-    assert run(*arguments, "--evaluation.episodes", 0).returncode == 0
-    weights = output / "checkpoints" / "step-00000040" / "model.safetensors"
-    assert "Hoper-v4" in refused(capsys, "evaluate", output, "--env", "Hoper-v4")
-    assert "name another" in refused(capsys, "evaluate", output, "--env", "HalfCheetah-v4")
-    assert "0 episodes" in refused(capsys, "evaluate", output, "--episodes", 0)
-    assert "cannot be used here" in refused(capsys, "evaluate", output, "--device", "foo")
-    for arguments_, named in (
+    path = make_checkpoint()
+    run_folder = path.parent.parent
+    table: list[tuple[list[object], str]] = [
+        (["--env", "Hoper-v4"], "Hoper-v4"),
+        (["--env", "HalfCheetah-v4"], "name another"),
+        (["--episodes", 0], "0 episodes"),
+        (["--device", "foo"], "cannot be used here"),
         (["--episodes", 10**15], "episodes 1000000000000000 is above 1,000,000"),
         (["--calibrate", 10**9], "a calibration has 2 to 1,000"),
-        (["--calibrate", "--output", output / "config.yaml"], "config.yaml is no folder"),
+        (["--calibrate", "--output", path / "config.yaml"], "config.yaml is no folder"),
         (["--calibrate", "--target", 5], "--target means nothing with --calibrate"),
-        (["--offline", "--video", output], "--video means nothing with --offline"),
-        (["--output", output], "--output is for --calibrate"),
+        (["--calibrate", "--video", "films"], "--video means nothing with --calibrate"),
+        (["--offline", "--video", "films"], "--video means nothing with --offline"),
+        (["--offline", "--calibrate"], "--calibrate means nothing with --offline"),
+        (["--output", "figures"], "--output is for --calibrate"),
+        (["--dataset", "x"], "--dataset is for --offline"),
         (["--target", 1e300], "is no return"),
-    ):
-        assert named in refused(capsys, "evaluate", output, *arguments_)
-    weights.unlink()
-    assert "has no model.safetensors" in refused(capsys, "evaluate", output)
+        (["--target", "best"], "is no return"),
+    ]
+    for options, named in table:
+        assert named in refused(capsys, "evaluate", run_folder, *options)
+    (path / "model.safetensors").unlink()
+    assert "has no model.safetensors" in refused(capsys, "evaluate", run_folder)
+    arguments = ["train", "--config", "dt/gym", "--dataset", "x", "--output", run_folder]
     assert "is not empty; add --resume" in refused(capsys, *arguments)
 
 

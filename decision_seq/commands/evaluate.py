@@ -150,6 +150,8 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
 
     reporter = make_reporter()
     folder = options.output or options.path
+    if options.output is None and not (options.path / "checkpoints").is_dir():
+        raise UserError(f"{options.path} is no run's folder; say where to write with --output")
     _check_folder(folder)
     found = calibrate(opened, options.calibrate, reporter)
     print(json.dumps(found, indent=1) if options.json else calibration_text(found), flush=True)

@@ -48,7 +48,10 @@ class Policy(nn.Module):
     def act(
         self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
     ) -> tuple[Tensor, Any]:
-        """Actions [B, A] at the newest step of each row, and the state carried on (or None)."""
+        """Actions [B, A] at the newest step of each row, and the state carried on (or None).
+
+        Rows keep their place from call to call; one whose newest timestep is 0 begins an episode.
+        """
         raise NotImplementedError
 
     def after_step(self) -> None:

@@ -114,6 +114,8 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
             ylabel=SCORE if normalized else RETURN,
         )
         losses.set(title="training", xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        for axes in (scores, losses):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         for formatted in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
             formatted("{x:.2g}")
         scores.legend()
