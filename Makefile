@@ -46,8 +46,11 @@ reproduce: $(READY)
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--set 'train.steps=$(STEPS)') \
 		$(if $(EPISODES),--set 'evaluation.episodes=$(EPISODES)') $(ARGS)
 
+# A file's tests stay together; two of them at a time, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
 test: $(READY)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(READY)
 	$(VENV)/bin/python -m pytest -m 'slow or not slow' $(ARGS)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
@@ -243,6 +244,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
         facts = _data_facts(tree["data"])
         policy_config = load_config(PolicyConfig, tree["policy"])
         conditioning = load_config(Conditioning, tree["conditioning"])
+        conditioning.prompt(np.zeros(1))  # as a rollout will: a scale may be lacking
         policy = policy_config.build(spec)
     except UserError:
         raise

@@ -238,6 +238,7 @@ def _other_width(path: Path) -> None:
         (_no_spec, "spec"),
         (_edited("action_size: 3", "action_size: three"), "config.yaml lacks or misstates"),
         (_edited("max_timestep: 1000", "max_timestep: null"), "config.yaml lacks or misstates"),
+        (_edited("scale: 1000.0", "scale: null"), "the scale is not resolved"),
         (_other_width, "does not fit this policy"),
         (lambda path: (path / "config.yaml").unlink(), "config.yaml"),
         (lambda path: (path / "config.yaml").write_text("a: [1"), "not valid YAML"),
