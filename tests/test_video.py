@@ -322,7 +322,7 @@ def test_the_strip_is_drawn_for_one_step_too(tmp_path: Path) -> None:
     frame = np.zeros((8, 8, 3), np.uint8)
     draw_strip(tmp_path / "a.png", "X-v0", 10.0, 3, [1.5], [(0, frame), (1, frame)])
     with Image.open(tmp_path / "a.png") as image:
-        assert image.size == (1600, 640)
+        assert image.size == (2400, 960)
 
 
 def test_only_some_frames_of_a_fast_simulator_are_kept() -> None:

@@ -20,6 +20,7 @@ from decision_seq.types import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PLOTS = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,7 +43,14 @@ SCORE, RETURN = "normalized score (0 random, 100 expert)", "return (sum of raw r
 def drawing(
     path: Path, rows: int = 1, columns: int = 1, width: float = 7, height: float = 4.5
 ) -> Iterator[np.ndarray]:
-    """The axes [rows, columns] of an image that is written on leaving, whole or not at all.
+    """The axes [rows, columns], of so many inches each, of an image: see `canvas`."""
+    with canvas(path, width * columns, height * rows) as figure:
+        yield figure.subplots(rows, columns, squeeze=False)
+
+
+@contextlib.contextmanager
+def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """An image of so many inches that is written on leaving, whole or not at all.
 
     Without pyplot, which keeps figures alive. UserError when the kind is unknown or the disk
     refuses.
@@ -53,8 +61,8 @@ def drawing(
 
     partial = path.with_name(f".{path.name}.partial")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        yield figure.subplots(rows, columns, squeeze=False)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(partial, dpi=150, format=path.suffix[1:])

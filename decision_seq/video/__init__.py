@@ -114,9 +114,14 @@ class Studio:
         written = list(films)
         for asked, take in zip(self.asked, takes, strict=True):
             written.append(self.folder / f"{_name(asked)}.png")
-            with partial(written[-1]) as path:
-                stills = take.stills.chosen()
-                draw_strip(path, scores.env_id, asked.target, asked.seed, take.rewards, stills)
+            draw_strip(
+                written[-1],
+                scores.env_id,
+                asked.target,
+                asked.seed,
+                take.rewards,
+                take.stills.chosen(),
+            )
         for path in written:
             self.reporter.say(f"written: {path}")
         return written

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from decision_seq.report.plots import COLOURS, canvas
+
 STILLS = 8
 KEPT = 4 * STILLS
 
@@ -54,36 +56,28 @@ def draw_strip(
 
     Below the stills the return-to-go is drawn; where nothing is asked for, the return so far.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     curve = np.concatenate([[0.0], np.cumsum(rewards)])
     if target is not None:
         curve = target - curve
-    figure = pyplot.figure(figsize=(16, 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, STILLS, height_ratios=(1.0, 1.7))
-    for column, (step, frame) in enumerate(stills):
-        axes = figure.add_subplot(grid[0, column])
-        axes.imshow(frame)
-        axes.set_title(f"step {step}", fontsize=18)
-        axes.set_axis_off()
-    axes = figure.add_subplot(grid[1, :])
-    axes.plot(curve, color="tab:blue", linewidth=3)
-    axes.axhline(0, color="0.4", linewidth=1.5, linestyle="--")
-    marks = [step for step, _ in stills]
-    axes.plot(marks, curve[marks], "o", color="tab:red", markersize=9)
-    axes.set_xlim(0, max(len(rewards), 1))
-    axes.set_xlabel("step", fontsize=20)
-    label = "return so far" if target is None else "return-to-go\n(asked - obtained)"
-    axes.set_ylabel(label, fontsize=20)
-    axes.tick_params(labelsize=18)
-    axes.grid(alpha=0.3)
-    asked = "" if target is None else f"asked {target:,.6g}, "
-    figure.suptitle(
-        f"{env_id}, seed {seed}: {asked}obtained {sum(rewards):,.6g} in {len(rewards)} steps",
-        fontsize=22,
-    )
-    figure.savefig(path, dpi=100, format="png")
-    pyplot.close(figure)
+    with canvas(path, 16, 6.4) as figure:
+        grid = figure.add_gridspec(2, STILLS, height_ratios=(1.0, 1.7))
+        for column, (step, frame) in enumerate(stills):
+            axes = figure.add_subplot(grid[0, column])
+            axes.imshow(frame)
+            axes.set_title(f"step {step}", fontsize=18)
+            axes.set_axis_off()
+        axes = figure.add_subplot(grid[1, :])
+        axes.plot(curve, color=COLOURS[0], linewidth=3)
+        axes.axhline(0, color="0.4", linewidth=1.5, linestyle="--")
+        marks = [step for step, _ in stills]
+        axes.plot(marks, curve[marks], "o", color=COLOURS[1], markersize=9)
+        axes.set_xlim(0, max(len(rewards), 1))
+        axes.set_xlabel("step", fontsize=20)
+        label = "return so far" if target is None else "return-to-go\n(asked - obtained)"
+        axes.set_ylabel(label, fontsize=20)
+        axes.tick_params(labelsize=18)
+        asked = "" if target is None else f"asked {target:,.6g}, "
+        figure.suptitle(
+            f"{env_id}, seed {seed}: {asked}obtained {sum(rewards):,.6g} in {len(rewards)} steps",
+            fontsize=22,
+        )
