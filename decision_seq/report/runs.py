@@ -62,9 +62,14 @@ class Run:
 
     @property
     def commit(self) -> str | None:
-        commit = self.provenance.get("commit")
-        changed = " with uncommitted changes" if self.provenance.get("uncommitted") else ""
-        return f"{commit[:12]}{changed}" if commit else None
+        """Of the first launch, and of those that resumed the run with another."""
+        named: list[str] = []
+        for launch in _launches(self.provenance):
+            changed = " with uncommitted changes" if launch.get("uncommitted") else ""
+            commit = f"{launch['commit'][:12]}{changed}" if launch.get("commit") else "unknown"
+            if commit not in named:
+                named.append(commit)
+        return None if named == ["unknown"] else ", then ".join(named)
 
 
 def _precision(tree: dict[str, Any]) -> str:
@@ -171,11 +176,19 @@ def _provenance(folder: Path) -> dict[str, Any]:
     tree = _json(folder, "provenance.json")
     data = tree.get("data") or {}
     counts = [data.get(key) for key in ("episodes", "transitions")] if type(data) is dict else [""]
-    if not all(type(n) in (int, type(None)) for n in counts) or not isinstance(
-        tree.get("commit"), str | None
-    ):
+    launches = _launches(tree)
+    sound = all(isinstance(launch, dict) for launch in launches) and all(
+        isinstance(launch.get("commit"), str | None) for launch in launches
+    )
+    if not sound or not all(type(n) in (int, type(None)) for n in counts):
         raise _damaged(folder, "provenance.json", "its commit or its counts are none")
     return tree
+
+
+def _launches(provenance: dict[str, Any]) -> list[Any]:
+    """The first one, then those that resumed the run."""
+    resumed = provenance.get("resumed") or []
+    return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]
 
 
 def _scores(folder: Path) -> Scores:

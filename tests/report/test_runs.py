@@ -1,5 +1,6 @@
 """Runs are read back whole, or refused in one line that names their folder."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -23,6 +24,9 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert [record["step"] for record in run.evaluations] == [25, 50, 75, 100]
     assert run.metrics[-1]["step"] == 100
     assert run.commit == "0123456789ab"
+    launches = [{"commit": "0123456789abcdef"}, {"commit": "f" * 40, "uncommitted": True}]
+    resumed = dataclasses.replace(run, provenance={**run.provenance, "resumed": launches})
+    assert resumed.commit == "0123456789ab, then ffffffffffff with uncommitted changes"
     assert run.size == "9 episodes, 3,000 transitions"
 
 
@@ -181,6 +185,8 @@ def change(*path: object) -> Callable[[Any], None]:
         ("provenance.json", change("data", 5)),
         ("provenance.json", change("data", "episodes", "x")),
         ("provenance.json", change("commit", 5)),
+        ("provenance.json", change("resumed", [{"commit": 5}])),
+        ("provenance.json", change("resumed", [5])),
         ("config.yaml", change("train", "steps", "100")),
         ("config.yaml", change("evaluation", "episodes", "x")),
     ],
