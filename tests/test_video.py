@@ -137,7 +137,7 @@ def test_evaluate_films_from_the_command_line(
     assert json.loads(printed.out)["targets"][0]["episodes"] == 1  # the films are news, no result
     assert "written: " in printed.err
     with Image.open(tmp_path / "films" / "target40-seed10000.png") as strip:
-        assert strip.size == (1600, 640)
+        assert strip.size == (2400, 960)
 
 
 @pytest.mark.parametrize(
