@@ -23,6 +23,7 @@ from decision_seq.evaluate import compute_device
 from decision_seq.policies.base import Policy
 from decision_seq.problem import Config, open_data
 from decision_seq.report import table
+from decision_seq.rollout import device_of
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter, Spec
 
@@ -117,7 +118,7 @@ def _measured(
 ) -> np.ndarray:
     """What `METRICS` names of every step, [M, 2]. firsts: the first row of each step's episode."""
     policy.eval()
-    device = next(policy.parameters()).device
+    device = device_of(policy)
     context_length, measured = len(gatherer.steps), []
     for at in range(0, len(rows), WAVE):
         newest = rows[at : at + WAVE]

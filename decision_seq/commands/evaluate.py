@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
-from decision_seq.commands.parsing import add_verb
+from decision_seq.commands.parsing import add_checkpoint, add_verb
 from decision_seq.types import UserError
 
 CALIBRATION_POINTS = 11
@@ -29,9 +29,7 @@ def add(verbs: Any) -> None:
         "  decision-seq evaluate runs/mine --video films\n"
         "  decision-seq evaluate runs/mine --offline",
     )
-    parser.add_argument(
-        "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--target",
         type=_target,

@@ -52,3 +52,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, help="refuse to start unless so many train together"
     )
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """The trained policy that a verb is about."""
+    parser.add_argument(
+        "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import add_verb
+from decision_seq.commands.parsing import add_checkpoint, add_verb
 
 
 def add(verbs: Any) -> None:
@@ -25,7 +25,7 @@ def _add_export(verbs: Any) -> None:
         "  decision-seq export runs/mine --to transformers --output mine-hf\n"
         "  decision-seq export runs/mine --to onnx --output mine.onnx",
     )
-    _add_source(parser)
+    add_checkpoint(parser)
     parser.add_argument(
         "--to",
         required=True,
@@ -98,7 +98,7 @@ def _add_push(verbs: Any) -> None:
         "  HF_TOKEN=... decision-seq push runs/mine OWNER/NAME\n"
         "  decision-seq push runs/mine OWNER/NAME --as checkpoint --private",
     )
-    _add_source(parser)
+    add_checkpoint(parser)
     parser.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME, made where it is not there")
     parser.add_argument(
         "--as",
@@ -115,9 +115,3 @@ def run_push(options: argparse.Namespace) -> int:
 
     print(push(options.path, options.repo, options.form, options.private, make_reporter()))
     return 0
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.data.export import whole
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.sharing import layouts, onnx_file
+from decision_seq.sharing import foreign, layouts, onnx_file
 from decision_seq.sharing.card import card
 from decision_seq.types import Reporter
 
@@ -112,9 +111,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
 
 def write_checkpoint(loaded: Loaded, output: Path) -> None:
     """The checkpoint without its optimiser, and its card: enough for `evaluate` and `import`."""
-    for name in (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.STATE):
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(loaded.path / name, output / name)
+    foreign.copy_ours(loaded.path, output)
     save_text(output / "README.md", card(loaded, "checkpoint"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,13 @@ CONFIG, CARD = "config.json", "README.md"
 OURS = (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.STATE)
 NESTED = ("model_state", "model_state_dict", "state_dict", "model")
 STATISTICS = ("state_mean", "state_std")
+
+
+def copy_ours(path: Path, output: Path) -> None:
+    """What `evaluate` needs of a checkpoint of ours: all but the optimiser."""
+    for name in OURS:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path / name, output / name)
 
 
 @dataclass(frozen=True)

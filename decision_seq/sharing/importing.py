@@ -8,7 +8,6 @@ none of these but a convention.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,17 +70,11 @@ def import_policy(source: str, output: Path, given: Given, reporter: Reporter) -
     with foreign.at_hand(source, reporter) as path, whole(output) as partial:
         if foreign.is_ours(path):
             require(given == Given(), f"{source} is a checkpoint and says everything itself")
-            _copy(path, partial)
+            checkpoint.load(path)  # UserError when it is damaged
+            foreign.copy_ours(path, partial)
         else:
             _write(*_build(foreign.read(path, source), source, given, reporter), partial)
     return output
-
-
-def _copy(path: Path, output: Path) -> None:
-    checkpoint.load(path)  # UserError when it is damaged
-    for name in foreign.OURS:
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path / name, output / name)
 
 
 def _write(
