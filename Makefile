@@ -1,7 +1,8 @@
 # Two commands: `make train DATASET=hopper-medium` and `make test`. Both set up .venv when needed.
 
 DATASET ?= hopper-medium
-CONFIG  ?= dt/gym
+# The recipe; by default the one of the dataset's kind.
+CONFIG  ?=
 ARGS    ?=
 PYTHON  ?= python3
 VENV    ?= .venv
@@ -20,7 +21,7 @@ READY := $(VENV)/.ready
 .PHONY: help train reproduce test test-slow smoke lint bench clean
 
 help:
-	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/gym] [ARGS='--seed 1']   train, roll out, print the scores"
+	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/paper] [ARGS='--seed 1']   train, roll out, print the scores"
 	@echo "make reproduce [TABLE=gym-medium] [STEPS=1000] [SEEDS=3] [EPISODES=20] [JOBS=1]"
 	@echo "                 every run of a table in experiments/tables; interrupted, it goes on"
 	@echo "make test        the test suite (minutes)"
@@ -39,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 train: $(READY)
-	$(VENV)/bin/decision-seq train --config '$(CONFIG)' --dataset '$(DATASET)' $(ARGS)
+	$(VENV)/bin/decision-seq train $(if $(CONFIG),--config '$(CONFIG)') --dataset '$(DATASET)' $(ARGS)
 
 reproduce: $(READY)
 	$(VENV)/bin/decision-seq sweep '$(TABLE)' --output '$(OUTPUT)' --jobs '$(JOBS)' \

@@ -141,7 +141,9 @@ def _context(windows: Batch, lengths: np.ndarray) -> Batch:
     """The windows as a rollout has them at their step `lengths - 1`: nothing later is there yet."""
     steps = np.arange(windows.mask.shape[1])
     here, before = steps < lengths[:, None], steps < lengths[:, None] - 1
-    names = {"observations": here, "conditions": here, "timesteps": here}
+    before_it = windows.observations.shape[1] - len(steps)  # frames that precede the window
+    seen = np.arange(before_it + len(steps)) < lengths[:, None] + before_it
+    names = {"observations": seen, "conditions": here, "timesteps": here}
     names |= {"actions": before, "rewards": before}
 
     def cut(array: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -7,9 +7,19 @@ from pathlib import Path
 from decision_seq.types import UserError
 
 DEFAULT_RECIPE = "dt/gym"
+# What datasets take whose names begin so, the longest first.
+OF_DATASETS = {"atari/bundled-": "atari/small", "atari/": "atari/dt"}
 TABLES = "tables"  # the folder of `experiments/` that holds no recipes
 _PACKAGE = Path(__file__).parent
 FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")  # installed, or a checkout
+
+
+def recipe_of(dataset: str | None) -> str:
+    """The recipe that a dataset is trained by where none is named."""
+    begins = (
+        recipe for prefix, recipe in OF_DATASETS.items() if (dataset or "").startswith(prefix)
+    )
+    return next(begins, DEFAULT_RECIPE)
 
 
 def recipe_path(name: str) -> Path:

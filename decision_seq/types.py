@@ -73,6 +73,13 @@ class Episode:
         return len(self.observations) == len(self.rewards) + 1
 
 
+class Sampling(NamedTuple):
+    """How N policies draw among discrete actions, each with a number of its own."""
+
+    draws: Any  # [N] uniform in [0, 1), torch
+    temperature: float  # above 0; 1 acts as was trained, less is greedier
+
+
 class Transition(NamedTuple):
     """What one step of N environments returned."""
 
@@ -86,9 +93,10 @@ class Transition(NamedTuple):
 class Spec:
     """What a policy must know of its data: fixed by a store and a conditioning.
 
-    observation_shape: shape of one observation; action_size: dimensions of a continuous action,
-    number of choices of a discrete one; condition_size: C; max_timestep: timesteps run from 0 to
-    max_timestep - 1.
+    observation_shape: shape of what an environment shows at one step: [S], or [stack, H, W] where
+        it is the last `stack` frames, uint8.
+    action_size: dimensions of a continuous action, number of choices of a discrete one;
+    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1.
     """
 
     observation_shape: tuple[int, ...]
@@ -97,6 +105,20 @@ class Spec:
     condition_size: int
     max_timestep: int
 
+    @property
+    def pixels(self) -> bool:
+        """Whether observations are stacks of frames."""
+        return len(self.observation_shape) == 3
+
+    @property
+    def stack(self) -> int:
+        """Frames in an observation; 1 where it is a vector."""
+        return self.observation_shape[0] if self.pixels else 1
+
+    def one_step(self, observations: Any) -> Any:
+        """Observations [N, ...] of one step each as those of a `Batch` of windows of one step."""
+        return observations if self.pixels else observations[:, None]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -104,9 +126,12 @@ class Batch:
 
     Arrays are numpy as gathered and torch after `tensors`. Where mask is False, contents are
     arbitrary finite numbers: no loss reads them and no causal model can see them.
+
+    Each frame is there once: the observation of step t is observations[:, t : t + stack], and the
+    frames before an episode's first are zeros.
     """
 
-    observations: Any  # [B, T, ...]
+    observations: Any  # [B, T, S], or [B, stack - 1 + T, H, W] uint8 where they are frames
     actions: Any  # [B, T, A], or [B, T] when discrete
     rewards: Any  # [B, T]
     conditions: Any  # [B, T, C]

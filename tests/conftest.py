@@ -54,14 +54,15 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def lived(spec: Spec, context_length: int, episode: Episode, labels: np.ndarray) -> Iterator[Batch]:
     """What a policy is shown at every step of an episode, at row 1 of 2; row 0 lives its last."""
-    context, news = Context(2, context_length, spec), News(2, spec, torch.device("cpu"))
+    (size,), cpu = spec.observation_shape, torch.device("cpu")
+    context, news = Context(2, context_length, spec, size), News(2, spec, cpu)
     actions = torch.zeros_like(context.batch().actions[:, 0])
     for t in range(len(episode)):
         news.observations[:] = episode.observations[t]
         news.conditions[:] = labels[t]
         news.rewards[:] = episode.rewards[t - 1] if t else 0
         news.fresh[:] = [1, t == 0]
-        context.advance(actions, news.tensor)
+        context.advance(actions, *news.on(cpu))
         yield context.batch()
         actions[:] = torch.tensor(episode.actions[t])
 

@@ -126,9 +126,9 @@ def test_moments_that_do_not_fit_are_refused(
     path = save()
     moments = load_file(path / checkpoint.MOMENTS)
     if damage == "other shape":
-        moments["exp_avg/embed_norm.weight"] = torch.zeros(3)
+        moments["exp_avg/positions.norm.weight"] = torch.zeros(3)
     elif damage == "missing":
-        del moments["exp_avg_sq/embed_norm.weight"]
+        del moments["exp_avg_sq/positions.norm.weight"]
     else:
         moments = {}
     save_file(moments, path / checkpoint.MOMENTS)

@@ -1,6 +1,7 @@
 """Invariant 4, and what an honest rollout must not do: each fault is made once, and is caught."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> 
         for name in ("actions", "rewards"):
             expected = getattr(trained, name)[0, : length - 1]
             torch.testing.assert_close(getattr(context, name)[1, : length - 1], expected)
-        hidden = policy.backbone(policy._tokens(trained), slice(1, None, 3))
+        hidden = policy.backbone(policy.tokens(policy.encoded(trained)), slice(1, None, 3))
         expected = policy.actions.predict(hidden[0, length - 1])
         torch.testing.assert_close(policy.act(context)[0][1], expected, rtol=1e-4, atol=1e-5)
 
@@ -76,7 +77,7 @@ def alone(policy: Policy, target: float, seed: int) -> tuple[float, int]:
             np.arange(start, len(observations))[None],
             np.ones((1, steps), bool),
         ).tensors()
-        hidden = policy.backbone(policy._tokens(batch), slice(1, None, 3))
+        hidden = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
         actions.append(policy.actions.predict(hidden[0, -1]).numpy())
         observation, reward, terminated, truncated, _ = env.step(actions[-1])
         observations.append(observation)
@@ -118,9 +119,9 @@ def first_to_end(policy: Policy, targets: Sequence[float], seeds: Sequence[int])
 def keeps_the_former_context(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Context.advance
 
-    def advance(self: Context, actions: torch.Tensor, news: torch.Tensor) -> None:
-        fresh = news[:, News.FRESH] * (self.lengths == 0)
-        honest(self, actions, torch.cat([fresh[:, None], news[:, 1:]], 1))
+    def advance(self: Context, actions: torch.Tensor, numbers: torch.Tensor, *rest: Any) -> None:
+        fresh = numbers[:, News.FRESH] * (self.lengths == 0)
+        honest(self, actions, torch.cat([fresh[:, None], numbers[:, 1:]], 1), *rest)
 
     monkeypatch.setattr(Context, "advance", advance)
 
@@ -220,6 +221,27 @@ def test_the_number_of_threads_does_not_show(policy: Policy) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+def test_drawn_actions_are_the_episodes_own() -> None:
+    """A drawn episode, too, is a function of its seed, and not of who is rolled out beside it."""
+    torch.manual_seed(0)
+    spec = Spec((4,), 2, "discrete", 1, 500)
+    policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
+    count = 2 * SEATS + 3
+    targets, seeds = np.full(count, 9.0), list(range(count))
+
+    def returns(environments: int, temperature: float) -> list[float]:
+        envs = Environments("CartPole-v1", environments)
+        shared = (policy, CONDITIONING, K, envs, targets, seeds)
+        return rollout(*shared, temperature=temperature)[0].tolist()
+
+    drawn = returns(SEATS, 1.0)
+    assert returns(1, 1.0) == returns(5, 1.0) == returns(64, 1.0) == drawn
+    assert returns(SEATS, 0.0) != drawn
+    assert len(set(drawn)) > 4
+    seeds = [seed + 100 for seed in seeds]
+    assert returns(SEATS, 1.0) != drawn
 
 
 def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:

@@ -98,7 +98,7 @@ def test_a_grid_is_the_product_of_its_axes_with_later_settings_over_earlier(
     assert (config.dataset, config.seed, config.train.steps) == ("walker2d-medium-v2", 5, 9)
     backbone = config.policy.backbone  # of the set, the policy, --set, the recipe
     assert (backbone.dropout, backbone.width, backbone.layers, backbone.heads) == (0.1, 32, 1, 1)
-    assert config.policy.timestep_std == 1.0  # dt/paper's
+    assert config.policy.positions.std == 1.0  # dt/paper's
     assert [run.config.seed for run in read_grid(path, seeds=3)][:3] == [0, 1, 2]
 
 

@@ -1,9 +1,9 @@
 """Rolling out one checkpoint: beside the original's procedure, episode by episode.
 
-The original (kzl/decision-transformer, gym/decision_transformer/evaluation/evaluate_episodes.py)
-has one environment and, for every step, one forward pass of the whole context, whose hidden states
-are all computed and all but one thrown away; its history grows by concatenation. Written plainly
-here, over the same weights, with all the threads torch takes.
+The original (kzl/decision-transformer, gym/decision_transformer/evaluation/evaluate_episodes.py,
+atari/mingpt/trainer_atari.py) has one environment and, for every step, one forward pass of the
+whole context, whose hidden states are all computed and all but one thrown away; its history grows
+by concatenation. Written plainly here, over the same weights, with all the threads torch takes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from decision_seq.envs import environment_notes, make
 from decision_seq.evaluate import Opened, open_checkpoint
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import table
-from decision_seq.rollout import SEATS, Asked
+from decision_seq.rollout import SEATS, Asked, draws_of
 from decision_seq.statistics import mean_interval
-from decision_seq.types import Batch, Reporter
+from decision_seq.types import Batch, Reporter, Sampling, Transition
 
 RECORDED = 200  # contexts of the original's episodes on which the actions are compared
 ORIGINAL = "original's procedure"
@@ -45,10 +45,6 @@ def bench_rollouts(
     require(
         isinstance(policy, DecisionTransformer) and isinstance(conditioning, ReturnToGo),
         f"bench rollouts needs a Decision Transformer asked for returns; {path} holds another",
-    )
-    require(
-        policy.spec.action_kind == "continuous",
-        f"bench rollouts: the original's procedure knows no discrete actions, as of {path}",
     )
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
     _timed(_at(opened, "fp32"), Reporter(), warm_up=True)
@@ -75,7 +71,7 @@ def bench_rollouts(
         "processes": opened.processes,
         "device": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "largest_difference_of_actions": original.difference(),
+        **original.differences(),
         "rows": rows,
     }
 
@@ -101,8 +97,9 @@ def rollouts_text(result: dict[str, Any]) -> str:
         f"{result['what']}, {result['env_id']}, {result['checkpoint']}\n"
         f"{result['device']}, torch {result['torch']}; the original's on {result['threads']}"
         f" thread(s), ours on {result['processes']} process(es) of one; {result['notes'][0]}\n"
-        f"largest difference of fp32 actions on {RECORDED} contexts of the original's:"
-        f" {result['largest_difference_of_actions']:.1e}"
+        f"on {result['contexts']} contexts of the original's, fp32 actions differ by"
+        f" {result['largest_difference_of_actions']:.1e} at the most, in"
+        f" {result['contexts_that_differ']}"
     )
     return f"{about}\n\n{table(header, rows)}"
 
@@ -152,7 +149,7 @@ class _Original:
         assert isinstance(opened.loaded.policy, DecisionTransformer)
         self.opened, self.policy = opened, opened.loaded.policy
         self.context_length = opened.loaded.policy_config.context_length
-        self.recorded: list[tuple[Batch, Tensor]] = []
+        self.recorded: list[tuple[Batch, float, Tensor]] = []
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
         asked = self.opened.evaluation.asked()
@@ -173,63 +170,82 @@ class _Original:
     def _episode(self, env: Any, asked: Asked) -> Iterator[float]:
         """The rewards of one episode."""
         conditioning, spec = self.opened.evaluation.conditioning, self.policy.spec
-        assert isinstance(conditioning, ReturnToGo)
-        assert asked.target is not None
-        scale = conditioning.scale or 1.0
+        targets = np.array([asked.target])
+        drawing = draws_of(asked.seed)
         observation, _ = env.reset(seed=asked.seed)
-        observations = torch.zeros(0, *spec.observation_shape)
+        observations = [observation]
         actions = torch.zeros(0, spec.action_size)
-        condition = torch.tensor(conditioning.prompt(np.array([asked.target])))
-        conditions, timesteps = torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64)
+        if spec.action_kind == "discrete":
+            actions = torch.zeros(0, dtype=torch.int64)
+        conditions = torch.tensor(conditioning.prompt(targets))
+        timesteps = torch.zeros(0, dtype=torch.int64)
         ended, timestep = False, 0
         while not ended:
-            latest = torch.as_tensor(observation, dtype=torch.float32)
-            observations = torch.cat([observations, latest[None]])
-            actions = torch.cat([actions, torch.zeros(1, spec.action_size)])
-            conditions = torch.cat([conditions, condition])
+            actions = torch.cat([actions, actions.new_zeros(1, *actions.shape[1:])])
             timesteps = torch.cat([timesteps, torch.tensor([timestep])])
             k = self.context_length
             batch = Batch(
-                observations[None, -k:],
+                self._observations(observations[-k:]),
                 actions[None, -k:],
                 torch.zeros(1, min(k, timestep + 1)),
                 conditions[None, -k:],
-                timesteps[None, -k:],
+                timesteps[None, -k:].clamp(max=spec.max_timestep - 1),
                 torch.ones(1, min(k, timestep + 1), dtype=torch.bool),
             )
-            actions[-1] = self._action(batch)
+            draw = float(drawing.random(dtype=np.float32))
+            actions[-1] = self._action(batch, draw)
             if timestep % 7 == 0 and len(self.recorded) < RECORDED:
-                self.recorded.append((batch, actions[-1].clone()))
+                self.recorded.append((batch, draw, actions[-1].clone()))
             observation, reward, terminated, truncated, _ = env.step(actions[-1].numpy())
-            condition = condition - float(reward) / scale
+            step = Transition(*(np.array([x]) for x in (observations[-1], actions[-1], reward, 0)))
+            following = conditioning.advance(
+                conditions[-1:].numpy(), targets, step, np.array([timestep])
+            )
+            observations.append(observation)
+            conditions = torch.cat([conditions, torch.tensor(following)])
             ended, timestep = terminated or truncated, timestep + 1
             yield float(reward)
 
-    def _action(self, batch: Batch) -> Tensor:
+    def _observations(self, latest: list[np.ndarray]) -> Tensor:
+        """As a batch of one holds them: vectors, or every frame once."""
+        seen = torch.as_tensor(np.stack(latest))
+        if self.policy.spec.pixels:
+            return torch.cat([seen[0], seen[1:, -1]])[None]
+        return seen.float()[None]
+
+    def _action(self, batch: Batch, draw: float) -> Tensor:
         """All hidden states of all blocks, then the one that is wanted."""
         policy = self.policy
-        hidden = policy.backbone(policy._tokens(batch))  # [1, 3T - 1, D]
-        return policy.actions.choose(hidden[0, -1])
+        hidden = policy.backbone(policy.tokens(policy.encoded(batch)))  # [1, L, D]
+        return policy.actions.choose(hidden[:, -1], self._sampling([draw]))[0]
+
+    def _sampling(self, draws: list[float]) -> Sampling | None:
+        temperature = self.opened.evaluation.temperature
+        return Sampling(torch.tensor(draws), temperature) if temperature else None
 
     @torch.inference_mode()
-    def difference(self) -> float:
+    def differences(self) -> dict[str, Any]:
         """Of its actions from those of `act` on its contexts, in the shape of rollouts."""
-        largest = 0.0
-        k = self.context_length
+        found = []
         for start in range(0, len(self.recorded), SEATS):
-            part = self.recorded[start : start + SEATS]
+            batches, draws, expected = zip(*self.recorded[start : start + SEATS], strict=True)
             batch = Batch(
                 *(
-                    torch.cat([_padded(getattr(found, name), k) for found, _ in part])
-                    for name in (f.name for f in dataclasses.fields(Batch))
+                    torch.cat([self._padded(batch, field.name) for batch in batches])
+                    for field in dataclasses.fields(Batch)
                 )
             )
-            actions, _ = self.policy.act(batch)
-            expected = torch.stack([action for _, action in part])
-            largest = max(largest, float((actions - expected).abs().max()))
-        return largest
+            actions, _ = self.policy.act(batch, None, self._sampling(list(draws)))
+            found.append((actions - torch.stack(expected)).abs().reshape(len(draws), -1).amax(1))
+        off = torch.cat(found)
+        return {
+            "contexts": len(off),
+            "largest_difference_of_actions": float(off.max()),
+            "contexts_that_differ": int((off > 1e-5).sum()),
+        }
 
-
-def _padded(array: Tensor, length: int) -> Tensor:
-    """[1, T, ...] -> [1, length, ...], with zeros on the right."""
-    return torch.cat([array, array.new_zeros(1, length - array.shape[1], *array.shape[2:])], 1)
+    def _padded(self, batch: Batch, name: str) -> Tensor:
+        """The field with zeros on the right, to the length of a context."""
+        array = getattr(batch, name)
+        missing = self.context_length - batch.mask.shape[1]
+        return torch.cat([array, array.new_zeros(1, missing, *array.shape[2:])], 1)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from decision_seq.recipes import DEFAULT_RECIPE, recipe_path
+from decision_seq.recipes import recipe_of, recipe_path
 from decision_seq.types import UserError
 
 
@@ -26,7 +26,7 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if resumed:
         trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
-        trees.append(configs.read_yaml(recipe_path(options.config or DEFAULT_RECIPE)))
+        trees.append(configs.read_yaml(recipe_path(options.config or recipe_of(options.dataset))))
     given = {"dataset": options.dataset, "seed": options.seed}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))

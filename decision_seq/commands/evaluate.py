@@ -47,6 +47,9 @@ def add(verbs: Any) -> None:
         "--precision", choices=["fp32", "bf16"], help="of the policy's matrix products"
     )
     parser.add_argument(
+        "--temperature", type=float, help="at which discrete actions are drawn; 0: the likeliest"
+    )
+    parser.add_argument(
         "--environments", type=int, help="stepped together in a process; no score depends on it"
     )
     parser.add_argument(
@@ -82,7 +85,8 @@ def _target(text: str) -> float | str:
         return text
 
 
-ROLLOUT = ("target", "episodes", "seed", "env", "precision", "environments", "workers", "video")
+ASKED = ("target", "episodes", "seed", "env", "precision", "temperature")
+ROLLOUT = (*ASKED, "environments", "workers", "video")
 EXCLUDED = {"offline": (*ROLLOUT, "calibrate"), "calibrate": ("target", "video")}
 NEEDED = {"dataset": "offline", "output": "calibrate", "video_episodes": "video"}
 
@@ -114,6 +118,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         seed=options.seed,
         env_id=options.env,
         precision=options.precision,
+        temperature=options.temperature,
         environments=options.environments,
         workers=options.workers,
     )

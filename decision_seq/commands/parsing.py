@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq.commands.console import BAD_INPUT
-from decision_seq.recipes import DEFAULT_RECIPE
+from decision_seq.recipes import DEFAULT_RECIPE, OF_DATASETS
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +42,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What says which run it is; any other key of the configuration can be given too."""
     parser.set_defaults(takes_overrides=True)
     parser.add_argument(
-        "--config", help=f"a YAML file or a recipe's name (default {DEFAULT_RECIPE})"
+        "--config",
+        help="a YAML file or a recipe's name (default: the dataset's kind's,"
+        f" {', '.join((DEFAULT_RECIPE, *OF_DATASETS.values()))})",
     )
     parser.add_argument("--dataset", help="a dataset's name or path (see `decision-seq data list`)")
     parser.add_argument(

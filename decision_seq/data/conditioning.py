@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import draccus
@@ -78,9 +78,13 @@ class ReturnToGo(Conditioning):
 
     scale: null takes the published one of the task (1000 for D4RL's locomotion), or else the
     power of ten at or below the largest absolute return of the data.
+    clip: whether rewards are clipped to [-1, 1] before they are added up, in the data and in a
+    rollout alike; null: as the data's were, so that a rollout counts down as the data did. (The
+    original trains on DQN-replay's clipped rewards and counts a rollout's raw ones: clip false.)
     """
 
     scale: float | None = None
+    clip: bool | None = None
 
     def __post_init__(self) -> None:
         positive = self.scale is None or (np.isfinite(self.scale) and self.scale > 0)
@@ -109,19 +113,27 @@ class ReturnToGo(Conditioning):
         transition: Transition,
         timesteps: np.ndarray,
     ) -> np.ndarray:
-        return (conditions - transition.rewards[:, None] / self._scale).astype(np.float32)
+        rewards = self._counted(transition.rewards)
+        return (conditions - rewards[:, None] / self._scale).astype(np.float32)
 
     def resolved(self, store: EpisodeStore) -> ReturnToGo:
-        if self.scale is not None:
-            return self
+        clip = store.clipped if self.clip is None else self.clip
+        scale = self._scale_of(store) if self.scale is None else self.scale
+        return replace(self, scale=scale, clip=clip)
+
+    @staticmethod
+    def _scale_of(store: EpisodeStore) -> float:
         facts = FACTS.get(store.header["family"] or "")
         if facts is not None and facts.return_scale is not None:
-            return ReturnToGo(facts.return_scale)
+            return facts.return_scale
         largest = float(np.abs(store.returns).max())
-        return ReturnToGo(float(10.0 ** np.floor(np.log10(largest))) if largest > 0 else 1.0)
+        return float(10.0 ** np.floor(np.log10(largest))) if largest > 0 else 1.0
 
     def _labels(self, rewards: np.ndarray) -> np.ndarray:
-        return (returns_to_go(rewards) / self._scale)[:, None].astype(np.float32)
+        return (returns_to_go(self._counted(rewards)) / self._scale)[:, None].astype(np.float32)
+
+    def _counted(self, rewards: np.ndarray) -> np.ndarray:
+        return np.clip(rewards, -1, 1) if self.clip else rewards
 
     @property
     def _scale(self) -> float:
@@ -147,9 +159,6 @@ class ShuffledReturnToGo(ReturnToGo):
         """Every label once, at a transition drawn at random."""
         super().relabel_store(store, out)
         out[:] = out[np.random.default_rng(self.shuffle_seed).permutation(len(out))]
-
-    def resolved(self, store: EpisodeStore) -> ShuffledReturnToGo:
-        return ShuffledReturnToGo(super().resolved(store).scale, self.shuffle_seed)
 
 
 @Conditioning.register_subclass("none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class EvaluationConfig:
         that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products.
+    precision: of the policy's matrix products. temperature: discrete actions are drawn from the
+        softmax at it (1: as they were learnt), 0 takes the likeliest.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
         GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
         rank in a launch of several). On a CPU no score depends on either.
@@ -54,6 +56,7 @@ class EvaluationConfig:
     seed: int = 10_000
     every: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    temperature: float = 0.0
     environments: int | None = None
     workers: int | None = None
 
@@ -69,6 +72,8 @@ class EvaluationConfig:
         for key in ("seed", "every"):
             value = getattr(self, key)
             require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
+        warm = self.temperature
+        require(0 <= warm < math.inf, f"config: evaluation.temperature {warm} must not be negative")
         for key in ("environments", "workers"):
             value = getattr(self, key)
             require(
@@ -99,6 +104,7 @@ class Evaluation:
     seed: int
     reference_scores: tuple[float, float] | None = None
     precision: str = "fp32"
+    temperature: float = 0.0
     environments: int | None = None
     workers: int | None = None
 
@@ -123,6 +129,7 @@ class Evaluation:
             config.seed,
             reference_scores,
             config.precision,
+            config.temperature,
             config.environments,
             config.workers,
         )
@@ -134,7 +141,7 @@ class Evaluation:
 
     def protocol(self) -> dict[str, Any]:
         """What decides which episodes are rolled out, and how."""
-        keys = ("env_id", "targets", "episodes", "seed", "precision")
+        keys = ("env_id", "targets", "episodes", "seed", "precision", "temperature")
         return {key: getattr(self, key) for key in keys}
 
     def asked(self) -> list[Asked]:
@@ -176,7 +183,8 @@ class Evaluation:
         count, processes = self.layout(policy, len(asked), alone)
         environments = Environments(self.env_id, count)
         check_sizes(environments, policy.spec)
-        shared = (policy, self.conditioning, self.context_length, self.precision)
+        how = (self.precision, self.temperature)
+        shared = (policy, self.conditioning, self.context_length, *how)
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
                 claim = queue_up(policy, asked)
@@ -227,8 +235,10 @@ def _roll(
     conditioning: Conditioning,
     context_length: int,
     precision: str,
+    temperature: float,
 ) -> Iterator[Obtained]:
-    return roll(policy, conditioning, context_length, environments, claim, DTYPES[precision])
+    shared = (policy, conditioning, context_length, environments, claim)
+    return roll(*shared, DTYPES[precision], temperature)
 
 
 def _help(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decision_seq.types import Spec
+from decision_seq.types import Sampling, Spec
 
 
 class ContinuousActions(nn.Module):
@@ -22,8 +22,8 @@ class ContinuousActions(nn.Module):
         """[..., D] -> [..., A] in [-1, 1]."""
         return torch.tanh(self.head(hidden))
 
-    def choose(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., A] float32."""
+    def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
+        """[B, D] -> [B, A] float32; there is nothing to draw."""
         return self.predict(hidden).float()
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class ContinuousActions(nn.Module):
 
 
 class DiscreteActions(nn.Module):
-    """One of A choices: embedding table, logits, cross-entropy; the likeliest is chosen."""
+    """One of A choices: embedding table, logits, cross-entropy."""
 
     def __init__(self, size: int, width: int, embedded: bool = True) -> None:
         super().__init__()
@@ -40,9 +40,14 @@ class DiscreteActions(nn.Module):
             self.embed = nn.Embedding(size, width)
         self.head = nn.Linear(width, size)
 
-    def choose(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [...] int64."""
-        return self.head(hidden).argmax(-1)
+    def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
+        """[B, D] -> [B] int64: the likeliest, or one drawn from the softmax."""
+        logits = self.head(hidden)
+        if sampling is None:
+            return logits.argmax(-1)
+        reached = (logits.float() / sampling.temperature).softmax(-1).cumsum(-1)  # [B, A]
+        below = (reached <= sampling.draws[:, None]).sum(-1)
+        return below.clamp(max=logits.shape[-1] - 1)  # the sum may stay short of 1
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """hidden [B, T, D], actions [B, T] -> negative log-likelihood [B, T]."""

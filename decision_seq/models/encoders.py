@@ -1,13 +1,47 @@
-"""From one observation to what a network is given of it."""
+"""From observations to tokens.
+
+To add one: a module here, and a frozen config that inherits `EncoderConfig`, registers itself and
+builds it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import draccus
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from decision_seq.config import require
+from decision_seq.data.store import EpisodeStore
 
-class Standardizer(nn.Module):
+
+class Encoder(nn.Module):
+    """Observations as a `Batch` holds them -> one token a step, which no other step bears on."""
+
+    def fit(self, store: EpisodeStore) -> None:
+        """Take from the data what must be known before training."""
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, T, S] or [B, stack - 1 + T, H, W] -> [B, T, D]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EncoderConfig(draccus.ChoiceRegistry):
+    """An encoder's hyper-parameters and the only place of their defaults."""
+
+    @classmethod
+    def default_choice_name(cls) -> str:
+        return "vector"
+
+    def build(self, shape: tuple[int, ...], width: int) -> Encoder:
+        """shape: of one observation; UserError when it is not of the kind that is encoded."""
+        raise NotImplementedError
+
+
+class Standardizer(Encoder):
     """Standardises a vector by the data's statistics.
 
     They are buffers: fitted once from the store, they travel with the weights.
@@ -21,7 +55,10 @@ class Standardizer(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 
-    def fit(self, mean: np.ndarray, std: np.ndarray) -> None:
+    def fit(self, store: EpisodeStore) -> None:
+        self.take(*store.observation_statistics)
+
+    def take(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Mean and population standard deviation of the observations, [S] each.
 
         A dimension that never varied in the data is only centred. (kzl/decision-transformer,
@@ -36,6 +73,20 @@ class Standardizer(nn.Module):
         return (observations - self.mean) / self.std
 
 
+@EncoderConfig.register_subclass("vector")
+@dataclass(frozen=True)
+class VectorConfig(EncoderConfig):
+    """Standardised, then embedded linearly."""
+
+    def build(self, shape: tuple[int, ...], width: int) -> VectorEncoder:
+        require(
+            len(shape) == 1,
+            f"the encoder `vector` needs vector observations, not ones of shape {shape}; stacks of"
+            " frames take --policy.encoder.name image",
+        )
+        return VectorEncoder(shape[0], width)
+
+
 class VectorEncoder(Standardizer):
     """Standardises a vector, then embeds it linearly into one token."""
 
@@ -46,3 +97,53 @@ class VectorEncoder(Standardizer):
     def forward(self, observations: Tensor) -> Tensor:
         """[B, T, S] -> [B, T, D]."""
         return self.embed(super().forward(observations))
+
+
+@EncoderConfig.register_subclass("image")
+@dataclass(frozen=True)
+class ImageConfig(EncoderConfig):
+    """channels: of the three convolutions. Defaults: kzl/decision-transformer atari/."""
+
+    channels: tuple[int, int, int] = (32, 64, 64)
+
+    def __post_init__(self) -> None:
+        for count in self.channels:
+            require(
+                1 <= count <= 4096,
+                f"config: policy.encoder.channels {count} must be at least 1, and 4,096 at most",
+            )
+
+    def build(self, shape: tuple[int, ...], width: int) -> ImageEncoder:
+        require(
+            len(shape) == 3 and min(shape[1:]) >= 36,
+            f"the encoder `image` needs stacks of frames of 36 pixels at least, not observations of"
+            f" shape {shape}",
+        )
+        return ImageEncoder(shape, self.channels, width)
+
+
+class ImageEncoder(Encoder):
+    """The convolutions of DQN (Mnih et al., 2015) over a stack of frames, then one linear layer.
+
+    Facts: kzl/decision-transformer atari/mingpt/model_atari.py. The tanh that follows there is the
+    policy's affair.
+    """
+
+    def __init__(self, shape: tuple[int, ...], channels: tuple[int, int, int], width: int) -> None:
+        super().__init__()
+        self.stack = shape[0]
+        sizes = (self.stack, *channels)
+        layers: list[nn.Module] = []
+        for i, (kernel, stride) in enumerate(((8, 4), (4, 2), (3, 1))):
+            layers += [nn.Conv2d(sizes[i], sizes[i + 1], kernel, stride), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, *shape)).shape[1]
+        self.embed = nn.Linear(flat, width)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Frames [B, stack - 1 + T, H, W], 0 to 255 -> [B, T, D]."""
+        scaled = observations.to(self.embed.weight.dtype) / 255
+        steps = scaled.shape[1] - self.stack + 1
+        stacks = torch.stack([scaled[:, i : i + steps] for i in range(self.stack)], 2)
+        return self.embed(self.convolutions(stacks.flatten(0, 1))).unflatten(0, (-1, steps))

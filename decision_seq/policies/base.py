@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import draccus
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
-from decision_seq.types import Batch, Spec
+from decision_seq.types import Batch, Sampling, Spec
 
 # name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
 Losses = dict[str, Tensor]
@@ -45,14 +45,33 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
-    def act(
-        self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
-    ) -> tuple[Tensor, Any]:
-        """Actions [B, A] at the newest step of each row, and the state carried on (or None).
+    def encode(self, observations: Tensor) -> Tensor:
+        """What the policy keeps of observations, [B, T, F]: each by itself, wherever it stands.
 
-        Rows keep their place from call to call; one whose newest timestep is 0 begins an episode.
+        A rollout encodes an observation once, when it is new.
         """
         raise NotImplementedError
+
+    def decide(
+        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
+    ) -> tuple[Tensor, Any]:
+        """Actions [B, A] or [B] at the newest step of each row, and the state carried on (or None).
+
+        batch: its observations are what `encode` made of them. Rows keep their place from call to
+        call; one whose newest timestep is 0 begins an episode. sampling: of discrete actions, the
+        likeliest without it.
+        """
+        raise NotImplementedError
+
+    def act(
+        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
+    ) -> tuple[Tensor, Any]:
+        """As `decide`, from observations as they are."""
+        return self.decide(self.encoded(batch), state, sampling)
+
+    def encoded(self, batch: Batch) -> Batch:
+        """The batch with what the policy keeps of its observations in their place."""
+        return replace(batch, observations=self.encode(batch.observations))
 
     def after_step(self) -> None:
         """Called after every update of the weights."""

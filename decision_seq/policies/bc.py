@@ -20,7 +20,7 @@ from decision_seq.models.actions import make_actions
 from decision_seq.models.encoders import Standardizer
 from decision_seq.models.layers import Dropout
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
-from decision_seq.types import Batch, Spec
+from decision_seq.types import Batch, Sampling, Spec
 
 
 @PolicyConfig.register_subclass("bc")
@@ -69,7 +69,7 @@ class BehaviourCloning(Policy):
         self.actions = make_actions(spec, width, embedded=False)
 
     def fit(self, store: EpisodeStore) -> None:
-        self.standardize.fit(*store.observation_statistics)
+        self.standardize.fit(store)
 
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """A step counts where it sees in its window what it would see in a rollout.
@@ -84,19 +84,23 @@ class BehaviourCloning(Policy):
         return {"action": batch.mask & whole}
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        return {"action": self.actions.loss(self._hidden(self._contexts(batch)), batch.actions)}
+        contexts = self._contexts(self.encoded(batch))
+        return {"action": self.actions.loss(self._hidden(contexts), batch.actions)}
 
-    def act(
-        self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
+    def encode(self, observations: Tensor) -> Tensor:
+        return self.standardize(observations)
+
+    def decide(
+        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, None]:
         rows = torch.arange(len(batch.lengths), device=batch.lengths.device)
         newest = self._contexts(batch)[rows, batch.lengths - 1]  # [B, K * S]
-        return self.actions.choose(self._hidden(newest)), None
+        return self.actions.choose(self._hidden(newest), sampling), None
 
-    def _contexts(self, batch: Batch) -> Tensor:
+    def _contexts(self, encoded: Batch) -> Tensor:
         """[B, T, K * S]: of every step of the window the K states up to it."""
         length = self.config.context_length
-        states = F.pad(self.standardize(batch.observations), (0, 0, length - 1, 0))
+        states = F.pad(encoded.observations, (0, 0, length - 1, 0))
         return states.unfold(1, length, 1).transpose(2, 3).flatten(2)
 
     def _hidden(self, contexts: Tensor) -> Tensor:

@@ -1,11 +1,10 @@
 """Decision Transformer (Chen et al., 2021): actions predicted from (return-to-go, state, action).
 
-Facts of the layout: kzl/decision-transformer gym/decision_transformer/models.
+Facts of the layout: kzl/decision-transformer gym/decision_transformer/models, atari/mingpt.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,28 +15,22 @@ from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.actions import make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
-from decision_seq.models.encoders import VectorEncoder
+from decision_seq.models.encoders import EncoderConfig, VectorConfig
 from decision_seq.models.layers import Read
+from decision_seq.models.positions import PositionsConfig, TimestepConfig
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
-from decision_seq.types import Batch, Spec
+from decision_seq.types import Batch, Sampling, Spec
 
 
 @PolicyConfig.register_subclass("dt")
 @dataclass(frozen=True)
 class DecisionTransformerConfig(PolicyConfig):
-    """timestep_std: spread of the timestep embedding's first values.
-
-    1, PyTorch's default and the original's, drowns the other tokens at timesteps that the data
-    seldom reach, and a policy that outlives its data falls there; 0.02 lets it go on.
-    """
+    """squash: a tanh behind every embedding, as the paper's Atari model has and its Gym one not."""
 
     backbone: BackboneConfig = field(default_factory=GPTConfig)
-    timestep_std: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        std = self.timestep_std
-        require(0 <= std < math.inf, f"config: policy.timestep_std {std} must not be negative")
+    encoder: EncoderConfig = field(default_factory=VectorConfig)
+    positions: PositionsConfig = field(default_factory=TimestepConfig)
+    squash: bool = False
 
     def build(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
@@ -57,43 +50,45 @@ class DecisionTransformer(Policy):
             f"config: policy.context_length {config.context_length} exceeds the"
             f" {spec.max_timestep} timesteps of an episode",
         )
-        require(
-            len(spec.observation_shape) == 1,
-            f"policy dt needs vector observations, not ones of shape {spec.observation_shape}",
-        )
         self.config, self.spec = config, spec
         self.backbone = config.backbone.build()
         width = self.backbone.width
         conditioned = spec.condition_size > 0
         self.tokens_per_step = 3 if conditioned else 2
         self.embed_condition = nn.Linear(spec.condition_size, width) if conditioned else None
-        self.encoder = VectorEncoder(spec.observation_shape[0], width)
+        self.encoder = config.encoder.build(spec.observation_shape, width)
         self.actions = make_actions(spec, width)
-        self.embed_timestep = nn.Embedding(spec.max_timestep, width)
-        nn.init.normal_(self.embed_timestep.weight, std=config.timestep_std)
-        self.embed_norm = nn.LayerNorm(width)
+        if config.squash and spec.action_kind == "discrete":  # else tanh would saturate
+            nn.init.normal_(self.actions.embed.weight, std=0.02)
+        length = self.tokens_per_step * config.context_length
+        self.positions = config.positions.build(length, spec.max_timestep, width)
         # With one step in the window no past action is ever an input.
         self.actions.embed.requires_grad_(config.context_length > 1)
 
     def fit(self, store: EpisodeStore) -> None:
-        self.encoder.fit(*store.observation_statistics)
+        self.encoder.fit(store)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         states = slice(self.tokens_per_step - 2, None, self.tokens_per_step)
-        hidden = self.backbone(self._tokens(batch), states)  # [B, T, D]
+        hidden = self.backbone(self.tokens(self.encoded(batch)), states)  # [B, T, D]
         return {"action": self.actions.loss(hidden, batch.actions)}
 
-    def act(
-        self, batch: Batch, state: Any = None, rng: torch.Generator | None = None
+    def encode(self, observations: Tensor) -> Tensor:
+        return self._squash(self.encoder(observations))
+
+    def decide(
+        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, None]:
         newest: Read = (self.tokens_per_step * batch.lengths - 2)[:, None]  # [B, 1], its state's
-        hidden = self.backbone(self._tokens(batch), newest)  # [B, 1, D]
-        return self.actions.choose(hidden[:, 0]), None
+        hidden = self.backbone(self.tokens(batch), newest)  # [B, 1, D]
+        return self.actions.choose(hidden[:, 0], sampling), None
 
-    def _tokens(self, batch: Batch) -> Tensor:
-        """[B, L, D]: the steps' tokens interleaved, then normalised."""
-        streams = [self.encoder(batch.observations), self.actions.embed(batch.actions)]
+    def tokens(self, encoded: Batch) -> Tensor:
+        """[B, L, D]: the steps' tokens interleaved and told when they are."""
+        streams = [encoded.observations, self._squash(self.actions.embed(encoded.actions))]
         if self.embed_condition is not None:
-            streams.insert(0, self.embed_condition(batch.conditions))
-        tokens = torch.stack(streams, 2) + self.embed_timestep(batch.timesteps)[:, :, None]
-        return self.embed_norm(tokens.flatten(1, 2)[:, :-1])
+            streams.insert(0, self._squash(self.embed_condition(encoded.conditions)))
+        return self.positions(torch.stack(streams, 2), encoded.timesteps)[:, :-1]
+
+    def _squash(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(tokens) if self.config.squash else tokens

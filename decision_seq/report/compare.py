@@ -35,7 +35,7 @@ class Protocol:
 
     dataset: str
     env_id: str
-    precision: str
+    acting: str
     source: str
     size: str
     episodes: int
@@ -49,7 +49,7 @@ class Protocol:
         return cls(
             scores.dataset,
             scores.env_id,
-            run.precision,
+            run.acting,
             scores.source,
             run.size,
             first.episodes,
@@ -72,7 +72,7 @@ class Protocol:
     def differences(self, other: Protocol) -> list[str]:
         return [
             key
-            for key in ("env_id", "precision", "source", "size", "episodes", "seed", "targets")
+            for key in ("env_id", "acting", "source", "size", "episodes", "seed", "targets")
             if getattr(self, key) != getattr(other, key)
         ]
 

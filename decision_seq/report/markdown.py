@@ -180,7 +180,7 @@ def _behind(comparison: Comparison) -> str:
             f"### {row}",
             "",
             f"- data: {protocol.source}; {protocol.size}",
-            f"- environment: {protocol.env_id}; the policy in {protocol.precision}",
+            f"- environment: {protocol.env_id}; the policy in {protocol.acting}",
             *(f"- note: {note}" for note in notes),
             f"- targets: {asked}; {protocol.episodes} episodes a target, episode i from seed"
             f" {protocol.seed} + i",

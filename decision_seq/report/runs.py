@@ -49,9 +49,9 @@ class Run:
         return tuple(score.target for score in self.scores.targets)
 
     @property
-    def precision(self) -> str:
-        """Of the policy's matrix products when it was rolled out."""
-        return _precision(self.config["evaluation"])
+    def acting(self) -> str:
+        """How the policy acted when it was rolled out."""
+        return _acting(self.config["evaluation"])
 
     @property
     def size(self) -> str:
@@ -72,8 +72,11 @@ class Run:
         return None if named == ["unknown"] else ", then ".join(named)
 
 
-def _precision(tree: dict[str, Any]) -> str:
-    return tree.get("precision", "fp32")  # older runs had no other
+def _acting(tree: dict[str, Any]) -> str:
+    """`fp32`, `bf16, its actions drawn at temperature 1`; older runs had no choice of either."""
+    temperature = tree.get("temperature", 0.0)
+    drawn = f", its actions drawn at temperature {temperature:g}" if temperature else ""
+    return tree.get("precision", "fp32") + drawn
 
 
 def value(score: TargetScore) -> float:
@@ -138,7 +141,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / "scores.json").is_file():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
     scores = _scores(folder)
-    evaluations, former = _evaluations(folder, scores, _precision(config["evaluation"]))
+    evaluations, former = _evaluations(folder, scores, _acting(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
@@ -243,7 +246,7 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _evaluations(
-    folder: Path, scores: Scores, precision: str
+    folder: Path, scores: Scores, acting: str
 ) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
     """The evaluations whose episodes are those of the scores, parsed, by update; then the updates
     and targets of those that asked for other returns.
@@ -252,13 +255,13 @@ def _evaluations(
     """
     first = scores.targets[0]
     asked = [t.target for t in scores.targets]
-    ours = (scores.env_id, precision, asked, first.episodes, first.seed)
+    ours = (scores.env_id, acting, asked, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
     others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
             targets = [_target(target) for target in record["targets"]]
-            how = (record["protocol"]["env_id"], _precision(record["protocol"]))
+            how = (record["protocol"]["env_id"], _acting(record["protocol"]))
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _damaged(folder, "evaluations.jsonl", error) from error

@@ -23,7 +23,7 @@ from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.data.export import whole
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.models.backbones import GPTConfig
-from decision_seq.models.encoders import VectorEncoder
+from decision_seq.models.encoders import Standardizer
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.problem import Config, Problem, prepare
 from decision_seq.sharing import foreign, layouts
@@ -134,7 +134,7 @@ def _shape(
     """Sizes from the tensors, the rest from the configuration."""
     told = found.config
     matrices = [
-        weights[f"{n}.weight"] for n in ("encoder.embed", "actions.embed", "embed_timestep")
+        weights[f"{n}.weight"] for n in ("encoder.embed", "actions.embed", "positions.embed")
     ]
     require(all(m.ndim == 2 for m in matrices), f"{source}: its embeddings are no matrices")
     (width, states), (_, actions), (timesteps, _) = (tuple(m.shape) for m in matrices)
@@ -156,7 +156,7 @@ def _shape(
     require(named, f"{source}: its activation_function {activation!r} is no name")
     if layout is layouts.CORL:  # K more rows than an episode's steps, that only padding reaches
         timesteps -= length
-        weights["embed_timestep.weight"] = weights["embed_timestep.weight"][: max(timesteps, 0)]
+        weights["positions.embed.weight"] = weights["positions.embed.weight"][: max(timesteps, 0)]
     backbone = GPTConfig(
         layers=layout.layers(set(found.tensors)),
         heads=heads,
@@ -195,9 +195,9 @@ def _statistics(
     named = {"state_mean": given.state_mean, "state_std": given.state_std}
     vectors: dict[str, np.ndarray] = {}
     if problem is not None:
-        encoder = VectorEncoder(size, 1)
-        encoder.fit(*problem.store.observation_statistics)
-        vectors = {"state_mean": encoder.mean.numpy(), "state_std": encoder.std.numpy()}
+        standardizer = Standardizer(size)
+        standardizer.fit(problem.store)
+        vectors = {"state_mean": standardizer.mean.numpy(), "state_std": standardizer.std.numpy()}
     else:
         vectors |= foreign.card_statistics(found.card)
         for key in foreign.STATISTICS:

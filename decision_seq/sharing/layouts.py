@@ -62,7 +62,7 @@ def _gpt2(title: str, prefix: str, unused: str) -> Layout:
         "embed_condition": "embed_return",
         "encoder.embed": "embed_state",
         "actions.embed": "embed_action",
-        "embed_norm": "embed_ln",
+        "positions.norm": "embed_ln",
         "backbone.norm": f"{prefix}.ln_f",
         "actions.head": "predict_action.0",
     }
@@ -78,7 +78,7 @@ def _gpt2(title: str, prefix: str, unused: str) -> Layout:
     masks = rf"{prefix}\.h\.\d+\.attn\.(masked_)?bias"  # older versions keep the causal mask
     return Layout(
         title,
-        {**_modules(names), "embed_timestep.weight": "embed_timestep.weight"},
+        {**_modules(names), "positions.embed.weight": "embed_timestep.weight"},
         f"{prefix}.h.{{}}.",
         _modules(block),
         True,
@@ -98,12 +98,12 @@ CORL = Layout(
                 "embed_condition": "return_emb",
                 "encoder.embed": "state_emb",
                 "actions.embed": "action_emb",
-                "embed_norm": "emb_norm",
+                "positions.norm": "emb_norm",
                 "backbone.norm": "out_norm",
                 "actions.head": "action_head.0",
             }
         ),
-        "embed_timestep.weight": "timestep_emb.weight",
+        "positions.embed.weight": "timestep_emb.weight",
     },
     "blocks.{}.",
     {
@@ -154,8 +154,8 @@ def take(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str
     positions = tensors.get(POSITIONS)
     if layout is TRANSFORMERS and positions is not None:
         # Every token is given position 0, behind the LayerNorm, whose bias can carry it.
-        width = taken["embed_norm.bias"].shape
+        width = taken["positions.norm.bias"].shape
         if positions.ndim != 2 or positions.shape[1:] != width or not positions[0].isfinite().all():
             raise UserError(f"{source}: {POSITIONS} is not of the width of the model, or holds NaN")
-        taken["embed_norm.bias"] = taken["embed_norm.bias"] + positions[0].float()
+        taken["positions.norm.bias"] = taken["positions.norm.bias"] + positions[0].float()
     return taken

@@ -23,6 +23,7 @@ PRECISIONS = {
     "bf16": (torch.float32, torch.bfloat16),
     "fp16": (torch.float32, torch.float16),
 }
+DECAYS = ("all", "weights")
 PARALLEL = ("ddp", "fsdp")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 KEEP_BEST = ("return",)
@@ -35,7 +36,10 @@ class TrainConfig:
     batch_size: windows in a global batch, over all processes and micro-batches; accumulation:
     micro-batches into which every process cuts its share, for memory's sake; warmup_steps: the
     learning rate rises linearly; schedule: what it does afterwards; clip: largest global gradient
-    norm, null for any. None of batch_size's slicing changes the gradient.
+    norm, null for any. None of batch_size's slicing changes the gradient. floor: what part of the
+    learning rate the schedule never falls below; betas: of AdamW; decay: on `all` parameters, as
+    the original's Gym code has it, or the weights of linear layers and convolutions alone
+    (`weights`), as its Atari code.
 
     precision: fp32, fp64 (to compare runs), bf16 or fp16 (matrix products in half precision by
     autocast, weights in fp32). parallel: `ddp` keeps the whole model in every process, `fsdp`
@@ -60,6 +64,9 @@ class TrainConfig:
     weight_decay: float = 1e-4
     warmup_steps: int = 10_000
     schedule: str = "constant"
+    floor: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    decay: str = "all"
     clip: float | None = 0.25
     precision: str = "fp32"
     parallel: str = "ddp"
@@ -88,6 +95,10 @@ class TrainConfig:
         for key in ("weight_decay", "warmup_steps", "keep_every"):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"config: train.{key} {value} must not be negative")
+        require(0 <= self.floor <= 1, f"config: train.floor {self.floor} must be in [0, 1]")
+        for beta in self.betas:
+            require(0 <= beta < 1, f"config: train.betas {beta} must be at least 0 and below 1")
+        _choose("decay", self.decay, DECAYS)
         _choose("schedule", self.schedule, tuple(SCHEDULES))
         _choose("precision", self.precision, tuple(PRECISIONS))
         _choose("parallel", self.parallel, PARALLEL)
@@ -127,7 +138,7 @@ class TrainConfig:
         warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
         left = max(self.steps - self.warmup_steps, 1)
         done = min(max(step - self.warmup_steps, 0) / left, 1.0)
-        return self.learning_rate * warm * SCHEDULES[self.schedule](done)
+        return self.learning_rate * warm * max(SCHEDULES[self.schedule](done), self.floor)
 
 
 def _choose(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ from decision_seq.train.evaluations import Evaluations
 from decision_seq.train.graph import GraphedUpdate
 from decision_seq.train.launch import Ranks
 from decision_seq.train.metrics import Metrics, trim
+from decision_seq.train.optimizer import make_optimizer
 from decision_seq.train.parallel import (
     digest,
     distribute,
@@ -80,11 +81,7 @@ class Trainer:
         cost = cost_of_a_window(self.policy, source)
         resident = config.data_on_device or config.cuda_graph
         model = distribute(self.policy, config, accelerator)
-        trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        # Decay on all parameters, LayerNorms and biases too, as in the original's code.
-        self.optimizer = torch.optim.AdamW(
-            trained, config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self.optimizer = make_optimizer(self.policy, config)
         self.update = (GraphedUpdate if config.cuda_graph else Update)(
             config,
             job.seed,

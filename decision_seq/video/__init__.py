@@ -109,6 +109,7 @@ class Studio:
                     [asked.seed for asked in self.asked],
                     bar,
                     DTYPES[self.opened.evaluation.precision],
+                    self.opened.evaluation.temperature,
                 )
         self._compare(returns, scores)
         written = list(films)

@@ -1,6 +1,7 @@
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,27 @@ def test_advancing_the_prompt_retraces_the_labels(store: EpisodeStore) -> None:
         assert abs(condition[0, 0]) < 1e-5
 
 
+def test_rewards_are_clipped_in_the_data_and_in_a_rollout_alike(
+    make_store: Callable[..., EpisodeStore],
+) -> None:
+    episode = replace(make_store([3]).episode(0), rewards=np.array([4.0, -7.0, 0.5]))
+    step = Transition(*(np.zeros((1, 1)),) * 2, np.array([4.0]), np.zeros((1, 1)))
+    for clip, labels in ((True, [0.5, -0.5, 0.5]), (False, [-2.5, -6.5, 0.5])):
+        conditioning = ReturnToGo(1.0, clip)
+        assert conditioning.relabel(episode)[:, 0].tolist() == labels
+        first = conditioning.prompt(np.array([labels[0]]))
+        second = conditioning.advance(first, np.array([labels[0]]), step, np.array([0]))
+        assert second[0, 0] == labels[1]
+
+
+def test_a_rollout_counts_as_the_data_did(make_store: Callable[..., EpisodeStore]) -> None:
+    store = make_store([3])
+    assert ReturnToGo(1.0).resolved(store).clip is False
+    store.header["clipped"] = True
+    assert ReturnToGo(1.0).resolved(store).clip is True
+    assert ReturnToGo(1.0, clip=False).resolved(store).clip is False  # as the original
+
+
 @pytest.mark.parametrize(
     ("family", "returns", "scale"),
     [("hopper", 3000.0, 1000.0), (None, 76.0, 10.0), (None, 1.0, 1.0), (None, 0.0, 1.0)],
@@ -69,9 +91,9 @@ def test_the_scale_is_the_published_one_or_follows_the_data(
     store = make_store([10])
     store.header["family"] = family
     store.__dict__["returns"] = np.array([-0.5 * returns, returns])
-    assert ReturnToGo().resolved(store) == ReturnToGo(scale)
+    assert ReturnToGo().resolved(store) == ReturnToGo(scale, clip=False)
     assert type(ReturnToGo().resolved(store).scale) is float  # YAML knows no numpy
-    assert ReturnToGo(7.0).resolved(store) == ReturnToGo(7.0)
+    assert ReturnToGo(7.0, clip=True).resolved(store) == ReturnToGo(7.0, clip=True)
 
 
 def test_labels_are_kept_beside_the_store(store: EpisodeStore) -> None:

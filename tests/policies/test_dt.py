@@ -42,11 +42,11 @@ def as_transformers(policy: DecisionTransformer):
         )
     ).eval()
     pairs = [
-        (model.embed_timestep, policy.embed_timestep),
+        (model.embed_timestep, policy.positions.embed),
         (model.embed_return, policy.embed_condition),
         (model.embed_state, policy.encoder.embed),
         (model.embed_action, policy.actions.embed),
-        (model.embed_ln, policy.embed_norm),
+        (model.embed_ln, policy.positions.norm),
         (model.predict_action[0], policy.actions.head),
         (model.encoder.ln_f, policy.backbone.norm),
     ]
@@ -77,7 +77,7 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
     policy = config.build(Spec((S,), A, "continuous", 1, 1000)).eval()
     for parameter in policy.backbone.parameters():  # away from the small initial values
         parameter += torch.randn_like(parameter) * 0.05
-    policy.encoder.fit(torch.randn(S).numpy(), torch.rand(S).numpy() + 0.5)
+    policy.encoder.take(torch.randn(S).numpy(), torch.rand(S).numpy() + 0.5)
     model = as_transformers(policy)
     for _ in range(5):
         batch = random_batch(32, padded)
@@ -88,7 +88,7 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
             timesteps=batch.timesteps,
             attention_mask=batch.mask.long(),
         ).action_preds
-        hidden = policy.backbone(policy._tokens(batch), slice(1, None, 3))
+        hidden = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
         ours = policy.actions.predict(hidden)
         assert (ours - theirs)[batch.mask].abs().max() < 1e-5
         newest = theirs[torch.arange(32), batch.lengths - 1]
@@ -116,12 +116,12 @@ def test_tokens_are_interleaved(spec: Spec) -> None:
     """R_1, s_1, a_1, R_2, ...: concatenated streams wrecked a port's scores (tinkoff-ai/CORL#3)."""
     policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(spec).eval()
     batch = random_batch(2, padded=False)
-    before = policy._tokens(batch)
+    before = policy.tokens(policy.encoded(batch))
     assert before.shape == (2, 3 * K - 1, 128)
     for name, offset in (("conditions", 0), ("observations", 1), ("actions", 2)):
         changed = getattr(batch, name).clone()
         changed[:, 4] += 1
-        moved = (policy._tokens(replace(batch, **{name: changed})) != before).any(-1)
+        moved = (policy.tokens(policy.encoded(replace(batch, **{name: changed}))) != before).any(-1)
         assert moved.nonzero()[:, 1].unique().tolist() == [3 * 4 + offset]
 
 
@@ -131,12 +131,12 @@ def test_without_a_condition_two_tokens_make_a_step(spec: Spec) -> None:
     policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(unconditioned).eval()
     assert not [name for name, _ in policy.named_parameters() if "condition" in name]
     batch = replace(random_batch(2, padded=False), conditions=torch.empty(2, K, 0))
-    before = policy._tokens(batch)
+    before = policy.tokens(policy.encoded(batch))
     assert before.shape == (2, 2 * K - 1, 128)
     for name, offset in (("observations", 0), ("actions", 1)):
         changed = getattr(batch, name).clone()
         changed[:, 4] += 1
-        moved = (policy._tokens(replace(batch, **{name: changed})) != before).any(-1)
+        moved = (policy.tokens(policy.encoded(replace(batch, **{name: changed}))) != before).any(-1)
         assert moved.nonzero()[:, 1].unique().tolist() == [2 * 4 + offset]
 
 

@@ -31,14 +31,16 @@ def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]
     policy = loaded.policy.eval()
     environments = Environments("Hopper-v4", 1)
     row, targets = np.array([0]), np.array([3600.0])
-    context = Context(1, loaded.policy_config.context_length, policy.spec)
-    news = News(1, policy.spec, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    size = policy.spec.observation_shape[0]
+    context = Context(1, loaded.policy_config.context_length, policy.spec, size)
+    news = News(1, policy.spec, cpu)
     news.observations[:] = environments.reset([seed])
     news.conditions[:] = loaded.conditioning.prompt(targets)
     news.fresh[:] = 1
     actions, timestep = torch.zeros(1, policy.spec.action_size), 0
     while environments.running.any():
-        context.advance(actions, news.tensor)
+        context.advance(actions, *news.on(cpu))
         batch = trimmed(context.batch())
         chosen = policy.act(batch.tensors())[0].numpy()
         yield batch, chosen

@@ -207,7 +207,7 @@ class _Program:
         (lambda s: {**s, "embed_ln.bias": torch.ones(D, dtype=int)}, "no floating-point"),
         (
             lambda s: {**s, "embed_ln.bias": torch.ones(D + 1)},
-            "does not fit this policy: embed_norm",
+            "does not fit this policy: positions.norm",
         ),
         (lambda s: {**s, "embed_ln.bias": torch.ones(D).to_sparse()}, "no plain array"),
         (lambda s: {**s, "embed_ln.bias": torch.ones(D, device="meta")}, "no plain array"),
