@@ -189,8 +189,10 @@ def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
     actions = store.columns["actions"]
     discrete = actions.dtype.kind == "i"
     return Spec(
-        observation_shape=tuple(store.columns["observations"].shape[1:]),
-        action_size=int(actions.array.max()) + 1 if discrete else actions.shape[1],
+        observation_shape=store.observation_shape,
+        action_size=max(store.choices or 0, int(actions.array.max()) + 1)
+        if discrete
+        else actions.shape[1],
         action_kind="discrete" if discrete else "continuous",
         condition_size=conditioning.size,
         max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),

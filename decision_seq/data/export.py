@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from decision_seq.data import hub_export, minari_export
-from decision_seq.data.store import EpisodeStore
+from decision_seq.data.store import EpisodeStore, column_file
 from decision_seq.types import Reporter, UserError
 
 BLOCK_ROWS = 65_536
@@ -26,6 +26,11 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
     """Write the store at `output`, whole or not at all; UserError when something is there."""
     if layout not in LAYOUTS:
         raise UserError(f"{layout!r} is no layout; there are {', '.join(LAYOUTS)}")
+    if store.stack > 1 and layout not in FRAMED:
+        raise UserError(
+            f"{store.name} holds single frames, {store.stack} to an observation, which {layout}"
+            f" cannot say; convert it to {' or '.join(FRAMED)}"
+        )
     output = Path(os.path.abspath(output))
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
@@ -56,8 +61,10 @@ def whole(output: Path) -> Iterator[Path]:
 def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
     """A copy of the store, without the labels kept beside it."""
     output.mkdir()
-    for name in ("header.json", *(f"{column}.npy" for column in store.header["columns"])):
-        shutil.copyfile(store.path / name, output / name)
+    columns = store.header["columns"].items()
+    files = [column_file(store.path, name, facts) for name, facts in columns]
+    for file in (store.path / "header.json", *files):
+        shutil.copyfile(file, output / file.name)
 
 
 def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
@@ -109,6 +116,7 @@ def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
     return following
 
 
+FRAMED = ("store",)  # the layouts that can hold single frames
 LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], object]] = {
     "store": write_store,
     "d4rl": write_d4rl,

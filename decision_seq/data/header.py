@@ -22,12 +22,13 @@ def _text(value: object) -> bool:
 
 
 def _columns(value: object) -> bool:
-    """name -> {dtype: text, shape: list of counts, sha256: text}"""
+    """name -> {dtype: text, shape: list of counts, sha256: text}; of frames with block: count"""
     return isinstance(value, dict) and all(
         name.isidentifier()  # a header may not lead out of its folder
         and isinstance(facts, dict)
         and _text(facts.get("dtype"))
         and _text(facts.get("sha256"))
+        and _count(facts.get("block", 1))
         and isinstance(facts.get("shape"), list)
         and all(map(_count, facts["shape"]))
         for name, facts in value.items()
@@ -82,11 +83,23 @@ HEADER: dict[str, Callable[[object], bool]] = {
 }
 
 
+MOST_STACK = 64
+# What it may hold besides, and what it is where it is absent.
+MAY_HOLD: dict[str, Callable[[object], bool]] = {
+    "stack": lambda value: _count(value) and value <= MOST_STACK,  # type: ignore[operator] # 1
+    "choices": _optional(_count),  # None
+    "clipped": lambda value: isinstance(value, bool),  # False
+}
+
+
 def header_fault(header: dict[str, Any]) -> str | None:
     """What is wrong with a header; None for a sound one."""
     for key, holds in HEADER.items():
         if key not in header:
             return f"header.json lacks {key!r}"
         if not holds(header[key]):
+            return f"header.json: {key!r} is malformed"
+    for key, holds in MAY_HOLD.items():
+        if key in header and not holds(header[key]):
             return f"header.json: {key!r} is malformed"
     return None

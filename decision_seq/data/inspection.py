@@ -8,19 +8,20 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.data.columns import Column, StoreDamaged
+from decision_seq.data.store import STEP_COLUMNS, EpisodeStore
 from decision_seq.envs import make, normalize
 from decision_seq.types import Reporter, UserError
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 SUGGESTED = (1.0, 0.9, 0.5)  # quantiles of the returns that are worth asking for
 BINS = 20
-BLOCK_ROWS = 262_144
+BLOCK_ROWS, BLOCK_BYTES = 262_144, 64 << 20  # looked at together
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Finding:
 
 def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, Any]:
     """Counts, ranges, returns and findings of a store, as plain values."""
-    references, header = store.reference_scores, store.header
+    header = store.header
+    # Clipped rewards do not sum to scores.
+    references = None if store.clipped else store.reference_scores
     returns, lengths = store.returns, store.lengths
     normalized = normalize(returns, references) if references else None
     counts, edges = _histogram(returns)
@@ -43,6 +46,7 @@ def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, 
         "name": store.name,
         "source": header["source"],
         "environment": header["env_id"],
+        "stack": store.stack,
         "transitions_in": header["transitions_in"],
         "transitions_out": store.num_transitions,
         "episodes": store.num_episodes,
@@ -101,25 +105,31 @@ class _Scan:
 
 
 def _scan(store: EpisodeStore, reporter: Reporter) -> _Scan:
-    columns = {name: column.array for name, column in store.columns.items()}
+    columns = store.columns
     scan = _Scan({}, {}, np.ones(columns["observations"].shape[1:], bool), 0, 0)
     starts = set(store.offsets[:-1].tolist())
+    first_observation = columns["observations"].rows(0, 1)
     with reporter.bar(f"inspect {store.name}", "row", store.num_transitions) as bar:
-        for rows in _blocks(store.num_transitions):
-            for name in ("observations", "actions", "rewards"):
-                _note_range(scan, name, columns[name][rows])
-            observations = columns["observations"][rows]
-            scan.constant &= (observations == columns["observations"][0]).all(0)
-            scan.repeated += _repeated(columns, rows, starts)
-            bar.update(rows.stop - rows.start)
-    if "final_observations" in columns:
-        for rows in _blocks(store.num_episodes):
-            _note_range(scan, "final_observations", columns["final_observations"][rows])
+        for start, stop in _blocks(columns["observations"]):
+            before = max(start - 1, 0)  # the step that the first may repeat
+            block = {name: columns[name].rows(before, stop) for name in STEP_COLUMNS}
+            for name, array in block.items():
+                _note_range(scan, name, array[start - before :])
+            scan.constant &= (block["observations"] == first_observation).all(0)
+            scan.repeated += _repeated(block, before, starts)
+            bar.update(stop - start)
+    final = columns.get("final_observations")
+    if final is not None:
+        for start, stop in _blocks(final):
+            _note_range(scan, "final_observations", final.rows(start, stop))
     return scan
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(i, min(i + BLOCK_ROWS, count)) for i in range(0, count, BLOCK_ROWS))
+def _blocks(column: Column) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the column's rows, a bounded number of bytes at a time."""
+    row = int(np.prod(column.shape[1:])) * column.dtype.itemsize
+    size = max(min(BLOCK_ROWS, BLOCK_BYTES // row), 1)
+    return ((i, min(i + size, len(column))) for i in range(0, len(column), size))
 
 
 def _note_range(scan: _Scan, name: str, block: np.ndarray) -> None:
@@ -128,13 +138,15 @@ def _note_range(scan: _Scan, name: str, block: np.ndarray) -> None:
     scan.not_finite += int((~np.isfinite(block)).sum())
 
 
-def _repeated(columns: dict[str, np.ndarray], rows: slice, starts: set[int]) -> int:
-    """Rows equal in observation, action and reward to the row before, within an episode."""
-    first = max(rows.start - 1, 0)
-    same = np.ones(rows.stop - first - 1, bool)
-    for name in ("rewards", "actions", "observations"):
-        block = columns[name][first : rows.stop].reshape(rows.stop - first, -1)
-        same &= (block[1:] == block[:-1]).all(1)
+def _repeated(block: dict[str, np.ndarray], first: int, starts: set[int]) -> int:
+    """Rows equal in observation, action and reward to the row before, within an episode.
+
+    block: the columns from row `first` on.
+    """
+    same = np.ones(len(block["rewards"]) - 1, bool)
+    for array in block.values():
+        flat = array.reshape(len(array), -1)
+        same &= (flat[1:] == flat[:-1]).all(1)
     return sum(int(row) + first + 1 not in starts for row in np.flatnonzero(same))
 
 
@@ -149,7 +161,12 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
     yield Finding(
         "NaN or infinity", "warning" if scan.not_finite else "ok", f"{scan.not_finite:,} values"
     )
-    yield _share("repeated steps", scan.repeated, store.num_transitions, "equal the step before")
+    repeated = _share(
+        "repeated steps", scan.repeated, store.num_transitions, "equal the step before"
+    )
+    if store.stack > 1 and scan.repeated:  # an emulator stands still where a simulation moves
+        repeated = replace(repeated, level="note")
+    yield repeated
     yield _share(
         "repeated episodes", _same_episodes(store), store.num_episodes, "are an earlier one again"
     )
@@ -158,6 +175,8 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
         "constant observations", "note" if constant else "ok", f"{constant} of {scan.constant.size}"
     )
     yield _actions(store, scan)
+    if store.clipped:
+        yield Finding("rewards", "note", "cut to [-1, 1]: the returns are not the game's scores")
     yield _ends(store)
     limit = store.header["max_episode_steps"]
     over = int((store.lengths > limit).sum()) if limit else 0
@@ -186,12 +205,13 @@ def _share(check: str, count: int, of: int, what: str) -> Finding:
 
 def _same_episodes(store: EpisodeStore) -> int:
     """Episodes that are an earlier one again: the same actions, rewards and first observation."""
-    columns = {name: column.array for name, column in store.columns.items()}
+    observations, actions, rewards = (store.columns[name] for name in STEP_COLUMNS)
     seen = set()
     for start, end in itertools.pairwise(store.offsets.tolist()):
-        digest = hashlib.blake2b(columns["observations"][start].tobytes(), digest_size=16)
-        digest.update(columns["actions"][start:end].tobytes())
-        digest.update(columns["rewards"][start:end].tobytes())
+        first = observations.rows(start, start + 1)
+        digest = hashlib.blake2b(first.tobytes(), digest_size=16)
+        digest.update(actions.rows(start, end).tobytes())
+        digest.update(rewards.rows(start, end).tobytes())
         seen.add(digest.digest())
     return store.num_episodes - len(seen)
 
@@ -201,7 +221,11 @@ def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
     check, env_id = "actions in their space", store.header["env_id"]
     low, high = scan.low["actions"], scan.high["actions"]
     if store.columns["actions"].dtype.kind == "i":
-        return Finding(check, "ok", f"discrete, {low:.0f} to {high:.0f}")
+        offered = f" of {store.choices}" if store.choices else ""
+        level: Literal["ok", "warning"] = "ok"
+        if store.choices and high >= store.choices:
+            level = "warning"
+        return Finding(check, level, f"discrete, {low:.0f} to {high:.0f}{offered}")
     bounds: tuple[Any, Any] = (-1.0, 1.0)
     where = "[-1, 1], for want of an environment"
     if env_id is not None:

@@ -19,14 +19,18 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
 
     A final observation is kept only where every part has one.
     """
-    for what, values in {
+    facts: dict[str, set] = {
         "observation or action size": {
             (p.columns["observations"].shape[1:], p.columns["actions"].shape[1:]) for p in parts
         },
+        "frames to an observation": {p.stack for p in parts},
+        "actions to choose from": {p.choices for p in parts} - {None},
+        "rewards being clipped": {p.clipped for p in parts},
         "task": {p.header["family"] for p in parts} - {None},
         "reference scores": {str(p.header["reference_scores"]) for p in parts},
         "environment": {p.header["env_id"] for p in parts} - {None},
-    }.items():
+    }
+    for what, values in facts.items():
         if len(values) > 1:
             listed = ", ".join(sorted(map(str, values)))
             raise UserError(f"{name}: the parts differ in {what} ({listed}); they do not join")
@@ -34,7 +38,7 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
     output = folder / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     with contextlib.suppress(UserError):  # absent or cut short: joined anew
         return EpisodeStore.open(output)
-    with StoreWriter(output) as writer:
+    with StoreWriter(output, parts[0].stack) as writer:
         final = all("final_observations" in part.columns for part in parts)
         for part in parts:
             for episode in part.episodes():
@@ -53,6 +57,8 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             max_episode_steps=max((limit for limit in limits if limit), default=None),
             transitions_in=sum(part.header["transitions_in"] for part in parts),
             has_timeouts=all(part.header["has_timeouts"] for part in parts),
+            choices=next((p.choices for p in parts if p.choices), None),
+            clipped=parts[0].clipped,
         )
 
 

@@ -58,6 +58,7 @@ class WindowGatherer:
     ) -> None:
         self.store, self.conditions = store, conditions
         self.steps = np.arange(context_length)
+        self.frames = np.arange(1 - store.stack, context_length)  # relative to a window's first
         self.max_timestep = max_timestep
 
     def gather(self, ids: np.ndarray) -> Batch:
@@ -66,10 +67,21 @@ class WindowGatherer:
         ends = np.searchsorted(offsets, ids, side="right")
         timesteps = (ids - offsets[ends - 1])[:, None] + self.steps  # [B, T]
         return Batch(
-            observations=columns["observations"].windows(ids, len(self.steps)),
+            observations=self._observations(ids, offsets[ends - 1]),
             actions=columns["actions"].windows(ids, len(self.steps)),
             rewards=columns["rewards"].windows(ids, len(self.steps)),
             conditions=self.conditions.windows(ids, len(self.steps)),
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
             mask=self.steps < (offsets[ends] - ids)[:, None],
         )
+
+    def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:
+        """firsts: [B] the first rows of the episodes -> [B, T, ...]; of frames
+        [B, T + stack - 1, H, W], every one once, those before the window first."""
+        column = self.store.columns["observations"]
+        if self.store.stack == 1:
+            return column.windows(ids, len(self.steps))
+        rows = ids[:, None] + self.frames
+        frames = column.take(rows.clip(0, len(column) - 1))
+        frames[rows < firsts[:, None]] = 0
+        return frames

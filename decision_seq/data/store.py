@@ -3,7 +3,8 @@
 A store is a directory:
 
     header.json            source, checksum, environment, statistics, the columns' shapes
-    observations.npy       [N, ...] float32 (frames stay uint8)
+    observations.npy       [N, ...] float32 (images stay uint8)
+    observations.frames    in its place where the header has `stack`: see `frames`
     actions.npy            [N, A] float32, or [N] int64 when discrete
     rewards.npy            [N] float64
     final_observations.npy [E, ...] the observation after each episode, where the source has it
@@ -11,6 +12,10 @@ A store is a directory:
     terminated.npy, truncated.npy   [E] bool
 
 It is written beside its name and renamed when whole. One fancy index gathers any set of rows.
+
+The header may have `stack`: the observations are single frames, and so many of them, the newest
+last, are what an environment shows at one step; before an episode's first they are zero. And
+`choices`, the number of actions to choose from, and `clipped`, when rewards were cut to [-1, 1].
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.data.columns import Column, damaged
+from decision_seq.data.frames import FrameColumn, file_name
 from decision_seq.data.header import STATISTICS, header_fault
 from decision_seq.data.identity import sha256
 from decision_seq.envs import FACTS
@@ -34,38 +41,6 @@ from decision_seq.types import Episode, UserError
 FORMAT = 2
 STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "terminated", "truncated")
-
-
-class StoreDamaged(UserError):
-    """The directory is a store cut short, or its header does not describe its columns."""
-
-
-class Column:
-    """A memory-mapped array of rows, gathered by one fancy index."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = np.asarray(array)  # numpy's own class indexes faster than its memmap
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of any shape R -> [*R, ...]."""
-        return self.array[rows]
-
-    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Rows start to start + length - 1 of every start [B] -> [B, length, ...].
-
-        One copy a window rather than one a row. Behind the last row the last is repeated.
-        """
-        last = len(self) - length
-        if last < 0 or starts.max() > last:
-            steps = np.arange(length)
-            return self.array[np.minimum(starts[:, None] + steps, len(self) - 1)]
-        shape = (last + 1, length, *self.shape[1:])
-        strides = (self.array.strides[0], *self.array.strides)
-        return np.lib.stride_tricks.as_strided(self.array, shape, strides, writeable=False)[starts]
 
 
 @dataclass(frozen=True)
@@ -84,21 +59,20 @@ class EpisodeStore:
         """Open a store in milliseconds; StoreDamaged when it is not whole, UserError if absent."""
         path = Path(path)
         header = _read_header(path)
-        arrays = {
+        columns = {
             name: _open_column(path, name, facts) for name, facts in header["columns"].items()
         }
-        _check_columns(path, arrays)
-        _check_statistics(path, header["statistics"], arrays)
-        episodic = {name: np.asarray(arrays.pop(name)) for name in EPISODE_COLUMNS}
-        return cls(
-            path, header, {name: Column(array) for name, array in arrays.items()}, **episodic
-        )
+        _check_columns(path, columns, header.get("stack", 1))
+        _check_statistics(path, header, columns)
+        episodic = {name: columns.pop(name).array for name in EPISODE_COLUMNS}
+        return cls(path, header, columns, **episodic)
 
     def verify(self) -> None:
         """Read every column through; StoreDamaged when one is not what was written."""
         for name, facts in self.header["columns"].items():
-            if sha256(self.path / f"{name}.npy") != facts["sha256"]:
-                raise _damaged(self.path, f"{name}.npy is not what was written (checksum)")
+            file = column_file(self.path, name, facts)
+            if sha256(file) != facts["sha256"]:
+                raise damaged(self.path, f"{file.name} is not what was written (checksum)")
 
     @property
     def name(self) -> str:
@@ -124,6 +98,27 @@ class EpisodeStore:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
+    def stack(self) -> int:
+        """Frames in what an environment shows at one step; 1 where observations are whole."""
+        return self.header.get("stack", 1)
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """What an environment shows at one step: [stack, H, W] of frames, else a row's shape."""
+        row = self.columns["observations"].shape[1:]
+        return (self.stack, *row) if self.stack > 1 else row
+
+    @property
+    def choices(self) -> int | None:
+        """Discrete actions that the environment offers, where that is known."""
+        return self.header.get("choices")
+
+    @property
+    def clipped(self) -> bool:
+        """Whether the rewards were cut to [-1, 1]: returns are then not the task's scores."""
+        return self.header.get("clipped", False)
+
+    @property
     def num_episodes(self) -> int:
         return len(self.offsets) - 1
 
@@ -142,16 +137,17 @@ class EpisodeStore:
 
     @property
     def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and population standard deviation over all observations, [S] each."""
+        """Mean and population standard deviation over all observations, [S] each; of frames, over
+        all pixels, []."""
         statistics = self.header["statistics"]
         return np.array(statistics["observation_mean"]), np.array(statistics["observation_std"])
 
     def episode(self, index: int) -> Episode:
         """Episode `index`, with its final observation where the store has them."""
-        rows = slice(self.offsets[index], self.offsets[index + 1])
-        observations, actions, rewards = (self.columns[name].array[rows] for name in STEP_COLUMNS)
+        rows = int(self.offsets[index]), int(self.offsets[index + 1])
+        observations, actions, rewards = (self.columns[name].rows(*rows) for name in STEP_COLUMNS)
         if "final_observations" in self.columns:
-            final = self.columns["final_observations"].array[index : index + 1]
+            final = self.columns["final_observations"].rows(index, index + 1)
             observations = np.concatenate([observations, final])
         ended = bool(self.terminated[index]), bool(self.truncated[index])
         return Episode(observations, actions, rewards, *ended)
@@ -160,8 +156,9 @@ class EpisodeStore:
         return (self.episode(index) for index in range(self.num_episodes))
 
 
-def _damaged(path: Path, what: str) -> StoreDamaged:
-    return StoreDamaged(f"store {path}: {what}; delete the store to have it rebuilt")
+def column_file(path: Path, name: str, facts: dict[str, Any]) -> Path:
+    """The file of a column, by its entry of the header."""
+    return path / (file_name(name) if "block" in facts else f"{name}.npy")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -171,73 +168,84 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, "header.json cannot be read") from error
+        raise damaged(path, "header.json cannot be read") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise _damaged(path, f"it is not of format {FORMAT}")
+        raise damaged(path, f"it is not of format {FORMAT}")
     fault = header_fault(header)
     if fault:
-        raise _damaged(path, fault)
+        raise damaged(path, fault)
     return header
 
 
-def _open_column(path: Path, name: str, facts: dict[str, Any]) -> np.ndarray:
-    file = path / f"{name}.npy"
+def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
+    file = column_file(path, name, facts)
+    if "block" in facts:
+        if facts["dtype"] != "|u1" or len(facts["shape"]) != 3:
+            raise damaged(path, f"{file.name} cannot be {facts['dtype']}{facts['shape']}")
+        return FrameColumn(file, tuple(facts["shape"]), facts["block"])
     try:
         if not file.is_file():
             raise OSError("it is no regular file")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
-        raise _damaged(path, f"{name}.npy cannot be read") from error
+        raise damaged(path, f"{file.name} cannot be read") from error
     if not isinstance(array, np.ndarray):  # an archive under another name
-        raise _damaged(path, f"{name}.npy is no array")
+        raise damaged(path, f"{file.name} is no array")
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
-        raise _damaged(
+        raise damaged(
             path,
-            f"{name}.npy is {array.dtype.str}{[*array.shape]}, its header says"
+            f"{file.name} is {array.dtype.str}{[*array.shape]}, its header says"
             f" {facts['dtype']}{facts['shape']}",
         )
-    return array
+    return Column(array)
 
 
-def _check_statistics(
-    path: Path, statistics: dict[str, Any], arrays: dict[str, np.ndarray]
-) -> None:
+def _check_statistics(path: Path, header: dict[str, Any], columns: dict[str, Column]) -> None:
     """StoreDamaged unless they are of the sizes of what they describe: numpy would stretch them."""
-    sizes = {"observation": arrays["observations"].shape[1:], "action": arrays["actions"].shape[1:]}
-    for key in STATISTICS[:-1]:
-        if np.shape(statistics[key]) != sizes[key.partition("_")[0]]:
-            raise _damaged(path, f"header.json: {key} is of shape {np.shape(statistics[key])}")
-
-
-def _check_columns(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """StoreDamaged unless the columns fit each other: every later use relies on it."""
-    missing = [name for name in (*STEP_COLUMNS, *EPISODE_COLUMNS) if name not in arrays]
-    if missing:
-        raise _damaged(path, f"it lacks the column {missing[0]}")
-    observations, actions, rewards = (arrays[name] for name in STEP_COLUMNS)
-    offsets, terminated, truncated = (arrays[name] for name in EPISODE_COLUMNS)
-    episodes = len(offsets) - 1 if offsets.ndim == 1 else 0
-    fits = {
-        "observations": observations.ndim >= 2 and observations.dtype in (np.float32, np.uint8),
-        "actions": (actions.ndim, actions.dtype) in ((2, np.float32), (1, np.int64)),
-        "rewards": (rewards.ndim, rewards.dtype) == (1, np.float64),
-        "offsets": episodes > 0 and offsets.dtype == np.int64,
-        "terminated": terminated.shape == (episodes,) and terminated.dtype == bool,
-        "truncated": truncated.shape == (episodes,) and truncated.dtype == bool,
+    frames = header.get("stack", 1) > 1
+    sizes = {
+        "observation": () if frames else columns["observations"].shape[1:],
+        "action": columns["actions"].shape[1:],
     }
-    if "final_observations" in arrays:
-        final = arrays["final_observations"]
-        shape = (episodes, *observations.shape[1:])
-        fits["final_observations"] = (final.shape, final.dtype) == (shape, observations.dtype)
+    for key in STATISTICS[:-1]:
+        shape = np.shape(header["statistics"][key])
+        if shape != sizes[key.partition("_")[0]]:
+            raise damaged(path, f"header.json: {key} is of shape {shape}")
+
+
+def _check_columns(path: Path, columns: dict[str, Column], stack: int) -> None:
+    """StoreDamaged unless the columns fit each other: every later use relies on it."""
+    missing = [name for name in (*STEP_COLUMNS, *EPISODE_COLUMNS) if name not in columns]
+    if missing:
+        raise damaged(path, f"it lacks the column {missing[0]}")
+    if {name for name, column in columns.items() if isinstance(column, FrameColumn)} != (
+        {"observations"} if stack > 1 else set()
+    ):
+        raise damaged(path, f"header.json: a stack of {stack} does not fit its columns")
+    kinds = {name: (len(column.shape), column.dtype) for name, column in columns.items()}
+    episodes = columns["offsets"].shape[0] - 1 if kinds["offsets"] == (1, np.int64) else 0
+    row = columns["observations"].shape[1:]
+    fits = {
+        "observations": kinds["observations"][1] in (np.float32, np.uint8) and len(row) >= 1,
+        "actions": kinds["actions"] in ((2, np.float32), (1, np.int64)),
+        "rewards": kinds["rewards"] == (1, np.float64),
+        "offsets": episodes > 0,
+    }
+    flags = dict.fromkeys(("terminated", "truncated"), ((episodes,), np.dtype(bool)))
+    final = {"final_observations": ((episodes, *row), kinds["observations"][1])}
+    for name, needed in (flags | final).items():
+        if name in columns:
+            fits[name] = (columns[name].shape, columns[name].dtype) == needed
     wrong = [name for name, fit in fits.items() if not fit]
     if wrong:
-        array = arrays[wrong[0]]
-        raise _damaged(path, f"{wrong[0]} cannot be {array.dtype.str}{[*array.shape]}")
-    rows = {len(observations), len(actions), len(rewards), int(offsets[-1])}
+        column = columns[wrong[0]]
+        raise damaged(path, f"{wrong[0]} cannot be {column.dtype.str}{[*column.shape]}")
+    offsets = columns["offsets"].array
+    rows = {*(len(columns[name]) for name in STEP_COLUMNS), int(offsets[-1])}
     if offsets[0] != 0 or (np.diff(offsets) < 1).any() or len(rows) > 1:
-        raise _damaged(path, "its offsets do not fit its columns")
-    unknown = arrays.keys() - {*fits, "final_observations"}
+        raise damaged(path, "its offsets do not fit its columns")
+    unknown = columns.keys() - fits.keys()
     if unknown:
-        raise _damaged(path, f"nobody knows its column {min(unknown)}")
-    if (terminated & truncated).any():
-        raise _damaged(path, "an episode is both terminated and truncated")
+        raise damaged(path, f"nobody knows its column {min(unknown)}")
+    if (columns["terminated"].array & columns["truncated"].array).any():
+        raise damaged(path, "an episode is both terminated and truncated")

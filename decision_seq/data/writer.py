@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from decision_seq.data.checks import checked, require_frames
+from decision_seq.data.frames import FrameAppender, file_name
 from decision_seq.data.header import header_fault
 from decision_seq.data.identity import sha256
 from decision_seq.data.store import FORMAT, EpisodeStore
 from decision_seq.types import Episode, UserError
-
-MOST_CHOICES = 2**16  # of a discrete action; beyond it, the numbers mean something else
 
 
 class _Appender:
@@ -84,10 +84,13 @@ class _Moments:
 class StoreWriter:
     """Writes a store episode by episode, in bounded memory; appears at `path` only when whole.
 
-    Used as a context manager: what was not finished is removed.
+    Used as a context manager: what was not finished is removed. With a `stack` above 1 observations
+    are single frames [T, H, W] uint8, of which so many make up what an environment shows; there
+    is no final one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stack: int = 1) -> None:
+        self.stack = stack
         self.path = Path(os.path.abspath(path))  # "new/.." names the folder above, not a new one
         self._require_free()
         try:
@@ -98,7 +101,7 @@ class StoreWriter:
                 f"cannot write a store at {self.path}: {error.strerror}; set DECISION_SEQ_DATA to a"
                 " writable folder"
             ) from error
-        self.columns: dict[str, _Appender] = {}
+        self.columns: dict[str, _Appender | FrameAppender] = {}
         self.moments = _Moments()
         self.action_range: tuple[Any, Any] | None = None
         self.returns: list[float] = []
@@ -124,7 +127,10 @@ class StoreWriter:
 
     def append(self, episode: Episode) -> None:
         """Add one whole episode; UserError when its arrays do not fit together or hold NaN."""
-        episode = _checked(episode, f"episode {len(self.lengths)}")
+        name = f"episode {len(self.lengths)}"
+        episode = checked(episode, name)
+        if self.stack > 1:
+            require_frames(episode, name)
         steps = len(episode)
         arrays = {
             "observations": episode.observations[:steps],
@@ -137,7 +143,7 @@ class StoreWriter:
             raise UserError("some episodes have a final observation and some have not")
         for name, array in arrays.items():
             if name not in self.columns:
-                self.columns[name] = _Appender(self.partial / f"{name}.npy")
+                self.columns[name] = self._appender(name)
             column = self.columns[name]
             if column.row not in (None, (array.shape[1:], array.dtype)):
                 raise UserError(
@@ -148,7 +154,8 @@ class StoreWriter:
                 column.append(array)
             except OSError as error:
                 raise self._refused(error) from error
-        self.moments.add(arrays["observations"])
+        if self.stack == 1:
+            self.moments.add(arrays["observations"])
         low, high = episode.actions.min(0), episode.actions.max(0)
         if self.action_range is not None:
             low = np.minimum(low, self.action_range[0])
@@ -157,6 +164,11 @@ class StoreWriter:
         self.returns.append(float(episode.rewards.sum(dtype=np.float64)))
         self.lengths.append(steps)
         self.ends.append((episode.terminated, episode.truncated))
+
+    def _appender(self, name: str) -> _Appender | FrameAppender:
+        if name == "observations" and self.stack > 1:
+            return FrameAppender(self.partial / file_name(name))
+        return _Appender(self.partial / f"{name}.npy")
 
     def finish(self, name: str, source: dict[str, Any], **facts: Any) -> EpisodeStore:
         """Write the header and give the store its name. `source` needs a `description`.
@@ -180,6 +192,8 @@ class StoreWriter:
         assert self.action_range is not None
         low, high = self.action_range
         columns = {key: column.close() for key, column in self.columns.items()}
+        frames = self.columns["observations"]
+        moments = frames if isinstance(frames, FrameAppender) else self.moments
         for key, array in small.items():
             np.save(self.partial / f"{key}.npy", array)
             columns[key] = _facts(self.partial / f"{key}.npy", array.dtype, array.shape)
@@ -191,8 +205,8 @@ class StoreWriter:
             "transitions": int(sum(self.lengths)),
             "columns": columns,
             "statistics": {
-                "observation_mean": np.asarray(self.moments.mean).tolist(),
-                "observation_std": np.asarray(self.moments.std).tolist(),
+                "observation_mean": np.asarray(moments.mean).tolist(),
+                "observation_std": np.asarray(moments.std).tolist(),
                 "action_min": low.tolist(),
                 "action_max": high.tolist(),
                 "return_mean": float(np.mean(self.returns)),
@@ -203,6 +217,8 @@ class StoreWriter:
             "reference_scores": None,
             **facts,
         }
+        if self.stack > 1:
+            header["stack"] = self.stack
         fault = header_fault(header)
         if fault:  # what the source says of itself is wrong, and would be again
             raise UserError(f"{source['description']}: {fault.removeprefix('header.json: ')}")
@@ -227,59 +243,3 @@ class StoreWriter:
             return EpisodeStore.open(self.path).header == header
         except UserError:
             return False
-
-
-def _checked(episode: Episode, name: str) -> Episode:
-    """The episode in the store's dtypes; UserError when it is malformed."""
-    steps = len(episode.rewards)
-    observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
-    rewards = np.asarray(episode.rewards)
-    if steps == 0 or rewards.ndim != 1:
-        raise UserError(f"{name}: rewards of shape {rewards.shape}; a list of numbers is needed")
-    if len(observations) not in (steps, steps + 1) or len(actions) != steps:
-        raise UserError(
-            f"{name}: {len(observations)} observations, {len(actions)} actions and {steps} rewards"
-            " do not belong together"
-        )
-    for label, array in (
-        ("observations", observations),
-        ("actions", actions),
-        ("rewards", rewards),
-    ):
-        if array.dtype.kind not in "fiub":
-            raise UserError(f"{name}: {label} are {array.dtype}, not numbers")
-    if observations.ndim < 2 or 0 in observations.shape:
-        raise UserError(f"{name}: observations of shape {observations.shape[1:]}; give vectors")
-    discrete = actions.ndim == 1 and actions.dtype.kind in "iu"
-    if not discrete and (actions.ndim != 2 or actions.shape[1] == 0):
-        raise UserError(
-            f"{name}: actions of shape {actions.shape[1:]} {actions.dtype}; vectors of numbers, or"
-            " one whole number a step, are needed"
-        )
-    if discrete and not 0 <= actions.min() <= actions.max() < MOST_CHOICES:
-        raise UserError(
-            f"{name}: discrete actions run from {actions.min()} to {actions.max()}; choices counted"
-            f" from 0 and fewer than {MOST_CHOICES:,} are needed"
-        )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        checked = Episode(
-            _as(observations, np.uint8 if observations.dtype == np.uint8 else np.float32),
-            _as(actions, np.int64 if discrete else np.float32),
-            _as(rewards, np.float64),
-            bool(episode.terminated),
-            bool(episode.truncated and not episode.terminated),
-        )
-    for label in ("observations", "actions", "rewards"):
-        array = getattr(checked, label)
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
-        if len(bad):
-            raise UserError(f"{name}: {label} hold NaN or infinity at step {bad[0]}; mend the data")
-    with np.errstate(over="ignore"):
-        total = checked.rewards.sum()
-    if not np.isfinite(total):
-        raise UserError(f"{name}: the rewards sum to infinity; mend the data")
-    return checked
-
-
-def _as(array: np.ndarray, dtype: Any) -> np.ndarray:
-    return array.astype(dtype, copy=False)

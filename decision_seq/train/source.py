@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decision_seq.data.columns import Column
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.types import Batch
+
+PART_ROWS = 8192  # of frames on their way to the device
 
 
 class HostSource:
@@ -26,7 +29,7 @@ class HostSource:
 class DeviceSource:
     """The columns themselves on the device: only the ids of the windows travel there.
 
-    The same batches as HostSource's, to the bit.
+    The same batches as HostSource's, to the bit. Frames are there decoded, a byte a pixel.
     """
 
     def __init__(
@@ -36,12 +39,15 @@ class DeviceSource:
             tensor = torch.as_tensor(np.array(array))
             return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
-        self.columns = {
-            name: place(column.array)
-            for name, column in gatherer.store.columns.items()
-            if name in ("observations", "actions", "rewards")
-        }
+        store = gatherer.store
+        self.columns = {name: place(store.columns[name].array) for name in ("actions", "rewards")}
         self.columns["conditions"] = place(gatherer.conditions.array)
+        observations = store.columns["observations"]
+        self.framed = store.stack > 1
+        self.observations = (
+            _decoded(observations, device) if self.framed else place(observations.array)
+        )
+        self.frames = torch.as_tensor(gatherer.frames).to(device)
         self.offsets = torch.as_tensor(np.array(gatherer.store.offsets)).to(device)
         self.steps = torch.as_tensor(gatherer.steps).to(device)
         self.max_timestep = gatherer.max_timestep
@@ -54,10 +60,27 @@ class DeviceSource:
     def windows(self, ids: Tensor) -> Batch:
         """As `batch`, of ids on the device; waits for nothing, so that a CUDA graph can hold it."""
         ends = torch.searchsorted(self.offsets, ids, right=True)  # [B]
+        firsts = self.offsets[ends - 1]
         rows = (ids[:, None] + self.steps).clamp_max(len(self.columns["rewards"]) - 1)  # [B, T]
-        timesteps = (ids - self.offsets[ends - 1])[:, None] + self.steps
+        timesteps = (ids - firsts)[:, None] + self.steps
         return Batch(
+            observations=self._stacked(ids, firsts) if self.framed else self.observations[rows],
             **{name: column[rows] for name, column in self.columns.items()},
             timesteps=timesteps.clamp_max(self.max_timestep - 1),
             mask=self.steps < (self.offsets[ends] - ids)[:, None],
         )
+
+    def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:
+        """[B, T + stack - 1, H, W], as `WindowGatherer` lays frames out."""
+        rows = ids[:, None] + self.frames
+        frames = self.observations[rows.clamp(0, len(self.observations) - 1)]
+        return frames.masked_fill_((rows < firsts[:, None])[..., None, None], 0)
+
+
+def _decoded(column: Column, device: torch.device) -> Tensor:
+    """All frames of a column on the device, [N, H, W] uint8; on the host a part at a time."""
+    frames = torch.empty(column.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(column), PART_ROWS):
+        stop = min(start + PART_ROWS, len(column))
+        frames[start:stop] = torch.as_tensor(column.rows(start, stop))
+    return frames

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from decision_seq.data.store import EpisodeStore, StoreDamaged
+from decision_seq.data.columns import StoreDamaged
+from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, UserError
 from tests.conftest import make_episode

@@ -1,0 +1,50 @@
+"""Column: rows of one thing, on disk, handed out by one fancy index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from decision_seq.types import UserError
+
+
+class StoreDamaged(UserError):
+    """The directory is a store cut short, or its header does not describe its columns."""
+
+
+def damaged(path: Path, what: str) -> StoreDamaged:
+    """The error for the store in the folder `path`."""
+    return StoreDamaged(f"store {path}: {what}; delete the store to have it rebuilt")
+
+
+class Column:
+    """A memory-mapped array of rows, gathered by one fancy index."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = np.asarray(array)  # numpy's own class indexes faster than its memmap
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of any shape R -> [*R, ...]."""
+        return self.array[rows]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Consecutive rows start to stop - 1 -> [stop - start, ...], a view where there is one."""
+        return self.array[start:stop]
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Rows start to start + length - 1 of every start [B] -> [B, length, ...].
+
+        One copy a window rather than one a row. Behind the last row the last is repeated.
+        """
+        last = len(self) - length
+        if last < 0 or starts.max() > last:
+            steps = np.arange(length)
+            return self.take(np.minimum(starts[:, None] + steps, len(self) - 1))
+        shape = (last + 1, length, *self.shape[1:])
+        strides = (self.array.strides[0], *self.array.strides)
+        return np.lib.stride_tricks.as_strided(self.array, shape, strides, writeable=False)[starts]
