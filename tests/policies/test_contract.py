@@ -1,5 +1,5 @@
 """Every policy of the registry, over every backbone, conditioned and not, with both kinds of
-action: invariants 1, 2, 3 and 8.
+action, and those that see frames: invariants 1, 2, 3 and 8.
 """
 
 from dataclasses import fields, replace
@@ -11,6 +11,8 @@ from decision_seq.data.conditioning import Conditioning, ReturnToGo, Uncondition
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.backbones import BackboneConfig
+from decision_seq.models.encoders import ImageConfig
+from decision_seq.models.positions import WindowConfig
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec
@@ -18,6 +20,7 @@ from decision_seq.types import Batch, Spec
 LENGTH = 8
 CHOICES = 4  # of a discrete action
 CONDITIONINGS: dict[str, Conditioning] = {"return": ReturnToGo(10.0), "none": Unconditioned()}
+FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 # What a policy leaves out of account by design. Any other must see it.
 IGNORED = {"bc": {"actions", "conditions"}}
 
@@ -29,7 +32,8 @@ def _cases() -> list[tuple[str, str | None, str, str]]:
         backbones = sorted(BackboneConfig.get_known_choices()) if "backbone" in keys else [None]
         for backbone in backbones:
             for conditioning in CONDITIONINGS:
-                cases += [(name, backbone, conditioning, k) for k in ("continuous", "discrete")]
+                kinds = ["continuous", "discrete", *(["frames"] if "encoder" in keys else [])]
+                cases += [(name, backbone, conditioning, kind) for kind in kinds]
     return cases
 
 
@@ -49,12 +53,16 @@ def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Sp
     name, backbone, conditioning, kind = case
     torch.manual_seed(0)
     chosen = {"backbone": BackboneConfig.get_choice_class(backbone)()} if backbone else {}
-    config = PolicyConfig.get_choice_class(name)(context_length=LENGTH, **chosen)
-    size = CONDITIONINGS[conditioning].size
-    asked = replace(spec, condition_size=size)
-    if kind == "discrete":
+    asked = replace(spec, condition_size=CONDITIONINGS[conditioning].size)
+    if kind != "continuous":
         asked = replace(asked, action_kind="discrete", action_size=CHOICES)
-    made = config.build(asked)
+    if kind == "frames":
+        chosen |= {"encoder": ImageConfig((4, 4, 4)), "positions": WindowConfig(), "squash": True}
+        asked = replace(asked, observation_shape=FRAMES)
+    made = PolicyConfig.get_choice_class(name)(context_length=LENGTH, **chosen).build(asked)
+    if kind == "frames":
+        for table in (made.positions.place, made.positions.begin.weight):  # they begin at zero
+            torch.nn.init.normal_(table, std=0.1)
     made.fit(store)
     return made.eval()
 
@@ -65,15 +73,26 @@ def batch(case: tuple[str, str | None, str, str], store: EpisodeStore) -> Batch:
     gatherer = WindowGatherer(store, label(store, CONDITIONINGS[conditioning]), LENGTH, 1000)
     # The first of an episode, some in its middle, and short ones at its end (rows 28, 36, 88).
     found = gatherer.gather(torch.tensor([0, 3, 28, 36, 60, 88, 92]).numpy()).tensors()
-    if kind == "discrete":
-        return replace(found, actions=torch.randint(0, CHOICES, found.mask.shape))
+    draw = torch.Generator().manual_seed(1)
+    if kind != "continuous":
+        found = replace(found, actions=torch.randint(0, CHOICES, found.mask.shape, generator=draw))
+    if kind == "frames":
+        shape = (len(found.mask), FRAMES[0] - 1 + LENGTH, *FRAMES[1:])
+        found = replace(found, observations=torch.randint(0, 256, shape, generator=draw).byte())
     return found
+
+
+def before_window(batch: Batch, name: str) -> int:
+    """How many frames precede the window's first step."""
+    return getattr(batch, name).shape[1] - batch.mask.shape[1]
 
 
 def noise(name: str, array: torch.Tensor, size: float) -> torch.Tensor:
     """Other contents for a field, far from what the data hold, of the kind that it takes."""
     if name == "timesteps":
         return torch.randint(0, 900, array.shape)
+    if array.dtype == torch.uint8:
+        return torch.randint(0, 256, array.shape).byte()
     if not array.is_floating_point():  # a discrete action: another choice
         return (array + torch.randint(1, CHOICES, array.shape)) % CHOICES
     return torch.randn_like(array) * size
@@ -106,7 +125,8 @@ def noisy_from(batch: Batch, step: int, fields: tuple[str, ...]) -> Batch:
     changed = {}
     for name in fields:
         array = getattr(batch, name).clone()
-        array[:, step:] = noise(name, array[:, step:], 20)
+        first = step + before_window(batch, name)
+        array[:, first:] = noise(name, array[:, first:], 20)
         changed[name] = array
     return replace(batch, **changed)
 
@@ -161,7 +181,8 @@ def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) ->
     changed = {}
     for name in INPUTS:
         array = getattr(batch, name).clone()
-        array[padding] = noise(name, array[padding], 100)
+        inside = array[:, before_window(batch, name) :]
+        inside[padding] = noise(name, inside[padding], 100)
         changed[name] = array
     other = replace(batch, **changed)
     torch.testing.assert_close(policy.act(other)[0], policy.act(batch)[0])
@@ -207,6 +228,8 @@ def test_every_trained_parameter_has_a_gradient(policy: Policy, batch: Batch) ->
 
 
 def test_what_was_fitted_travels_with_the_weights(policy: Policy, store: EpisodeStore) -> None:
+    if policy.spec.pixels:  # 0 to 255 needs no fit
+        return
     mean, _ = store.observation_statistics
     found = [t for t in policy.state_dict().values() if t.shape == mean.shape]
     assert any(torch.allclose(t.double(), torch.as_tensor(mean), atol=1e-5) for t in found)
