@@ -1,10 +1,11 @@
 """Any policy as one ONNX graph: a context of the last K steps in, the newest step's actions out.
 
-Inputs, in the environment's own units (normalisation is inside): observations [B, T, ...], actions
-[B, T, A] (those taken; the newest is not read), conditions [B, T, C] (absent where C is 0),
-timesteps [B, T] and lengths [B], the real steps of each row, which are padded on the right. B and
-T are free, T up to context_length. What a policy does not read is no input. What a caller must know
-stands in the file's metadata.
+Inputs, in the environment's own units (normalisation is inside): observations [B, T, S], or frames
+[B, stack - 1 + T, H, W] uint8, each once; actions [B, T, A] or [B, T] (those taken; the newest is
+not read); conditions [B, T, C] (absent where C is 0); timesteps [B, T]; and lengths [B], the real
+steps of each row, which are padded on the right. B and T are free, T up to context_length. What a
+policy does not read is no input. Of discrete actions the likeliest is chosen. What a caller must
+know stands in the file's metadata.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Acting(nn.Module):
         lengths: Tensor,
         conditions: Tensor | None = None,
     ) -> Tensor:
-        count, steps = observations.shape[:2]
+        count, steps = timesteps.shape
         if conditions is None:
-            conditions = observations.new_zeros(count, steps, 0)
+            conditions = torch.zeros(count, steps, 0)
         mask = torch.arange(steps)[None] < lengths[:, None]  # [B, T]
-        rewards = observations.new_zeros(count, steps)
+        rewards = torch.zeros(count, steps)
         batch = Batch(observations, actions, rewards, conditions, timesteps, mask)
         chosen, state = self.policy.act(batch)
         if state is not None:
@@ -107,7 +108,11 @@ def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
     discrete = spec.action_kind == "discrete"
     shape = (count, steps)
     inputs = {
-        "observations": torch.randn(*shape, *spec.observation_shape, generator=draw),
+        "observations": torch.randn(*shape, *spec.observation_shape, generator=draw)
+        if not spec.pixels
+        else torch.randint(
+            256, (count, spec.stack - 1 + steps, *spec.observation_shape[1:]), generator=draw
+        ).byte(),
         "actions": torch.randint(spec.action_size, shape, generator=draw)
         if discrete
         else torch.rand(*shape, spec.action_size, generator=draw) * 2 - 1,
@@ -122,6 +127,9 @@ def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
 def _trace(acting: Acting, inputs: dict[str, Tensor], path: Path) -> Any:
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     axes = {n: {0: batch} if n == "lengths" else {0: batch, 1: time} for n in inputs}
+    before = inputs["observations"].shape[1] - inputs["timesteps"].shape[1]
+    if before:  # frames that precede the first step's
+        axes["observations"] = {0: batch, 1: time + before}
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision; we do not
     try:

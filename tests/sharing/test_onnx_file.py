@@ -13,6 +13,10 @@ import pytest
 import torch
 
 from decision_seq import checkpoint
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.models.encoders import ImageConfig
+from decision_seq.models.positions import WindowConfig
+from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.sharing import onnx_file
 from decision_seq.sharing.exporting import export
 from decision_seq.types import Batch, Reporter, Spec, UserError
@@ -57,6 +61,32 @@ def test_an_episode_and_what_a_caller_must_know(
         alone = {name: a[row : row + 1] for name, a in fed.items()}
         cut = {name: a[:, :length] if a.ndim > 1 else a for name, a in alone.items()}
         np.testing.assert_allclose(session.run(None, cut)[0][0], together[row], atol=1e-5)
+
+
+def test_a_policy_that_sees_frames(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    backbone, encoder = GPTConfig(2, 2, 16), ImageConfig((4, 4, 4))
+    config = DecisionTransformerConfig(K, backbone, encoder, WindowConfig(), squash=True)
+    path = make_checkpoint(config, spec=Spec((4, 36, 36), 5, "discrete", 1, 100))
+    with pytest.raises(UserError, match="no discrete actions; try --to onnx"):
+        export(path, "transformers", tmp_path / "theirs", Reporter())
+    file = export(path, "onnx", tmp_path / "policy.onnx", Reporter())
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    policy = checkpoint.load(path).policy.eval()
+    inputs = onnx_file._example(policy.spec, 40, K)
+    (chosen,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    mask = torch.arange(K) < inputs.pop("lengths")[:, None]
+    with torch.inference_mode():
+        expected, _ = policy.act(Batch(**inputs, rewards=None, mask=mask))
+    assert chosen.tolist() == expected.tolist()
+    assert len(set(chosen.tolist())) > 1
+
+
+def test_a_squashed_policy_is_not_written_without_its_tanh(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_checkpoint(DecisionTransformerConfig(K, GPTConfig(2, 2, 16), squash=True))
+    with pytest.raises(UserError, match="no tanh behind its embeddings; try --to onnx"):
+        export(path, "transformers", tmp_path / "theirs", Reporter())
 
 
 class Cloning(torch.nn.Module):
