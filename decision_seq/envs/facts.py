@@ -218,6 +218,11 @@ def parse_id(env_id: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
+def score_name(env_id: str | None) -> str:
+    """What the literature calls a normalized score: it says of Atari that 100 is a human's."""
+    return "human-normalized" if (env_id or "").startswith(ATARI) else "normalized"
+
+
 def environment_notes(env_id: str) -> list[str]:
     """What must be known of a score's environment, to stand beside it."""
     from importlib.metadata import version
