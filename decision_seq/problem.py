@@ -14,6 +14,8 @@ from decision_seq.data import Request, open_dataset
 from decision_seq.data.bundled import DEFAULT_SIZE
 from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
+from decision_seq.data.frames import CACHE_MEBIBYTES
+from decision_seq.data.replay_draw import ReplayConfig
 from decision_seq.data.sampler import WindowIndex
 from decision_seq.data.selection import held_out, trained_on
 from decision_seq.data.store import EpisodeStore
@@ -45,7 +47,8 @@ class Config:
     are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
     best_fraction: train on the episodes of the highest returns alone that make up this part of the
     steps (the X % of %BC). held_out: part of the episodes that are not trained on, the same for
-    every seed; on them `offline` measures the policy without an environment.
+    every seed; on them `offline` measures the policy without an environment. frame_memory: MiB of
+    decoded frames that are kept in memory, by every process.
     """
 
     dataset: str = "hopper-medium"
@@ -53,7 +56,9 @@ class Config:
     best_fraction: float = 1.0
     held_out: float = 0.0
     seed: int = 0
+    frame_memory: int = CACHE_MEBIBYTES
     collection: CollectionConfig = field(default_factory=CollectionConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
     conditioning: Conditioning = field(default_factory=ReturnToGo)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -64,6 +69,8 @@ class Config:
         best, held = self.best_fraction, self.held_out
         require(0 < best <= 1, f"config: best_fraction {best} must be above 0, and 1 at most")
         require(0 <= held < 1, f"config: held_out {held} must be at least 0 and below 1")
+        memory = self.frame_memory
+        require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
         evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
         require(
             self.train.keep_best is None or evaluated,
@@ -85,7 +92,10 @@ class Problem:
 def open_data(config: Config, reporter: Reporter) -> EpisodeStore:
     """The dataset that the config names, fetched or collected where it is not at hand."""
     size = Size(config.collection.steps)
-    return open_dataset(config.dataset, Request(size, config.collection.seed, reporter=reporter))
+    request = Request(size, config.collection.seed, reporter=reporter, replay=config.replay)
+    store = open_dataset(config.dataset, request)
+    store.limit_memory(config.frame_memory)
+    return store
 
 
 def prepare(config: Config, reporter: Reporter) -> Problem:

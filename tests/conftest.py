@@ -100,6 +100,44 @@ def make_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
     return make
 
 
+def make_frames(length: int, seed: int, size: tuple[int, int] = (10, 12)) -> Episode:
+    """An episode of single frames: a bright spot on a dark field that hardly changes."""
+    rng = np.random.default_rng([8, seed])
+    frames = np.full((length, *size), 3 + seed, np.uint8)
+    spots = rng.integers(0, size, (length, 2))
+    frames[np.arange(length), spots[:, 0], spots[:, 1]] = rng.integers(100, 256, length)
+    return Episode(
+        frames,
+        rng.integers(0, 6, length),
+        rng.integers(-1, 2, length).astype(np.float64),
+        seed % 2 == 0,
+        False,
+    )
+
+
+@pytest.fixture
+def make_frame_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
+    def make(
+        lengths: Sequence[int] = (37, 1, 16, 2, 64, 5),
+        name: str = "toy-frames",
+        size: tuple[int, int] = (10, 12),
+        **facts: Any,
+    ) -> EpisodeStore:
+        with StoreWriter(tmp_path / "made" / name, stack=4) as writer:
+            for index, length in enumerate(lengths):
+                writer.append(make_frames(length, index, size))
+            known = {"env_id": None, "family": None, "max_episode_steps": 1000}
+            return writer.finish(
+                name,
+                {"kind": "test", "description": f"test frames {name}"},
+                transitions_in=sum(lengths),
+                has_timeouts=False,
+                **{**known, "choices": 6, "clipped": True, **facts},
+            )
+
+    return make
+
+
 @pytest.fixture
 def store(make_store: Callable[..., EpisodeStore]) -> EpisodeStore:
     return make_store()

@@ -73,7 +73,7 @@ def write_random_store(path: Path, episodes: int, reporter: Reporter) -> dict[st
 
 
 def _measure(path: Path) -> dict[str, Any]:
-    before = _anonymous_memory()
+    before = anonymous_memory()
     started = time.perf_counter()
     store = EpisodeStore.open(path)
     opened = time.perf_counter()
@@ -95,19 +95,19 @@ def _measure(path: Path) -> dict[str, Any]:
             gatherer.gather(window_ids(0, step, batch, index))
             step += 1
             if step % 256 == 0:
-                most = max(most, _anonymous_memory())
+                most = max(most, anonymous_memory())
         rates[str(batch)] = step * batch / (time.perf_counter() - begun)
     return {
         "open_seconds": opened - started,
         "first_batch_seconds": first - started,
         "first_batch_again_seconds": second - again,
         "windows_per_second": rates,
-        "anonymous_memory_mb": (max(most, _anonymous_memory()) - before) / 1e6,
+        "anonymous_memory_mb": (max(most, anonymous_memory()) - before) / 1e6,
         "anonymous_memory_at_import_mb": before / 1e6,
     }
 
 
-def _anonymous_memory() -> int:
+def anonymous_memory() -> int:
     """Bytes of this process that no file backs (Linux)."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None

@@ -23,6 +23,7 @@ def add(verbs: Any) -> None:
         "  decision-seq bench steps\n"
         "  decision-seq bench rollouts --checkpoint runs/hopper-medium-dt-seed0 --episodes 100\n"
         "  decision-seq bench data --transitions 20000000\n"
+        "  decision-seq bench data --frames --store atari/Breakout\n"
         "  decision-seq bench intervals",
     )
     parser.add_argument(
@@ -39,6 +40,10 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
+    )
+    parser.add_argument("--frames", action="store_true", help="of data: a store of frames instead")
+    parser.add_argument(
+        "--store", metavar="NAME", help="of data --frames: this dataset, not one made for it"
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="of rollouts: a run or a checkpoint"
@@ -58,7 +63,12 @@ def add(verbs: Any) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
-    if options.what == "data":
+    if options.what == "data" and options.frames:
+        from decision_seq.bench.frames import bench_frames, frames_text
+
+        result = bench_frames(options.transitions, options.store, make_reporter())
+        text = frames_text
+    elif options.what == "data":
         from decision_seq.bench.data import bench_data, data_text
 
         result, text = bench_data(options.transitions, make_reporter()), data_text

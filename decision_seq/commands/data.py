@@ -176,16 +176,18 @@ def _add_convert(verbs: Any) -> None:
         verbs,
         "convert",
         run_convert,
-        "Write a dataset out in another layout; every one reads back into identical arrays.",
+        "Write a dataset out in another layout; all but dqn-replay, whose rewards are clipped, read"
+        " back into identical arrays.",
         "  decision-seq data convert hopper-medium --to d4rl --output hopper_medium.hdf5\n"
-        "  decision-seq data convert trajectories.pkl --to parquet --output folder",
+        "  decision-seq data convert trajectories.pkl --to parquet --output folder\n"
+        "  decision-seq data convert path/to/frames --to dqn-replay --output logs",
     )
     parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
     parser.add_argument(
         "--to",
         required=True,
-        choices=["store", "d4rl", "minari", "parquet"],
-        help="d4rl: one HDF5 file; minari, parquet, store: a folder",
+        choices=["store", "d4rl", "minari", "parquet", "dqn-replay"],
+        help="d4rl: one HDF5 file; minari, parquet, store, dqn-replay (Atari games): a folder",
     )
     parser.add_argument("--output", type=Path, required=True, help="the new file or folder")
 

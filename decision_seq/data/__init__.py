@@ -8,7 +8,8 @@
 | `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or fetched |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
 | `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
-| `path/to/folder` | a store, a Minari dataset, a folder of `.parquet` files |
+| `atari/Breakout` | DQN-replay's logs of the game at hand |
+| `path/to/folder` | a store, a Minari dataset, a folder of `.parquet` files, of DQN-replay's logs |
 | `A+B` | the episodes of A, then those of B |
 
 Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
@@ -17,6 +18,7 @@ Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 import os
@@ -37,10 +39,13 @@ from decision_seq.data import (
     minari_remote,
     npz,
     pickles,
+    replay,
+    replay_shards,
 )
 from decision_seq.data.collection import Size
 from decision_seq.data.download import Unreachable
 from decision_seq.data.identity import stamp, store_root, visible
+from decision_seq.data.replay_draw import ReplayConfig
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
@@ -49,13 +54,15 @@ from decision_seq.types import Reporter, UserError
 class Request:
     """How a dataset is to be opened.
 
-    size, seed, workers: of a bundled collection; reporter: where news and progress are shown.
+    size, seed, workers: of a bundled collection; replay: what is taken of DQN-replay's logs;
+    reporter: where news and progress are shown.
     """
 
     size: Size = bundled.DEFAULT_SIZE
     seed: int = 0
     workers: int | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
 
 
 Reader = Callable[[Path, Path, Reporter], EpisodeStore]  # (path, output, reporter) -> store
@@ -81,6 +88,7 @@ SIGNATURES: dict[bytes, Reader] = {
 FOLDER_READERS: dict[str, tuple[Reader, str]] = {
     "data/metadata.json": (minari.read, "data/**/*"),
     "**/*.parquet": (hub.read, "**/*"),
+    f"**/{replay_shards.MARKER}": (replay.read, "**/*.gz"),
 }
 
 
@@ -121,7 +129,11 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     if path.is_dir() and (path / "header.json").exists():
         return EpisodeStore.open(path)
     reader, files = _reader(path)
-    key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    identity = os.fsencode(path.resolve())
+    if reader is replay.read:  # what is taken of the logs makes the store
+        reader = functools.partial(replay.read, config=request.replay)
+        identity += repr(request.replay).encode()
+    key = hashlib.sha256(identity).hexdigest()[:12]
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
     kept = _reopen(output, request)
@@ -163,7 +175,7 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
                 return reader, visible(path, pattern)
         raise UserError(
             f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
-            " (Minari) and no .parquet file"
+            " (Minari), no .parquet file and no shard of DQN-replay"
         )
     by_suffix = FILE_READERS.get(path.suffix.lower())
     if by_suffix is not None:
@@ -234,6 +246,10 @@ def _open_hub(name: str, request: Request) -> EpisodeStore:
     return open_path(hub_remote.open_remote(name, store_root() / "hub", request.reporter), request)
 
 
+def _open_atari(name: str, request: Request) -> EpisodeStore:
+    return open_path(replay.where(name, store_root()), request)
+
+
 def _require_name(source: str, name: str, pattern: re.Pattern[str], example: str) -> None:
     """UserError for a name that is none, as one that leads out of the folder."""
     if not pattern.fullmatch(name):
@@ -245,4 +261,5 @@ SOURCES: dict[str, Callable[[str, Request], EpisodeStore]] = {
     "bundled": _open_bundled,
     "minari": _open_minari,
     "hub": _open_hub,
+    "atari": _open_atari,
 }

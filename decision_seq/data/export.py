@@ -1,7 +1,7 @@
 """Stores written out in the layouts of others, so that data flow both ways.
 
-Every layout reads back into identical arrays; what one has no place for is kept where others do
-not look.
+Every layout reads back into identical arrays, but for DQN-replay's, whose rewards are clipped; what
+one has no place for is kept where others do not look.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decision_seq.data import hub_export, minari_export
+from decision_seq.data import hub_export, minari_export, replay_export
 from decision_seq.data.store import EpisodeStore, column_file
 from decision_seq.types import Reporter, UserError
 
@@ -116,10 +116,11 @@ def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
     return following
 
 
-FRAMED = ("store",)  # the layouts that can hold single frames
+FRAMED = ("store", "dqn-replay")  # the layouts that can hold single frames
 LAYOUTS: dict[str, Callable[[EpisodeStore, Path, Reporter], object]] = {
     "store": write_store,
     "d4rl": write_d4rl,
     "minari": minari_export.write,
     "parquet": hub_export.write,
+    "dqn-replay": replay_export.write,
 }

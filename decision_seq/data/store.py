@@ -74,6 +74,12 @@ class EpisodeStore:
             if sha256(file) != facts["sha256"]:
                 raise damaged(self.path, f"{file.name} is not what was written (checksum)")
 
+    def limit_memory(self, mebibytes: int) -> None:
+        """Keep at most so much of decoded frames; other columns are left to the page cache."""
+        for column in self.columns.values():
+            if isinstance(column, FrameColumn):
+                column.limit(mebibytes)
+
     @property
     def name(self) -> str:
         return self.header["name"]

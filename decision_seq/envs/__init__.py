@@ -9,6 +9,7 @@ from decision_seq.envs.facts import (
     facts_by_sizes,
     normalize,
     normalized_score,
+    score_name,
 )
 from decision_seq.envs.running import Environments, make, obstacle, trust
 
@@ -24,5 +25,6 @@ __all__ = [
     "normalize",
     "normalized_score",
     "obstacle",
+    "score_name",
     "trust",
 ]

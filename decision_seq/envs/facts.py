@@ -1,6 +1,7 @@
 """Tasks: which environment stands for which data, and what its scores mean.
 
-Reference scores are D4RL's (Farama-Foundation/D4RL, d4rl/infos.py, Apache-2.0). D4RL's own package
+Reference scores are D4RL's (Farama-Foundation/D4RL, d4rl/infos.py, Apache-2.0), and those of
+`envs.atari_scores`. D4RL's own package
 cannot be imported today (it needs mujoco-py and MuJoCo 2.1), so its data are rolled out in
 Gymnasium's MuJoCo environments: `-v4` keeps the rewards and the observations of the `-v2` that
 collected the data; the simulator itself is newer (see `ENVIRONMENT_NOTE`).
@@ -8,10 +9,15 @@ collected the data; the simulator itself is newer (see `ENVIRONMENT_NOTE`).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+
+from decision_seq.envs import atari_scores
+from decision_seq.envs.atari_scores import ATARI
+from decision_seq.types import UserError
 
 Returns = TypeVar("Returns", float, np.ndarray)
 NAMESPACE = "d4rl/"  # of the environments that `envs.standins` registers
@@ -38,6 +44,10 @@ ANTMAZE_DIFFERENCES = (
     " it once",
 )
 MAZE2D_DIFFERENCES = ("time limits are those of the newest version D4RL has of each maze",)
+HUMAN_NOTE = (
+    "normalized scores are human-normalised: 0 a random player, 100 a human"
+    " (google-deepmind/dqn_zoo, 30 minutes, no-op starts)"
+)
 ADROIT_DIFFERENCES = (
     "rewards and ends are computed as D4RL's source has them; gymnasium-robotics' own differ",
 )
@@ -47,10 +57,11 @@ ADROIT_DIFFERENCES = (
 class EnvironmentFacts:
     """What is known of a family of tasks.
 
-    reference_scores: (random, expert) raw returns: normalized score 0 and 100; None where nobody
-        published any.
-    targets: the two raw returns the Decision Transformer's code asks for (kzl/decision-transformer
-    gym/experiment.py); return_scale: what it divides returns by. None where nobody published one.
+    reference_scores: (random, expert) raw returns, of Atari (random, human): normalized score 0
+        and 100; None where nobody published any.
+    targets: the raw returns the Decision Transformer's code asks for (kzl/decision-transformer
+    gym/experiment.py, atari/mingpt); return_scale: what it divides returns by. None where nobody
+    published one.
     differences: of the environment from the one that made the data, a sentence each; absent: why
     no environment stands for the task.
     """
@@ -92,7 +103,19 @@ def _adroit(
     return _stand_in(task, scores, steps, sizes, ADROIT_DIFFERENCES)
 
 
-# Keyed by the beginning of D4RL's dataset names; the longest that fits wins.
+def _atari(game: str, scores: tuple[float, float]) -> EnvironmentFacts:
+    target = atari_scores.TARGETS.get(game)
+    return EnvironmentFacts(
+        atari_scores.env_id_of(game),
+        scores,
+        atari_scores.MOST_STEPS,
+        return_scale=1.0,
+        targets=None if target is None else (target,),
+    )
+
+
+# Keyed by the beginning of D4RL's dataset names, and of Atari's environment ids; the longest that
+# fits wins.
 FACTS: dict[str, EnvironmentFacts] = {
     "hopper": EnvironmentFacts(
         "Hopper-v4", (-20.272305, 3234.3), 1000, (11, 3), 1000.0, (3600.0, 1800.0)
@@ -140,6 +163,10 @@ FACTS: dict[str, EnvironmentFacts] = {
     "minigrid-fourrooms": EnvironmentFacts(
         None, (0.01442, 2.89685), None, absent="D4RL's gridworld is not rebuilt"
     ),
+    **{
+        atari_scores.family_of(game): _atari(game, scores)
+        for game, scores in atari_scores.SCORES.items()
+    },
 }
 
 
@@ -176,17 +203,43 @@ def normalize(returns: Returns, reference_scores: tuple[float, float]) -> Return
     return 100.0 * (returns - low) / (high - low)
 
 
+def parse_id(env_id: str) -> tuple[str, dict[str, Any]]:
+    """`id?{"keyword": value}` -> the id, the keyword arguments; UserError for anything else."""
+    name, mark, text = env_id.partition("?")
+    try:
+        options = json.loads(text) if mark else {}
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(
+            f"environment {env_id!r}: behind the question mark stands a JSON object of keyword"
+            f' arguments, as in {name}?{{"max_episode_steps": 100}}'
+        )
+    return name, options
+
+
+def score_name(env_id: str | None) -> str:
+    """What the literature calls a normalized score: it says of Atari that 100 is a human's."""
+    return "human-normalized" if (env_id or "").startswith(ATARI) else "normalized"
+
+
 def environment_notes(env_id: str) -> list[str]:
     """What must be known of a score's environment, to stand beside it."""
     from importlib.metadata import version
 
-    name = env_id.partition("?")[0]
-    stands_in = name.startswith(NAMESPACE)
-    packages = ["gymnasium", "mujoco", *(["gymnasium-robotics"] if stands_in else [])]
-    notes = [", ".join(f"{package} {version(package)}" for package in packages)]
+    name, options = parse_id(env_id)
+    simulators = ["mujoco"]
+    if name.startswith(NAMESPACE):
+        simulators.append("gymnasium-robotics")
+    elif name.startswith(ATARI):
+        simulators = ["ale-py"]
+    notes = [", ".join(f"{package} {version(package)}" for package in ["gymnasium", *simulators])]
     for facts in FACTS.values():
         if facts.env_id in (env_id, name):
             notes += facts.differences
+    if name.startswith(ATARI):
+        notes.append(atari_scores.protocol(options))
+        notes += [HUMAN_NOTE] if facts_by_name(name) else []
     if name.endswith("-v4"):
         notes.append(ENVIRONMENT_NOTE)
     if name in V5_OF_D4RLS_TASKS:

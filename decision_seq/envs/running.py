@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import importlib.util
 import io
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,11 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.envs.facts import FACTS, NAMESPACE
+from decision_seq.envs.atari_scores import ATARI
+from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
 from decision_seq.types import UserError
 
 # How the ids of the `robotics` extra begin, so that its lack can be named.
 ROBOTICS = (NAMESPACE, "AdroitHand", "AntMaze_", "Fetch", "FrankaKitchen", "Hand", "PointMaze_")
+# How ids begin -> the module, the package and the extra that they need.
+EXTRAS = {
+    ROBOTICS: ("gymnasium_robotics", "gymnasium-robotics", "robotics"),
+    (ATARI,): ("ale_py", "ale-py", "atari"),
+}
 # What environments raise on an argument they do not know, or on a simulator they do not fit.
 REFUSALS = (ImportError, ValueError, TypeError, AttributeError, AssertionError)
 
@@ -34,7 +39,7 @@ def make(env_id: str, **more: Any) -> Any:
     """
     import gymnasium
 
-    name, options = _parse(env_id)
+    name, options = parse_id(env_id)
     module, _, name = name.rpartition(":")
     if module and module not in sys.modules:
         raise UserError(
@@ -70,21 +75,6 @@ def trust(env_id: str) -> None:
             raise UserError(f"environment {env_id!r}: {error}") from error
 
 
-def _parse(env_id: str) -> tuple[str, dict[str, Any]]:
-    """`id?{"keyword": value}` -> the id, the keyword arguments."""
-    name, mark, text = env_id.partition("?")
-    try:
-        options = json.loads(text) if mark else {}
-    except (ValueError, RecursionError):
-        options = None
-    if not isinstance(options, dict):
-        raise UserError(
-            f"environment {env_id!r}: behind the question mark stands a JSON object of keyword"
-            f' arguments, as in {name}?{{"max_episode_steps": 100}}'
-        )
-    return name, options
-
-
 def obstacle(env_id: str | None, family: str | None) -> str | None:
     """Why the policies of a known task cannot be rolled out here; None where nothing hinders.
 
@@ -101,10 +91,11 @@ def obstacle(env_id: str | None, family: str | None) -> str | None:
 
 
 def _missing_extra(env_id: str) -> str | None:
-    if not env_id.startswith(ROBOTICS) or importlib.util.find_spec("gymnasium_robotics"):
-        return None
-    name = env_id.partition("?")[0]
-    return f"{name} needs gymnasium-robotics (pip install 'decision-seq[robotics]')"
+    for beginnings, (module, package, extra) in EXTRAS.items():
+        if env_id.startswith(beginnings) and not importlib.util.find_spec(module):
+            name = env_id.partition("?")[0]
+            return f"{name} needs {package} (pip install 'decision-seq[{extra}]')"
+    return None
 
 
 def _find(name: str) -> None:
@@ -116,6 +107,11 @@ def _find(name: str) -> None:
     missing = _missing_extra(name)
     if missing:
         raise UserError(f"environment {missing}")
+    if name.startswith(ATARI):
+        from decision_seq.envs import atari
+
+        atari.register()
+        return
     known = name in gymnasium.registry and not name.startswith(NAMESPACE)
     if not known and importlib.util.find_spec("gymnasium_robotics"):
         # On every import it prints a note on its Adroit rewards, which `envs.adroit` does not use.

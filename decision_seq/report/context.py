@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decision_seq.report.compare import Comparison, Protocol
+import numpy as np
+
+from decision_seq.envs import normalize
+from decision_seq.envs.atari_scores import PAPER_SCORES
+from decision_seq.report.compare import Comparison, Group, Protocol
 from decision_seq.report.published import Published, published
 from decision_seq.report.text import markdown_table
 
@@ -52,6 +56,12 @@ def _published_table(
         groups = [comparison.groups.get((row, label)) for row in shown]
         cells = ["-" if g is None else f"{g.estimate().mean:,.1f}" for g in groups]
         lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
+        cells = [
+            _as_the_paper(group, protocol.task)
+            for group, protocol in zip(groups, shown.values(), strict=True)
+        ]
+        if set(cells) != {"-"}:
+            lines.append([f"ours: {label}, by the DT paper's pair", *cells, *lines[-1][-4:]])
     footnotes: list[str] = []
     for entry in entries:
         number = str(len(footnotes) + 1)
@@ -68,6 +78,14 @@ def _published_table(
         footnotes.append(f"{number}. {'; '.join([*facts, *entry.caveats])}")
     header = ["method", *shown, "checkpoint or choice", "seeds", "± is", "note"]
     return "\n".join([markdown_table(header, lines), "", *footnotes])
+
+
+def _as_the_paper(group: Group | None, task: str) -> str:
+    """Ours by the pair of scores by which the Decision Transformer paper normalises Atari."""
+    if group is None or task not in PAPER_SCORES:
+        return "-"
+    returns = np.array([run.scores.targets[0].return_mean for run in group.runs])
+    return f"{normalize(returns, PAPER_SCORES[task]).mean():,.1f}"
 
 
 def _published_cell(entry: Published, task: str) -> str:

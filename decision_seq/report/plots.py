@@ -36,7 +36,10 @@ STYLE: Any = {
     "legend.edgecolor": "none",
     "legend.framealpha": 0.9,
 }
-SCORE, RETURN = "normalized score (0 random, 100 expert)", "return (sum of raw rewards)"
+SCORE, RETURN = (
+    "normalized score (0 random, 100 expert; Atari: 100 human)",
+    "return (sum of raw rewards)",
+)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
+from decision_seq.envs import score_name
 from decision_seq.types import Scores
 
 
@@ -60,7 +61,8 @@ def score_table(scores: Scores) -> str:
                 str(target.episodes),
             ]
         )
-    header = ["target", "return (mean ± std)", "normalized", "95 % interval", "length", "episodes"]
+    name = score_name(scores.env_id)
+    header = ["target", "return (mean ± std)", name, "95 % interval", "length", "episodes"]
     lines = [
         f"dataset      {scores.dataset}",
         f"source       {scores.source}",

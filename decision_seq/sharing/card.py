@@ -14,7 +14,7 @@ import yaml
 
 from decision_seq.checkpoint import CONFIG, Loaded
 from decision_seq.config import read_yaml
-from decision_seq.envs import environment_notes
+from decision_seq.envs import environment_notes, score_name
 from decision_seq.report import markdown_table, target_text
 from decision_seq.types import TargetScore, UserError
 
@@ -92,7 +92,8 @@ def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]
         value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
         metrics.append({"type": "mean_reward", "value": value, "name": f"return{asked}"})
         if score.normalized_score is not None:
-            name = f"D4RL normalized score{asked}"
+            kind = score_name(scores["env_id"])
+            name = f"{'D4RL ' if kind == 'normalized' else ''}{kind} score{asked}"
             value = round(score.normalized_score, 2)
             metrics.append({"type": "normalized_score", "value": value, "name": name})
     return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
@@ -104,7 +105,13 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
             "This checkpoint was not scored by the run that made it: see `decision-seq evaluate`."
         )
     rows = [_row(score) for score in scores["targets"]]
-    header = ["target", "return (mean ± std)", "normalized", "95 % interval", "episodes"]
+    header = [
+        "target",
+        "return (mean ± std)",
+        score_name(scores["env_id"]),
+        "95 % interval",
+        "episodes",
+    ]
     seed = scores["targets"][0].seed
     told = [
         f"environment: `{scores['env_id']}`",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from decision_seq.cli import main
+from decision_seq.envs import FACTS
 from decision_seq.report import plot_calibration, plot_returns, score_table
 from decision_seq.report.runs import read_run
 from decision_seq.types import UserError
@@ -120,3 +121,24 @@ def test_calibration(tmp_path: Path, reference: tuple[float, float] | None) -> N
 def test_the_score_table_of_a_policy_without_target(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", policy=BC, targets=(None,)))
     assert score_table(run.scores).splitlines()[-1].split()[0] == "-"
+
+
+def test_ataris_scores_are_called_and_normalized_as_the_literature_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Human-normalised; and by the Decision Transformer paper's pair beside its own numbers."""
+    breakout = FACTS["atari/breakout"]
+    run = write_run(
+        *(tmp_path / "run", 0, 30.0, "atari/Breakout", "DQN-replay", (90.0,)),
+        reference=breakout.reference_scores,
+        env_id=str(breakout.env_id),
+    )
+    scores = read_run(run).scores
+    assert " human-normalized " in score_table(scores)
+    mean = scores.targets[0].return_mean
+    assert scores.targets[0].normalized_score == pytest.approx(100 * (mean - 1.7) / (30.5 - 1.7))
+    assert main(["report", str(run), "--output", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    ours = next(line for line in text.splitlines() if "by the DT paper's pair" in line)
+    assert f" {100 * (mean - 2) / (30 - 2):,.1f} " in ours
+    assert "267.5 ± 97.5" in text

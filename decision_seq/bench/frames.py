@@ -1,0 +1,152 @@
+"""What a store of frames costs: bytes, memory, windows a second."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decision_seq.bench.data import SECONDS, anonymous_memory
+from decision_seq.config import require
+from decision_seq.data import open_dataset
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.frames import CACHE_MEBIBYTES
+from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
+from decision_seq.report import table
+from decision_seq.types import Episode, Reporter
+
+LENGTH, CONTEXT, STACK, SIDE = 1000, 30, 4, 84  # the Decision Transformer's for Atari
+SPRITES = 8
+BATCHES = (64, 128)
+
+
+def bench_frames(
+    transitions: int, dataset: str | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """The store of a dataset of frames, or one of so many transitions with moving squares.
+
+    What is measured is measured in a process of its own, whose anonymous memory (RssAnon) is
+    compared with what it was after the imports: twice, within `frame_memory`'s default and with
+    the smallest cache.
+    """
+    with _store(transitions, dataset, reporter or Reporter()) as (store, written):
+        require(store.stack > 1, f"{store.name} holds no frames; `bench data` measures vectors")
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            measured = [
+                pool.apply(_measure, (store.path, memory, SECONDS))
+                for memory in (CACHE_MEBIBYTES, 1)
+            ]
+        size = sum(file.stat().st_size for file in store.path.glob("*"))
+        return {
+            "transitions": store.num_transitions,
+            "frames": store.source,
+            **written,
+            "bytes": size,
+            "bytes_per_transition": size / store.num_transitions,
+            "measured": measured,
+        }
+
+
+@contextmanager
+def _store(
+    transitions: int, dataset: str | None, reporter: Reporter
+) -> Iterator[tuple[EpisodeStore, dict[str, float]]]:
+    """The store, and how fast it was written if it was."""
+    if dataset is not None:
+        yield open_dataset(dataset), {}
+        return
+    require(transitions >= LENGTH, f"--transitions {transitions} must be at least {LENGTH}")
+    with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
+        started = time.perf_counter()
+        store = write_moving_squares(Path(folder) / "store", transitions // LENGTH, reporter)
+        rate = store.num_transitions / (time.perf_counter() - started)
+        yield store, {"write_steps_per_second": rate}
+
+
+def write_moving_squares(path: Path, episodes: int, reporter: Reporter) -> EpisodeStore:
+    """Frames of a game that nobody plays: squares that move straight on before a still court."""
+    rng = np.random.default_rng(0)
+    court = np.repeat(np.repeat(rng.integers(0, 200, (21, 21)), 4, 0), 4, 1).astype(np.uint8)
+    with (
+        StoreWriter(path, STACK) as writer,
+        reporter.bar("write", "step", episodes * LENGTH) as bar,
+    ):
+        for _ in range(episodes):
+            frames = np.tile(court, (LENGTH, 1, 1))
+            places = rng.integers(0, SIDE, (SPRITES, 2))
+            speeds = rng.integers(-3, 4, (SPRITES, 2))
+            at = (places + np.arange(LENGTH)[:, None, None] * speeds) % (SIDE - 3)
+            for row in range(4):
+                for column in range(4):
+                    y, x = at[..., 0] + row - 1, at[..., 1] + column - 1  # [LENGTH, SPRITES]
+                    frames[np.arange(LENGTH)[:, None], y, x] = 255
+            actions = rng.integers(0, 4, LENGTH)
+            writer.append(Episode(frames, actions, rng.normal(size=LENGTH), True, False))
+            bar.update(LENGTH)
+        return writer.finish(
+            "bench-frames",
+            {"kind": "bench", "description": "moving squares"},
+            env_id=None,
+            family=None,
+            max_episode_steps=LENGTH,
+            transitions_in=episodes * LENGTH,
+            has_timeouts=True,
+            choices=4,
+        )
+
+
+def _measure(path: Path, memory: int, seconds: float) -> dict[str, Any]:
+    before = anonymous_memory()
+    started = time.perf_counter()
+    store = EpisodeStore.open(path)
+    opened = time.perf_counter() - started
+    store.limit_memory(memory)
+    gatherer = WindowGatherer(store, label(store, ReturnToGo(1.0)), CONTEXT, LENGTH)
+    index = WindowIndex(store.offsets)
+    rates, most = {}, 0
+    for batch in BATCHES:
+        step, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            gatherer.gather(window_ids(0, step, batch, index))
+            step += 1
+            most = max(most, anonymous_memory())
+        rates[str(batch)] = step * batch / (time.perf_counter() - begun)
+    return {
+        "frame_memory_mib": memory,
+        "open_seconds": opened,
+        "windows_per_second": rates,
+        "anonymous_memory_mb": (most - before) / 1e6,
+    }
+
+
+def frames_text(result: dict[str, Any]) -> str:
+    """The result as an aligned table."""
+    rows = [
+        ["transitions", f"{result['transitions']:,}"],
+        ["bytes on the disk, MB", f"{result['bytes'] / 1e6:,.1f}"],
+        ["bytes a transition", f"{result['bytes_per_transition']:.0f}"],
+    ]
+    if "write_steps_per_second" in result:
+        rows.append(["written, steps/s", f"{result['write_steps_per_second']:,.0f}"])
+    for measured in result["measured"]:
+        within = f"within {measured['frame_memory_mib']} MiB"
+        rows.append([f"{within}: opened, ms", f"{measured['open_seconds'] * 1e3:.1f}"])
+        rows += [
+            [f"{within}: windows/s of {CONTEXT} steps, {batch} a batch", f"{rate:,.0f}"]
+            for batch, rate in measured["windows_per_second"].items()
+        ]
+        rows.append(
+            [
+                f"{within}: anonymous memory above imports, MB",
+                f"{measured['anonymous_memory_mb']:.0f}",
+            ]
+        )
+    return f"{result['frames']}\n\n{table(['frames', 'measured'], rows)}"

@@ -1,0 +1,29 @@
+from collections.abc import Callable
+
+import pytest
+
+from decision_seq.bench import frames
+from decision_seq.cli import main
+from decision_seq.data.store import EpisodeStore
+from decision_seq.types import UserError
+
+
+def test_a_store_of_frames_is_measured(monkeypatch) -> None:
+    monkeypatch.setattr("decision_seq.bench.frames.SECONDS", 0.2)
+    result = frames.bench_frames(5_000)
+    assert result["transitions"] == 5_000
+    assert result["bytes_per_transition"] < 84 * 84 / 10
+    roomy, narrow = result["measured"]
+    assert min(*roomy["windows_per_second"].values(), *narrow["windows_per_second"].values()) > 0
+    assert (roomy["frame_memory_mib"], narrow["frame_memory_mib"]) == (256, 1)
+    assert "5,000" in frames.frames_text(result)
+
+
+def test_a_store_may_be_given(
+    make_frame_store: Callable[..., EpisodeStore], store: EpisodeStore, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("decision_seq.bench.frames._measure", lambda *how: None)
+    with pytest.raises(UserError, match="holds no frames"):
+        frames.bench_frames(0, str(store.path))
+    assert main(["bench", "data", "--frames", "--transitions", "3"]) == 2
+    assert "--transitions 3" in capsys.readouterr().err
