@@ -18,7 +18,8 @@ from decision_seq.recipes import recipe_path, recipes
 from decision_seq.report import table
 
 STEPS, KILL_AFTER = 60, 30
-DATASET = "bundled/hopper-medium"  # of every family that a recipe names no other for
+DATASET = "bundled/hopper-medium"  # of every family but
+DATASETS = {"atari": "atari/bundled-pong"}
 SMALL = {
     "collection.steps": 4000,
     "train.steps": STEPS,
@@ -75,7 +76,8 @@ def smoke(name: str, folder: Path) -> list[str]:
     started = time.monotonic()
     output = folder / name.replace("/", "-")
     overrides = [part for key, value in small(name).items() for part in (f"--{key}", str(value))]
-    arguments = ["train", "--config", name, "--dataset", DATASET, "--output", str(output)]
+    dataset = DATASETS.get(name.partition("/")[0], DATASET)
+    arguments = ["train", "--config", name, "--dataset", dataset, "--output", str(output)]
     logged = killed([*arguments, *overrides], output)
     resumed = run(["train", "--output", str(output), "--resume"])
     from_step = [line for line in resumed.stderr.splitlines() if line.startswith("resumed from")]
