@@ -56,8 +56,8 @@ from decision_seq.types import Reporter, UserError
 class Request:
     """How a dataset is to be opened.
 
-    size, seed, workers: of a bundled collection; no size is the collection's own; replay: what is taken of DQN-replay's logs;
-    reporter: where news and progress are shown.
+    size, seed, workers: of a bundled collection (no size is the collection's own); replay: what is
+    taken of DQN-replay's logs; reporter: where news and progress are shown.
     """
 
     size: Size | None = None

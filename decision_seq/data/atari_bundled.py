@@ -23,7 +23,7 @@ from decision_seq.data.identity import sha256
 from decision_seq.data.players import Skilled
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
-from decision_seq.envs import facts_by_name, make
+from decision_seq.envs import facts_by_name, make, missing_extra
 from decision_seq.envs.atari_scores import env_id_of
 from decision_seq.types import Episode, Reporter, UserError
 from decision_seq.workers import cores, process_pool
@@ -57,11 +57,15 @@ COLLECTIONS = {
 
 
 def collection(name: str) -> Played:
-    """By its name without `atari/`; UserError for an unknown one."""
+    """By its name without `atari/`; UserError for an unknown one, or without the emulator."""
     if name not in COLLECTIONS:
         known = ", ".join(f"atari/{known}" for known in COLLECTIONS)
         raise UserError(f"atari/{name} does not exist; there are {known}")
-    return COLLECTIONS[name]
+    found = COLLECTIONS[name]
+    missing = missing_extra(found.env_id)
+    if missing:
+        raise UserError(f"atari/{name}: {missing}")
+    return found
 
 
 def store_name(name: str, size: Size, seed: int) -> str:
