@@ -41,7 +41,8 @@ def bench_frames(
         require(store.stack > 1, f"{store.name} holds no frames; `bench data` measures vectors")
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             measured = [
-                pool.apply(_measure, (store.path, memory)) for memory in (CACHE_MEBIBYTES, 1)
+                pool.apply(_measure, (store.path, memory, SECONDS))
+                for memory in (CACHE_MEBIBYTES, 1)
             ]
         size = sum(file.stat().st_size for file in store.path.glob("*"))
         return {
@@ -102,7 +103,7 @@ def write_moving_squares(path: Path, episodes: int, reporter: Reporter) -> Episo
         )
 
 
-def _measure(path: Path, memory: int) -> dict[str, Any]:
+def _measure(path: Path, memory: int, seconds: float) -> dict[str, Any]:
     before = anonymous_memory()
     started = time.perf_counter()
     store = EpisodeStore.open(path)
@@ -113,7 +114,7 @@ def _measure(path: Path, memory: int) -> dict[str, Any]:
     rates, most = {}, 0
     for batch in BATCHES:
         step, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < SECONDS:
+        while time.perf_counter() - begun < seconds:
             gatherer.gather(window_ids(0, step, batch, index))
             step += 1
             most = max(most, anonymous_memory())

@@ -22,7 +22,7 @@ def test_a_store_of_frames_is_measured(monkeypatch) -> None:
 def test_a_store_may_be_given(
     make_frame_store: Callable[..., EpisodeStore], store: EpisodeStore, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("decision_seq.bench.frames._measure", lambda path, memory: None)
+    monkeypatch.setattr("decision_seq.bench.frames._measure", lambda *how: None)
     with pytest.raises(UserError, match="holds no frames"):
         frames.bench_frames(0, str(store.path))
     assert main(["bench", "data", "--frames", "--transitions", "3"]) == 2

@@ -1,0 +1,54 @@
+"""What of the configuration reaches the data."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from decision_seq.config import load, override
+from decision_seq.data.frames import FrameColumn
+from decision_seq.data.store import EpisodeStore
+from decision_seq.problem import Config, open_data, prepare
+from decision_seq.types import Reporter, UserError
+
+NOT_ROLLED_OUT = {"evaluation": {"episodes": 0}}
+
+
+def test_frames_are_kept_within_the_memory_asked_for(
+    make_frame_store: Callable[..., EpisodeStore],
+) -> None:
+    path = str(make_frame_store([500], size=(84, 84)).path)
+    config = load(Config, {"dataset": path}, override("frame_memory", "2"))
+    column = open_data(config, Reporter()).columns["observations"]
+    assert isinstance(column, FrameColumn)
+    assert column._slots.nbytes <= 2 << 20
+    with pytest.raises(UserError, match="frame_memory 0 must be at least 1"):
+        load(Config, override("frame_memory", "0"))
+
+
+def test_a_policy_is_made_for_what_the_environment_shows_and_offers(
+    make_frame_store: Callable[..., EpisodeStore],
+) -> None:
+    """Not for single frames, nor for the actions that happen to be in the data."""
+    path = str(make_frame_store([40], choices=18).path)
+    spec = prepare(load(Config, {"dataset": path}, NOT_ROLLED_OUT), Reporter()).spec
+    assert (spec.observation_shape, spec.action_kind, spec.action_size) == (
+        (4, 10, 12),
+        "discrete",
+        18,
+    )
+
+
+def test_what_is_taken_of_logs_is_configured(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    from tests.data.test_replay import padded, played, write_shard
+
+    logs = tmp_path / "Breakout"
+    write_shard(logs, 0, padded([played(20, 0), played(9, 1)]))
+    first = override("replay.scheme", "first"), override("replay.transitions", "5")
+    config = load(Config, {"dataset": str(logs)}, *first)
+    assert open_data(config, Reporter()).num_transitions == 20
+    assert open_data(load(Config, {"dataset": str(logs)}), Reporter()).num_transitions == 29
+    for key, value in {"transitions": "0", "seed": "-1", "scheme": "some"}.items():
+        with pytest.raises(UserError, match=f"replay.{key}|{value}"):
+            load(Config, override(f"replay.{key}", value))
