@@ -103,6 +103,8 @@ class _Tracker:
 class PongPlayer(_Tracker):
     """Returns the ball by an end of its paddle, and fast: both are hard to return.
 
+    A rally that goes on and on may repeat itself for ever, so after some strokes it tries others.
+
     Memory: ball at 49 (x) and 54 (y, 0 when there is none), own paddle's top at 51. FIRE held when
     the ball is struck makes it faster.
     """
@@ -115,19 +117,32 @@ class PongPlayer(_Tracker):
     end = 6.5  # an end's distance from the middle
     slow = 4  # a step; a ball that is faster already would become too fast to be aimed
     middle = 118
+    patience = 6  # strokes
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.rng = rng
+        self.strokes, self.coming = 0, False
+        self.parts = (-self.end, self.end)
 
     def act(self, memory: np.ndarray, pressed: int) -> int:
         x, y, top = int(memory[49]), int(memory[54]), int(memory[51])
         moved = self.velocity((x, y) if y else None, pressed)
         if not y:
+            self.strokes, self.parts = 0, (-self.end, self.end)
             return 3  # to the end of its way, from where it sets out the same each time
         if moved is None:
             return 0
+        struck, self.coming = self.coming and moved[0] < 0, moved[0] > 0
+        if struck:
+            self.strokes += 1
+            if self.strokes > self.patience:
+                self.parts = (self.rng.uniform(-self.end, self.end),) * 2
         if moved[0] <= 0:
             return (0, 3, 2)[self.paddle.steer(top, self.past, [self.middle], 3)]
         steps = (self.line - x) / moved[0]
         middle = bounced(y + moved[1] * steps, *self.walls) + self.centred
-        goals = [middle - self.end, middle + self.end]
+        goals = [middle + part for part in self.parts]
         way = self.paddle.steer(top, self.past, goals, min(steps, FARTHEST))
         return (1, 5, 4)[way] if moved[0] <= self.slow else (0, 3, 2)[way]
 
@@ -170,7 +185,7 @@ class BreakoutPlayer(_Tracker):
 
 # The games that are played here -> their player.
 PLAYERS: dict[str, Callable[[np.random.Generator], Player]] = {
-    "pong": lambda rng: PongPlayer(),
+    "pong": PongPlayer,
     "breakout": BreakoutPlayer,
 }
 
@@ -184,7 +199,7 @@ class Skilled:
 
     def __init__(self, game: str, skill: float, actions: int, rng: np.random.Generator) -> None:
         self.player = PLAYERS[game](rng)
-        self.random, self.actions, self.rng = (1 - skill) ** 3, actions, rng
+        self.random, self.actions, self.rng = (1 - skill) ** 2, actions, rng
         self.seen: deque[np.ndarray] = deque(maxlen=1 + round(MOST_LAG * (1 - skill) ** 2))
         self.pressed = 0
 
