@@ -97,6 +97,20 @@ def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert np.ptp(one.returns) > 5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_collections_are_as_said(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean return of other games lies within its error of the one on record."""
+    monkeypatch.undo()
+    found, size = COLLECTIONS[name], Size(24, "episode")
+    returns = collect(name, tmp_path / name, size, seed=1).returns
+    error = found.return_std * (1 / len(returns) + 1 / found.episodes) ** 0.5
+    assert abs(returns.mean() - found.return_mean) < 4 * error
+    assert 0.4 < returns.std() / found.return_std < 2
+
+
 def test_a_collection_is_made_once_and_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
