@@ -184,7 +184,8 @@ def _add_convert(verbs: Any) -> None:
         "Write a dataset out in another layout; all but dqn-replay, whose rewards are clipped, read"
         " back into identical arrays.",
         "  decision-seq data convert hopper-medium --to d4rl --output hopper_medium.hdf5\n"
-        "  decision-seq data convert trajectories.pkl --to parquet --output folder",
+        "  decision-seq data convert trajectories.pkl --to parquet --output folder\n"
+        "  decision-seq data convert path/to/frames --to dqn-replay --output logs",
     )
     parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
     parser.add_argument(

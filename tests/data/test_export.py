@@ -19,6 +19,10 @@ from tests.conftest import make_episode
 NAMES = {"d4rl": "hopper.hdf5", "minari": "minari", "parquet": "hopper", "store": "hopper"}
 
 
+def test_every_layout_is_tried() -> None:
+    assert LAYOUTS.keys() == {*NAMES, "dqn-replay"}  # frames alone: `test_replay`
+
+
 ENDS = [(True, False), (False, False), (False, True), (False, False)]
 
 
@@ -52,7 +56,7 @@ def reopened(layout: str, output: Path) -> EpisodeStore:
     return open_dataset(str(output))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NAMES)
 def test_a_round_trip_changes_nothing(layout: str, mixed: EpisodeStore, tmp_path: Path) -> None:
     output = tmp_path / "out" / NAMES[layout]
     convert(mixed, layout, output, Reporter())
@@ -100,7 +104,7 @@ def test_convert_from_the_command_line(
     assert "exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NAMES)
 def test_a_relative_output_is_as_good(
     layout: str, store: EpisodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from decision_seq.data.columns import StoreDamaged
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.export import convert
-from decision_seq.data.frames import BLOCK, INDEX, FrameAppender, FrameColumn
+from decision_seq.data.frames import BLOCK, INDEX, FrameAppender, FrameColumn, codec
 from decision_seq.data.inspection import inspect
 from decision_seq.data.joining import join
 from decision_seq.data.sampler import WindowGatherer
@@ -208,25 +208,28 @@ def test_a_bad_block_does_not_pass_for_the_one_it_replaced(frames: EpisodeStore)
     for _ in range(2):
         with pytest.raises(StoreDamaged):
             column.take(np.array([0]))
+        assert column._held.tolist() == [-1]
         np.testing.assert_array_equal(column.take(last), raw()[last])
 
 
-@pytest.mark.parametrize("forged", ["size", "content"])
+@pytest.mark.parametrize("forged", ["short", "huge", "content"])
 def test_a_block_that_was_forged_with_its_checksum_is_refused(
     frames: EpisodeStore, forged: str
 ) -> None:
-    content = bytearray(file_of(frames).read_bytes())
+    """One that unpacks to less would leave in place what was there before."""
+    content = file_of(frames).read_bytes()
     blocks = -(-frames.num_transitions // BLOCK)
     space = len(content) - blocks * INDEX.itemsize
     index = np.frombuffer(content[space:], INDEX).copy()
-    first = slice(0, int(index["end"][0]))
-    content[first] = (
-        b"\xff\xff\xff\x7f" + content[4 : first.stop]
-        if forged == "size"
-        else content[:4] + b"\xff" * (first.stop - 4)
-    )
-    index["crc"][0] = zlib.crc32(content[first])
-    file_of(frames).write_bytes(bytes(content[:space]) + index.tobytes())
+    first = content[: int(index["end"][0])]
+    false = {
+        "short": codec().encode(raw()[: BLOCK - 1]),
+        "huge": b"\xff\xff\xff\x7f" + first[4:],
+        "content": first[:4] + b"\xff" * (len(first) - 4),
+    }[forged]
+    index["end"] = index["end"].astype(np.int64) + len(false) - len(first)
+    index["crc"][0] = zlib.crc32(false)
+    file_of(frames).write_bytes(false + content[len(first) : space] + index.tobytes())
     with pytest.raises(StoreDamaged, match="rows 0 to 15"):
         EpisodeStore.open(frames.path).episode(0)
 

@@ -115,6 +115,7 @@ def test_padding_can_be_kept(logs: Path, tmp_path: Path) -> None:
 def test_a_shard_that_begins_or_ends_amidst_an_episode(logs: Path, tmp_path: Path) -> None:
     """What is there is kept; padding whose episode is on the next shard is not an episode."""
     begun, whole = played(12, 0), played(5, 1)
+    begun.actions[0] = begun.rewards[0] = 0  # as padding, but with a picture
     write_shard(logs, 0, [begun, *padded([whole]), PADDED])
     said = Lines()
     same(read(logs, tmp_path / "store", said), [begun, whole])
@@ -199,6 +200,17 @@ def test_the_original_draw_is_that_of_its_loop(
     assert store.num_transitions == sum(expected.values()) >= 900
     columns = np.concatenate([terminals[n][: expected[n]] for n in sorted(expected)])
     np.testing.assert_array_equal(store.offsets[1:], np.flatnonzero(columns) + 1)
+
+
+def test_a_visit_that_reaches_the_last_row_is_left_out(
+    logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the original does, even if its last episode ends there."""
+    write_shard(logs, 0, padded([played(4, i) for i in range(20)]))
+    for rows, found in ((78, 77), (77, 0)):
+        monkeypatch.setattr(replay_draw, "ORIGINAL_ROWS", rows)
+        with pytest.raises(UserError, match=f"only {found} of the 500"):
+            read(logs, tmp_path / "store", config=ReplayConfig("original", 500))
 
 
 def test_a_draw_ends_when_the_data_are_used_up(logs: Path, tmp_path: Path) -> None:
