@@ -11,7 +11,6 @@ import numpy as np
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
 from decision_seq.data import Request, open_dataset
-from decision_seq.data.bundled import DEFAULT_SIZE
 from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
 from decision_seq.data.frames import CACHE_MEBIBYTES
@@ -29,13 +28,17 @@ from decision_seq.types import Reporter, Spec
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """Size and seed of a bundled collection; other datasets have their own."""
+    """Size and seed of a bundled collection; other datasets have their own.
 
-    steps: int = DEFAULT_SIZE.count
+    steps: null for the collection's own size.
+    """
+
+    steps: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, f"config: collection.steps {self.steps} must be at least 1")
+        steps = self.steps
+        require(steps is None or steps >= 1, f"config: collection.steps {steps} must be at least 1")
         require(self.seed >= 0, f"config: collection.seed {self.seed} must not be negative")
 
 
@@ -91,7 +94,8 @@ class Problem:
 
 def open_data(config: Config, reporter: Reporter) -> EpisodeStore:
     """The dataset that the config names, fetched or collected where it is not at hand."""
-    size = Size(config.collection.steps)
+    steps = config.collection.steps
+    size = None if steps is None else Size(steps)
     request = Request(size, config.collection.seed, reporter=reporter, replay=config.replay)
     store = open_dataset(config.dataset, request)
     store.limit_memory(config.frame_memory)

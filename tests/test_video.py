@@ -341,3 +341,24 @@ def test_only_some_frames_of_a_fast_simulator_are_kept() -> None:
         take.see(camera, None, ended=step == 12)
         take.rewards.append(1.0)
     assert written.count == 4  # 0, 5, 10, and the last
+
+
+def test_an_atari_game_is_filmed_in_colour_as_a_gif(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    camera = rendering.Camera("atari/Pong-v0")
+    film = tmp_path / "pong.gif"
+    writer = writers.open_writer(film, camera.fps)
+    take = video.Take(writer, 1)
+    environments = video.FilmedEnvironments(camera, [take])
+    environments.reset([3])
+    for _ in range(30):
+        environments.step(np.array([0]), np.array([2]))
+    writer.close()
+    environments.close()
+    assert len(take.rewards) == 30
+    with Image.open(film) as gif:
+        assert (gif.size, gif.n_frames, gif.info["duration"]) == ((160, 210), 31, 60)
+        first = np.asarray(gif.convert("RGB")).astype(int)
+        gif.seek(30)
+        assert (np.asarray(gif.convert("RGB")) != first).any()
+    assert np.ptp(first, axis=2).max() > 50  # in colour

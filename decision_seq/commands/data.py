@@ -9,6 +9,7 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_verb
+from decision_seq.envs.atari_scores import ATARI
 from decision_seq.types import UserError
 
 
@@ -35,7 +36,7 @@ def _add_list(verbs: Any) -> None:
         "  decision-seq data list\n  decision-seq data list --source bundled --json",
     )
     parser.add_argument(
-        "--source", choices=["bundled", "d4rl", "minari", "store"], help="only these"
+        "--source", choices=["bundled", "atari", "d4rl", "minari", "store"], help="only these"
     )
     parser.add_argument("--json", action="store_true")
 
@@ -112,6 +113,7 @@ def _add_collect(verbs: Any) -> None:
         "Roll out a behaviour policy into a store that `train --dataset` takes.",
         "  decision-seq data collect hopper-medium\n"
         "  decision-seq data collect hopper-medium --steps 1000000 --seed 1 --output big\n"
+        "  decision-seq data collect atari/bundled-pong --steps 20000 --output pong\n"
         "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 \\\n"
         "      --steps 200000 --output regrown\n"
         "  decision-seq data collect --policy uniform --env Hopper-v4 --output random",
@@ -124,7 +126,9 @@ def _add_collect(verbs: Any) -> None:
     parser.add_argument("--env", help="a Gymnasium id, with --policy")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--steps", type=int, help="transitions, rounded up to whole episodes (default 200000)"
+        "--steps",
+        type=int,
+        help="transitions, rounded up to whole episodes (default 200000, of Atari 100000)",
     )
     size.add_argument("--episodes", type=int, help="so many episodes instead")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
@@ -140,13 +144,13 @@ def _add_collect(verbs: Any) -> None:
 
 def run_collect(options: argparse.Namespace) -> int:
     from decision_seq.data import Request, open_dataset
-    from decision_seq.data.bundled import DEFAULT_SIZE, collect_named
+    from decision_seq.data.bundled import collect_named
     from decision_seq.data.collection import Size
 
     named = options.name is not None
     if named == (options.policy is not None) or named == (options.env is not None):
         raise UserError("give the NAME of a bundled dataset, or --policy FILE with --env ID")
-    size = DEFAULT_SIZE if options.steps is None else Size(options.steps)
+    size = None if options.steps is None else Size(options.steps)
     if options.episodes is not None:
         size = Size(options.episodes, "episode")
     reporter = make_reporter()
@@ -163,7 +167,8 @@ def run_collect(options: argparse.Namespace) -> int:
         )
     elif named:
         request = Request(size, options.seed, options.workers, reporter)
-        store = open_dataset(f"bundled/{options.name}", request)
+        source = "" if options.name.startswith(ATARI) else "bundled/"
+        store = open_dataset(source + options.name, request)
     else:
         raise UserError("--policy needs --output, the new store's folder")
     _print_store(store)

@@ -8,6 +8,7 @@
 | `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or fetched |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
 | `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
+| `atari/bundled-pong`, `-breakout` | games by scripted players, played on first use |
 | `atari/Breakout` | DQN-replay's logs of the game at hand |
 | `path/to/folder` | a store, a Minari dataset, a folder of `.parquet` files, of DQN-replay's logs |
 | `A+B` | the episodes of A, then those of B |
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from decision_seq import envs
 from decision_seq.data import (
+    atari_bundled,
     bundled,
     d4rl,
     hub,
@@ -54,11 +56,11 @@ from decision_seq.types import Reporter, UserError
 class Request:
     """How a dataset is to be opened.
 
-    size, seed, workers: of a bundled collection; replay: what is taken of DQN-replay's logs;
-    reporter: where news and progress are shown.
+    size, seed, workers: of a bundled collection (no size is the collection's own); replay: what is
+    taken of DQN-replay's logs; reporter: where news and progress are shown.
     """
 
-    size: Size = bundled.DEFAULT_SIZE
+    size: Size | None = None
     seed: int = 0
     workers: int | None = None
     reporter: Reporter = field(default_factory=Reporter)
@@ -219,15 +221,13 @@ def _open_d4rl(name: str, request: Request) -> EpisodeStore:
 
 
 def _open_bundled(name: str, request: Request) -> EpisodeStore:
-    output = store_root() / bundled.store_name(name, request.size, request.seed)
-    kept = _reopen(output, request)
-    if kept is not None:
-        return kept
-    return bundled.collect_recipe(
+    size = request.size or bundled.DEFAULT_SIZE
+    output = store_root() / bundled.store_name(name, size, request.seed)
+    return _reopen(output, request) or bundled.collect_recipe(
         name,
         bundled.recipe(name),
         output,
-        request.size,
+        size,
         request.seed,
         request.workers,
         request.reporter,
@@ -247,6 +247,12 @@ def _open_hub(name: str, request: Request) -> EpisodeStore:
 
 
 def _open_atari(name: str, request: Request) -> EpisodeStore:
+    if name.startswith("bundled-"):
+        size = request.size or atari_bundled.DEFAULT_SIZE
+        output = store_root() / atari_bundled.store_name(name, size, request.seed)
+        return _reopen(output, request) or atari_bundled.collect(
+            name, output, size, request.seed, request.workers, request.reporter
+        )
     return open_path(replay.where(name, store_root()), request)
 
 

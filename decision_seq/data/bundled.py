@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq import envs
+from decision_seq.data import atari_bundled
 from decision_seq.data.behaviour import Actor, GaussianPolicy, UniformPolicy, load_actor
 from decision_seq.data.collection import COLLECTOR, Size, collect
 from decision_seq.data.identity import sha256
 from decision_seq.data.store import EpisodeStore
+from decision_seq.envs.atari_scores import ATARI
 from decision_seq.types import Reporter, UserError
 
 DEFAULT_SIZE = Size(200_000)
@@ -113,7 +115,7 @@ def collect_named(
     name: str | None,
     policy: str | None,
     env_id: str | None,
-    size: Size,
+    size: Size | None,
     seed: int,
     output: Path,
     workers: int | None = None,
@@ -121,10 +123,15 @@ def collect_named(
 ) -> EpisodeStore:
     """`data collect`: a bundled dataset by name, or any policy file in any environment.
 
-    UserError when `output` exists: nothing is overwritten.
+    size: None for the collection's own. UserError when `output` exists: nothing is overwritten.
     """
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
+    if name is not None and name.startswith(ATARI):
+        name = name.removeprefix(ATARI)
+        size = size or atari_bundled.DEFAULT_SIZE
+        return atari_bundled.collect(name, output, size, seed, workers, reporter)
+    size = size or DEFAULT_SIZE
     if name is not None:
         return collect_recipe(name, recipe(name), output, size, seed, workers, reporter)
     assert policy is not None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from decision_seq import envs
-from decision_seq.data import bundled, d4rl, minari_files, minari_remote
+from decision_seq.data import atari_bundled, bundled, d4rl, minari_files, minari_remote
 from decision_seq.data.identity import store_root, visible
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
@@ -20,6 +20,7 @@ def catalog(source: str | None = None) -> list[dict[str, Any]]:
     known = _known_stores()
     rows = {
         "bundled": _bundled(),
+        "atari": _atari(),
         "d4rl": _d4rl(known),
         "minari": _minari(known),
         "store": _stores(known),
@@ -45,6 +46,27 @@ def _bundled() -> Iterator[dict[str, Any]]:
             "episodes": recipe.episodes,
             **_scores(found[1].reference_scores if found else None, recipe.return_mean),
             "here": "yes" if made.is_dir() else "made on first use",
+        }
+
+
+def _atari() -> Iterator[dict[str, Any]]:
+    size = atari_bundled.DEFAULT_SIZE
+    for name, played in atari_bundled.COLLECTIONS.items():
+        here = envs.missing_extra(played.env_id)
+        if here is None:
+            made = store_root() / atari_bundled.store_name(name, size, 0)
+            here = "yes" if made.is_dir() else "made on first use"
+        found = envs.facts_by_name(played.env_id)
+        scores = _scores(found[1].reference_scores if found else None, played.return_mean)
+        yield {
+            "name": f"atari/{name}",
+            "source": "collected here, not DQN-replay's data",
+            "environment": played.env_id,
+            "size": f"{size.count:,} steps",
+            "episodes": played.episodes,
+            **scores,
+            "return": f"{scores['return']} ± {played.return_std:.1f}",
+            "here": here,
         }
 
 

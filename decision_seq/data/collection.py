@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,7 +82,7 @@ def collect(
         for part, actor in enumerate(actors):
             share = size.share(part, len(actors))
             left = share.count
-            jobs = _Jobs(pool, actor, env_id, seed, part)
+            jobs = Jobs(pool, run_chunk, (actor, env_id, (seed, part)))
             for episode in jobs.episodes(share, limit, 2 * workers):
                 writer.append(episode)
                 total += len(episode)
@@ -116,14 +116,16 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Jobs:
-    """One actor's episodes, computed ahead by the workers."""
+class Jobs:
+    """Episodes computed ahead by the workers.
+
+    run: called as `run(*arguments, first, count)` for episodes that lie in one chunk.
+    """
 
     pool: ProcessPoolExecutor
-    actor: Actor
-    env_id: str
-    seed: int
-    part: int
+    run: Callable[..., list[Episode]]
+    arguments: tuple
+    chunk: int = CHUNK
 
     def episodes(self, size: Size, limit: int | None, ahead: int) -> Iterator[Episode]:
         """Episodes 0, 1, 2, ... until they make up the size.
@@ -137,17 +139,13 @@ class _Jobs:
             mean = done / ended if ended else (limit or 1 if size.unit == "step" else 1)
             needed = ended + math.ceil((size.count - done) / mean)
             while (begun < needed and len(pending) < ahead) or not pending:
-                count = min(CHUNK, max(1, needed - begun), CHUNK - begun % CHUNK)
-                pending.append(self._submit(begun, count))
+                count = min(max(1, needed - begun), self.chunk - begun % self.chunk)
+                pending.append(self.pool.submit(self.run, *self.arguments, begun, count))
                 begun += count
             for episode in pending.popleft().result():
                 if done < size.count:
                     done, ended = done + size.of(episode), ended + 1
                     yield episode
-
-    def _submit(self, first: int, count: int) -> Future[list[Episode]]:
-        seed = (self.seed, self.part)
-        return self.pool.submit(run_chunk, self.actor, self.env_id, seed, first, count)
 
 
 @lru_cache(1)

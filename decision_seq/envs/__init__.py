@@ -11,7 +11,7 @@ from decision_seq.envs.facts import (
     normalized_score,
     score_name,
 )
-from decision_seq.envs.running import Environments, make, obstacle, trust
+from decision_seq.envs.running import Environments, make, missing_extra, obstacle, trust
 
 __all__ = [
     "FACTS",
@@ -22,6 +22,7 @@ __all__ = [
     "facts_by_name",
     "facts_by_sizes",
     "make",
+    "missing_extra",
     "normalize",
     "normalized_score",
     "obstacle",

@@ -85,7 +85,7 @@ class Atari(gymnasium.Env):
             self._act(self.noop)
             if self.ale.game_over():
                 self._restart()
-        self.frames[:] = 0
+        self.frames = np.zeros_like(self.frames)
         self.screens[1] = 0
         self.ale.getScreenGrayscale(self.screens[0])
         return self._observe(), {}
@@ -118,9 +118,9 @@ class Atari(gymnasium.Env):
 
     def _observe(self) -> np.ndarray:
         np.maximum(self.screens[0], self.screens[1], out=self.screens[0])
-        self.frames[:-1] = self.frames[1:]
-        self.frames[-1] = self.shrink(self.screens[0])
-        return self.frames.copy()
+        newest = self.shrink(self.screens[0])
+        self.frames = np.concatenate([self.frames[1:], newest[None]])  # the former are others' now
+        return self.frames
 
 
 class Shrink:

@@ -90,7 +90,8 @@ def obstacle(env_id: str | None, family: str | None) -> str | None:
     return f"no environment stands for {family} today ({facts.absent})" if facts else None
 
 
-def _missing_extra(env_id: str) -> str | None:
+def missing_extra(env_id: str) -> str | None:
+    """What an environment needs that is not installed; None where nothing is missing."""
     for beginnings, (module, package, extra) in EXTRAS.items():
         if env_id.startswith(beginnings) and not importlib.util.find_spec(module):
             name = env_id.partition("?")[0]
@@ -104,7 +105,7 @@ def _find(name: str) -> None:
 
     from decision_seq.envs import reacher2d, standins  # noqa: F401 (they register themselves)
 
-    missing = _missing_extra(name)
+    missing = missing_extra(name)
     if missing:
         raise UserError(f"environment {missing}")
     if name.startswith(ATARI):

@@ -6,8 +6,10 @@ import pytest
 
 from decision_seq.cli import main
 from decision_seq.data import Request, open_dataset
-from decision_seq.data.bundled import bundled
+from decision_seq.data.atari_bundled import COLLECTIONS
+from decision_seq.data.bundled import DEFAULT_SIZE, bundled
 from decision_seq.data.catalog import COLUMNS, catalog
+from decision_seq.data.collection import Size
 from decision_seq.data.d4rl import published
 
 
@@ -38,8 +40,8 @@ def test_what_is_here_is_known(
 
 def test_a_bundled_dataset_is_here_once_it_is_made() -> None:
     assert rows_by_name()["bundled/hopper-random"]["here"] == "made on first use"
-    size = Request().size
-    folder = open_dataset("bundled/hopper-random", Request(size=type(size)(40))).path
+    size = DEFAULT_SIZE
+    folder = open_dataset("bundled/hopper-random", Request(size=Size(40))).path
     folder.rename(folder.with_name(folder.name.replace("40steps", f"{size.count}steps")))
     assert rows_by_name()["bundled/hopper-random"]["here"] == "yes"
 
@@ -48,7 +50,7 @@ def test_the_table_and_its_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert all(word in table[0] for word in COLUMNS)
-    assert len(table) == 2 + len(bundled()) + len(published())
+    assert len(table) == 2 + len(bundled()) + len(COLLECTIONS) + len(published())
     assert main(["data", "list", "--source", "bundled", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in rows} == {f"bundled/{name}" for name in bundled()}
