@@ -143,7 +143,9 @@ class ImageEncoder(Encoder):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Frames [B, stack - 1 + T, H, W], 0 to 255 -> [B, T, D]."""
-        scaled = observations.to(self.embed.weight.dtype) / 255
-        steps = scaled.shape[1] - self.stack + 1
-        stacks = torch.stack([scaled[:, i : i + steps] for i in range(self.stack)], 2)
-        return self.embed(self.convolutions(stacks.flatten(0, 1))).unflatten(0, (-1, steps))
+        steps = observations.shape[1] - self.stack + 1
+        frames = [observations[:, i : i + steps] for i in range(self.stack)]
+        # Channels last in memory: on a CPU the way back takes half the time.
+        stacks = torch.stack(frames, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, stack, H, W]
+        scaled = stacks.to(self.embed.weight.dtype) / 255
+        return self.embed(self.convolutions(scaled)).unflatten(0, (-1, steps))
