@@ -194,7 +194,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "context 0": (["--policy.context_length", "0"], "context_length 0 must be at least 1"),
     "no value": (["--train.steps"], "--train.steps needs a value"),
     "stray word": (["steps"], "unexpected argument 'steps'"),
-    "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are bc/gym"),
+    "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are atari/bc"),
     "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
     "resume nowhere": (["--resume"], "--resume needs --output"),
     "resume a typo": (["--resume", "--output", "typo"], "typo does not exist"),

@@ -89,7 +89,9 @@ def test_films_are_of_the_precision_evaluated(
     opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
     scores = opened.scores()
     monkeypatch.setattr(
-        opened.loaded.policy, "act", lambda *_: pytest.fail(str(torch.is_autocast_enabled("cpu")))
+        opened.loaded.policy,
+        "decide",
+        lambda *_: pytest.fail(str(torch.is_autocast_enabled("cpu"))),
     )
     with pytest.raises(pytest.fail.Exception, match="True"):
         Studio(opened, tmp_path, 1, Reporter()).film(scores)

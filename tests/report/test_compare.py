@@ -80,7 +80,7 @@ def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
         ({"episodes": 8}, "episodes"),
         ({"targets": (1800.0,)}, "targets"),
         ({"env_id": "Hopper-v5"}, "env_id"),
-        ({"precision": "bf16"}, "precision"),
+        ({"precision": "bf16"}, "acting: bf16 against fp32"),
         ({"source": BUNDLED}, "source"),
     ],
 )
