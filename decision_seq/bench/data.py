@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,7 @@ def _measure(path: Path) -> dict[str, Any]:
     second = time.perf_counter()
     for column in store.columns.values():  # into the page cache, as after a first epoch
         column.array.view(np.uint8).reshape(-1)[::4096].max()
-    rates, most = {}, 0
-    for batch in BATCHES:
-        step, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < SECONDS:
-            gatherer.gather(window_ids(0, step, batch, index))
-            step += 1
-            if step % 256 == 0:
-                most = max(most, anonymous_memory())
-        rates[str(batch)] = step * batch / (time.perf_counter() - begun)
+    rates, most = gather_for(SECONDS, gatherer, index, BATCHES, look_every=256)
     return {
         "open_seconds": opened - started,
         "first_batch_seconds": first - started,
@@ -105,6 +98,29 @@ def _measure(path: Path) -> dict[str, Any]:
         "anonymous_memory_mb": (max(most, anonymous_memory()) - before) / 1e6,
         "anonymous_memory_at_import_mb": before / 1e6,
     }
+
+
+def gather_for(
+    seconds: float,
+    gatherer: WindowGatherer,
+    index: WindowIndex,
+    batches: Sequence[int],
+    look_every: int,
+) -> tuple[dict[str, float], int]:
+    """Windows a second for each size of batch, and the most anonymous memory that was seen.
+
+    seconds: for each size; look_every: batches between two looks at the memory.
+    """
+    rates, most = {}, 0
+    for batch in batches:
+        step, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            gatherer.gather(window_ids(0, step, batch, index))
+            step += 1
+            if step % look_every == 0:
+                most = max(most, anonymous_memory())
+        rates[str(batch)] = step * batch / (time.perf_counter() - begun)
+    return rates, most
 
 
 def anonymous_memory() -> int:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.bench.data import SECONDS, anonymous_memory
+from decision_seq.bench.data import SECONDS, anonymous_memory, gather_for
 from decision_seq.config import require
 from decision_seq.data import open_dataset
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.frames import CACHE_MEBIBYTES
-from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.report import table
@@ -111,14 +111,7 @@ def _measure(path: Path, memory: int, seconds: float) -> dict[str, Any]:
     store.limit_memory(memory)
     gatherer = WindowGatherer(store, label(store, ReturnToGo(1.0)), CONTEXT, LENGTH)
     index = WindowIndex(store.offsets)
-    rates, most = {}, 0
-    for batch in BATCHES:
-        step, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            gatherer.gather(window_ids(0, step, batch, index))
-            step += 1
-            most = max(most, anonymous_memory())
-        rates[str(batch)] = step * batch / (time.perf_counter() - begun)
+    rates, most = gather_for(seconds, gatherer, index, BATCHES, look_every=1)
     return {
         "frame_memory_mib": memory,
         "open_seconds": opened,
