@@ -14,13 +14,13 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
+from decision_seq.context import Context, News
 from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
-from decision_seq.rollout import Context, News
 from decision_seq.types import Batch, Episode, Reporter, Spec
 
 # Hopper's sizes, so that what is trained here can be rolled out in the real environment.

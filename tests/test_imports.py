@@ -22,6 +22,7 @@ LAYERS = [
     "models",
     "policies",
     "checkpoint",
+    "context",
     "rollout",
     "evaluate",
     "train",

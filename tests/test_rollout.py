@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from decision_seq.context import Context, News
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import Environments, make
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.rollout import SEATS, Asked, Context, News, queue_up, roll, rollout
+from decision_seq.rollout import SEATS, Asked, queue_up, roll, rollout
 from decision_seq.types import Batch, Spec
 from tests.conftest import lived
 

@@ -1,0 +1,106 @@
+"""What a policy sees of live episodes, and how it is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decision_seq.types import Batch, Spec
+
+
+class Context:
+    """The last K steps of N live episodes on the policy's device, padded on the right.
+
+    The newest step of row i is at `lengths[i] - 1`; its action and reward are not known yet and
+    are 0, which no causal policy reads. Shapes never change, and nothing is read back.
+
+    size: F, of what the policy keeps of an observation.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        context_length: int,
+        spec: Spec,
+        size: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.spec = spec
+        self.continuous = spec.action_kind == "continuous"
+        width = spec.action_size if self.continuous else 1
+        # One array, so that a step moves one.
+        sizes = (spec.condition_size, size, 1, width)
+        self._data = torch.zeros(count, context_length, sum(sizes), device=device)
+        self._conditions, self._observations, self._rewards, self._actions = self._data.split(
+            sizes, 2
+        )
+        self.lengths = torch.zeros(count, dtype=torch.int64, device=device)
+        self._timestep = torch.zeros_like(self.lengths)  # of the newest step
+        self._rows = torch.arange(count, device=device)
+        self._steps = torch.arange(context_length, device=device)
+
+    def advance(self, actions: Tensor, numbers: Tensor, observations: Tensor) -> None:
+        """Complete every row's newest step and open the next; a fresh row begins anew.
+
+        actions: [N, A] or [N], as the policy gave them; numbers: [N, 3 + C], see `News`;
+        observations: [N, F], what the policy keeps of the new ones.
+        """
+        fresh = numbers[:, News.FRESH] > 0
+        filled = torch.where(fresh, 0, self.lengths)
+        newest = (filled - 1).clamp(min=0)
+        self._actions[self._rows, newest] = actions.view(len(actions), -1).to(self._data.dtype)
+        self._rewards[self._rows, newest, 0] = numbers[:, News.REWARD]
+        shifted = self._steps + (filled == len(self._steps))[:, None]  # [N, K]
+        shifted = shifted.clamp(max=len(self._steps) - 1)[:, :, None].expand_as(self._data)
+        self._data.copy_(self._data.gather(1, shifted))
+        self.lengths = (filled + 1).clamp(max=len(self._steps))
+        self._timestep = torch.where(fresh, 0, self._timestep + 1)
+        opened = torch.zeros_like(self._data[:, 0])  # its reward and its action are to come
+        known = torch.cat([numbers[:, News.CONDITION :], observations], 1)
+        opened[:, : known.shape[1]] = known
+        self._data[self._rows, self.lengths - 1] = opened
+
+    def batch(self, rows: slice = slice(None)) -> Batch:
+        """The contexts of `rows`, [R, K] whatever their lengths, observations as they are kept."""
+        first = self._timestep[rows, None] - self.lengths[rows, None] + 1
+        actions = self._actions[rows]
+        return Batch(
+            observations=self._observations[rows],
+            actions=actions if self.continuous else actions[:, :, 0].long(),
+            rewards=self._rewards[rows, :, 0],
+            conditions=self._conditions[rows],
+            timesteps=(first + self._steps).clamp(0, self.spec.max_timestep - 1),
+            mask=self._steps < self.lengths[rows, None],
+        )
+
+
+class News:
+    """What the environments told, in one buffer of bytes, so that a step moves it by one copy.
+
+    numbers [N, 3 + C] float32: whether an episode begins, the reward of the step before, a number
+    in [0, 1) to draw an action by, the condition. observations [N, ...] of the new step: float32,
+    or uint8 where they are frames.
+    """
+
+    FRESH, REWARD, DRAW, CONDITION = range(4)
+
+    def __init__(self, count: int, spec: Spec, device: torch.device) -> None:
+        self.shape = (count, *spec.observation_shape)
+        self.dtype = torch.uint8 if spec.pixels else torch.float32
+        self.columns = self.CONDITION + spec.condition_size
+        size = 4 * count * self.columns + self.dtype.itemsize * int(np.prod(self.shape))
+        self.buffer = torch.zeros(size, dtype=torch.uint8)
+        if device.type == "cuda":
+            self.buffer = self.buffer.pin_memory()
+        numbers, observations = self.on(torch.device("cpu"))
+        self.observations, array = observations.numpy(), numbers.numpy()
+        self.fresh, self.rewards = array[:, self.FRESH], array[:, self.REWARD]
+        self.draws, self.conditions = array[:, self.DRAW], array[:, self.CONDITION :]
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The numbers and the observations on the device."""
+        moved = self.buffer.to(device, non_blocking=True)
+        split = 4 * self.shape[0] * self.columns
+        numbers = moved[:split].view(torch.float32).view(-1, self.columns)
+        return numbers, moved[split:].view(self.dtype).view(self.shape)
