@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
 
+FIT_FRAMES = 2_000  # that a mean frame is the mean of, all along the data
+
 
 class Encoder(nn.Module):
     """Observations as a `Batch` holds them -> one token a step, which no other step bears on."""
@@ -102,9 +104,15 @@ class VectorEncoder(Standardizer):
 @EncoderConfig.register_subclass("image")
 @dataclass(frozen=True)
 class ImageConfig(EncoderConfig):
-    """channels: of the three convolutions. Defaults: kzl/decision-transformer atari/."""
+    """channels: of the three convolutions. Defaults: kzl/decision-transformer atari/.
+
+    centered: the data's mean frame is subtracted and the deviation of their pixels divided by, in
+    place of 255. What stands still drowns what moves otherwise: on two cores within the hour, a
+    small network learns to see Pong's ball with it and not without.
+    """
 
     channels: tuple[int, int, int] = (32, 64, 64)
+    centered: bool = False
 
     def __post_init__(self) -> None:
         for count in self.channels:
@@ -119,7 +127,7 @@ class ImageConfig(EncoderConfig):
             f"the encoder `image` needs stacks of frames of 36 pixels at least, not observations of"
             f" shape {shape}",
         )
-        return ImageEncoder(shape, self.channels, width)
+        return ImageEncoder(shape, self, width)
 
 
 class ImageEncoder(Encoder):
@@ -129,10 +137,15 @@ class ImageEncoder(Encoder):
     policy's affair.
     """
 
-    def __init__(self, shape: tuple[int, ...], channels: tuple[int, int, int], width: int) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...], config: ImageConfig, width: int) -> None:
         super().__init__()
-        self.stack = shape[0]
-        sizes = (self.stack, *channels)
+        self.stack, self.centered = shape[0], config.centered
+        self.register_buffer("mean", torch.zeros(shape[1:]))
+        self.register_buffer("scale", torch.tensor(255.0))
+        sizes = (self.stack, *config.channels)
         layers: list[nn.Module] = []
         for i, (kernel, stride) in enumerate(((8, 4), (4, 2), (3, 1))):
             layers += [nn.Conv2d(sizes[i], sizes[i + 1], kernel, stride), nn.ReLU()]
@@ -141,11 +154,22 @@ class ImageEncoder(Encoder):
             flat = self.convolutions(torch.zeros(1, *shape)).shape[1]
         self.embed = nn.Linear(flat, width)
 
+    def fit(self, store: EpisodeStore) -> None:
+        if not self.centered:
+            return
+        count = store.num_transitions
+        rows = np.unique(np.linspace(0, count - 1, min(count, FIT_FRAMES)).astype(np.int64))
+        total = np.zeros(self.mean.shape)
+        for part in np.array_split(rows, -(-len(rows) // 100)):
+            total += store.columns["observations"].take(part).sum(0, dtype=np.float64)
+        self.mean.copy_(torch.as_tensor(total / len(rows)))
+        self.scale.copy_(torch.as_tensor(max(store.observation_statistics[1], 1.0)))
+
     def forward(self, observations: Tensor) -> Tensor:
         """Frames [B, stack - 1 + T, H, W], 0 to 255 -> [B, T, D]."""
         steps = observations.shape[1] - self.stack + 1
         frames = [observations[:, i : i + steps] for i in range(self.stack)]
         # Channels last in memory: on a CPU the way back takes half the time.
         stacks = torch.stack(frames, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, stack, H, W]
-        scaled = stacks.to(self.embed.weight.dtype) / 255
+        scaled = stacks.to(self.embed.weight.dtype).sub_(self.mean).div_(self.scale)
         return self.embed(self.convolutions(scaled)).unflatten(0, (-1, steps))

@@ -68,3 +68,19 @@ def test_a_vector_is_standardised() -> None:
     torch.testing.assert_close(
         encoder(torch.tensor([[[5.0, 7.0]]])), encoder.embed(torch.tensor([[[2.0, 2.0]]]))
     )
+
+
+def test_centered_frames_are_less_their_mean(make_frame_store) -> None:
+    store = make_frame_store((300, 40), size=(40, 44))
+    encoder = ImageConfig((4, 4, 4), centered=True).build((4, 40, 44), 8)
+    encoder.fit(store)
+    frames = store.columns["observations"].rows(0, 340).astype(np.float64)
+    np.testing.assert_allclose(encoder.mean, frames.mean(0), rtol=1e-5)
+    assert encoder.scale.item() == pytest.approx(frames.std(), rel=1e-5)
+    plain = ImageConfig((4, 4, 4)).build((4, 40, 44), 8)
+    plain.fit(store)
+    plain.load_state_dict(encoder.state_dict() | {"mean": plain.mean, "scale": plain.scale})
+    seen = torch.as_tensor(frames[None, :9])
+    by_hand = (seen.float() - encoder.mean) / encoder.scale * 255
+    torch.testing.assert_close(encoder(seen), plain(by_hand))
+    assert (encoder(seen) != plain(seen)).any()
