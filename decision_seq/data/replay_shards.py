@@ -4,7 +4,8 @@
     $store$_action_ckpt.N.gz        int32 [n]
     $store$_reward_ckpt.N.gz        float32 [n]
     $store$_terminal_ckpt.N.gz      uint8 [n]
-    add_count_ckpt.N.gz             one number: how many transitions the buffer had been given
+    add_count_ckpt.N.gz             one number: how many transitions the buffer had been given;
+                                    without it, all n rows are taken for this shard's own
 
 Each is numpy's .npy within gzip (google/dopamine, replay_memory/circular_replay_buffer.py). The
 frames are streamed; the rest of one shard is held.
@@ -234,6 +235,11 @@ def _written(folder: Path, number: int, capacity: int) -> int:
         if stream.shape != (1,) or stream.dtype.kind not in "iu":
             raise UserError(f"{file} is {stream.dtype} {[*stream.shape]}; one number is needed")
         count = int(stream.read(1)[0])
+    if count % capacity == capacity - 1:
+        # DQN-replay's logger saved each buffer a row before it was full. From the second on, the
+        # last row is what went before the first (google-research/batch_rl,
+        # baselines/replay_memory/logged_replay_buffer.py).
+        return capacity - 1
     if count > capacity and count % capacity:
         raise UserError(
             f"{file}: the buffer of {capacity:,} was saved after {count:,} transitions, in the"

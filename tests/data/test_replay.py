@@ -146,6 +146,43 @@ def test_a_buffer_that_was_never_full(logs: Path, tmp_path: Path) -> None:
         read(logs, tmp_path / "no")
 
 
+def test_shards_as_the_logger_saved_them(logs: Path, tmp_path: Path) -> None:
+    """Each buffer a row before it was full: its last row is the former round's, and is not read."""
+    stream = np.concatenate([np.full(n, i) for i, n in enumerate((20, 30, 25, 35))])
+    whole = [played(n, i) for i, n in enumerate((20, 30, 25, 35))]
+    size = 40
+    buffer = {
+        "observation": np.full((size, *SIZE), 77, np.uint8),  # as memory happens to be
+        "action": np.full(size, 3, np.int32),
+        "reward": np.ones(size, np.float32),
+        "terminal": np.zeros(size, np.uint8),
+    }
+    count, expected = 0, []
+    for episode in whole:
+        for step in range(len(episode)):
+            row = {
+                "observation": episode.observations[step],
+                "action": episode.actions[step],
+                "reward": episode.rewards[step],
+                "terminal": step == len(episode) - 1,
+            }
+            for name, column in buffer.items():
+                column[count % size] = row[name]
+            count += 1
+            if count % size == size - 1:
+                shard = count // size
+                write_shard(logs, shard, [episode], **{n: c.copy() for n, c in buffer.items()})
+                (logs / f"add_count_ckpt.{shard}.gz").write_bytes(packed(np.array(count)))
+                expected += range(shard * size, count)
+    store = read(logs, tmp_path / "store")
+    frames = np.concatenate([episode.observations for episode in whole])[expected]
+    np.testing.assert_array_equal(store.columns["observations"].rows(0, len(expected)), frames)
+    pieces = [stream[shard * size : shard * size + size - 1] for shard in range(2)]
+    assert store.lengths.tolist() == [
+        n for p in pieces for n in np.unique(p, return_counts=True)[1]
+    ]
+
+
 def test_the_first_are_whole_episodes(logs: Path, tmp_path: Path) -> None:
     for number in range(3):
         write_shard(logs, number, padded([played(20, number), played(10, 5 + number)]))
