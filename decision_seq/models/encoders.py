@@ -147,5 +147,5 @@ class ImageEncoder(Encoder):
         frames = [observations[:, i : i + steps] for i in range(self.stack)]
         # Channels last in memory: on a CPU the way back takes half the time.
         stacks = torch.stack(frames, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, stack, H, W]
-        scaled = stacks.to(self.embed.weight.dtype) / 255
-        return self.embed(self.convolutions(scaled)).unflatten(0, (-1, steps))
+        stacks = stacks.to(self.embed.weight.dtype).div_(255)  # in place: they are most of memory
+        return self.embed(self.convolutions(stacks)).unflatten(0, (-1, steps))
