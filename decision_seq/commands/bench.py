@@ -63,6 +63,10 @@ def add(verbs: Any) -> None:
 
 
 def run_bench(options: argparse.Namespace) -> int:
+    if options.frames and options.what != "data":
+        raise UserError("--frames is for `bench data`")
+    if options.store is not None and not options.frames:
+        raise UserError("--store is for `bench data --frames`; add that")
     if options.what == "data" and options.frames:
         from decision_seq.bench.frames import bench_frames, frames_text
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.config import require
 from decision_seq.data import players
 from decision_seq.data.collection import Jobs, Size
 from decision_seq.data.identity import sha256
@@ -88,11 +89,9 @@ def collect(
     """Play into a store of single frames at `output`; workers: processes, by default one a core."""
     found = collection(name)
     workers = cores() if workers is None else workers
-    if seed < 0 or workers < 1 or size.count < 1:
-        raise UserError(
-            f"seed {seed} must not be negative, workers {workers} and {size.count} {size.unit}s at"
-            " least 1"
-        )
+    require(seed >= 0, f"--seed {seed} must not be negative")
+    require(workers >= 1, f"--workers {workers} must be at least 1")
+    require(size.count >= 1, f"--{size.unit}s {size.count} must be at least 1")
     env = make(found.env_id)  # says what is missing before any process starts
     choices = int(env.action_space.n)
     env.close()

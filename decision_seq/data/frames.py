@@ -22,7 +22,9 @@ from decision_seq.data.identity import sha256
 from decision_seq.types import UserError
 
 BLOCK = 16
-CACHE_MEBIBYTES = 256
+# Windows are drawn from everywhere, so a cache helps as much as it holds: of 100,000 frames this is
+# a tenth. Four times as much saves a batch of 32 windows 1 of 5 ms, of the 700 of its update.
+CACHE_MEBIBYTES = 64
 INDEX = np.dtype([("end", "<u8"), ("crc", "<u4")])
 MOST_BLOCK_BYTES = 2**28  # LZ4's own limit is eight times as far
 

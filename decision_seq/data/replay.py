@@ -91,6 +91,8 @@ def read(
             raise too_few(path, counts.kept, config)
         for line in counts.lines(path, len(numbers)):
             reporter.say(line)
+        if not counts.kept:
+            raise UserError(f"{path} holds nothing but padding; fetch more shards")
         return writer.finish(
             f"{name_of(game)}-dqn-replay",
             _source(path, game, counts, config, digest.hexdigest()),

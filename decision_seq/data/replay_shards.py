@@ -4,7 +4,8 @@
     $store$_action_ckpt.N.gz        int32 [n]
     $store$_reward_ckpt.N.gz        float32 [n]
     $store$_terminal_ckpt.N.gz      uint8 [n]
-    add_count_ckpt.N.gz             one number: how many transitions the buffer had been given
+    add_count_ckpt.N.gz             one number: how many transitions the buffer had been given;
+                                    without it, all n rows are taken for this shard's own
 
 Each is numpy's .npy within gzip (google/dopamine, replay_memory/circular_replay_buffer.py). The
 frames are streamed; the rest of one shard is held.
@@ -31,12 +32,12 @@ from decision_seq.data.identity import require_file, visible
 from decision_seq.types import UserError
 
 FRAME = (84, 84)
-# Array -> numpy's kinds of it, and the shape of a row.
-ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "observation": ("u", FRAME),
-    "action": ("iu", ()),
-    "reward": ("f", ()),
-    "terminal": ("ub", ()),
+# Array -> numpy's kinds of it, the shape of a row, and both in words.
+ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "observation": ("u", FRAME, "[n, 84, 84] of uint8"),
+    "action": ("iu", (), "one whole number a row"),
+    "reward": ("f", (), "one floating-point number a row"),
+    "terminal": ("ub", (), "0 or 1 a row, of uint8"),
 }
 MARKER = "$store$_*_ckpt.*.gz"
 HEADER_BYTES = 4096  # numpy's are of 128
@@ -176,10 +177,14 @@ def open_shard(folder: Path, number: int) -> Shard:
     lengths = {array: _length(folder, array, number) for array in ARRAYS}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{array} {length:,}" for array, length in lengths.items())
-        raise UserError(f"{folder}: shard {number}: its arrays differ in length ({listed})")
+        raise UserError(
+            f"{folder}: shard {number}: its arrays differ in length ({listed}); fetch it again"
+        )
     terminals = open_terminals(folder, number)
     rows = len(terminals)
     actions, rewards = (_whole(folder, array, number)[:rows] for array in ("action", "reward"))
+    if not np.isfinite(rewards).all():
+        raise UserError(f"{folder}: shard {number}: rewards hold NaN or infinity; fetch it again")
     digest = hashlib.sha256(actions.tobytes() + rewards.tobytes() + terminals.tobytes())
     return Shard(
         folder,
@@ -196,18 +201,19 @@ def open_terminals(folder: Path, number: int) -> np.ndarray:
     _length(folder, "terminal", number)
     terminals = _whole(folder, "terminal", number)
     if not np.isin(terminals, (0, 1)).all():
-        raise UserError(f"{folder}: shard {number}: terminals hold other values than 0 and 1")
+        raise UserError(
+            f"{folder}: shard {number}: terminals hold other values than 0 and 1; fetch it again"
+        )
     return terminals[: _written(folder, number, len(terminals))].astype(bool)
 
 
 def _length(folder: Path, array: str, number: int) -> int:
     """Rows of an array, by its header; UserError unless it is of its kind."""
-    kinds, row = ARRAYS[array]
+    kinds, row, wanted = ARRAYS[array]
     with Stream(array_file(folder, array, number)) as stream:
         shape, dtype = stream.shape, stream.dtype
         fits = len(shape) == 1 + len(row) and shape[1:] == row and dtype.kind in kinds
         if not fits or (array == "observation" and dtype != np.uint8):
-            wanted = "[n, 84, 84] of uint8" if row else "one number a row"
             raise UserError(f"{stream.path} is {dtype} {[*shape]}; {array}s are {wanted}")
         if shape[0] == 0:
             raise UserError(f"{stream.path} is empty; fetch it again")
@@ -234,6 +240,13 @@ def _written(folder: Path, number: int, capacity: int) -> int:
         if stream.shape != (1,) or stream.dtype.kind not in "iu":
             raise UserError(f"{file} is {stream.dtype} {[*stream.shape]}; one number is needed")
         count = int(stream.read(1)[0])
+    if count < 1:
+        raise UserError(f"{file}: a buffer of {count:,} transitions; delete this shard's files")
+    if count % capacity == capacity - 1:
+        # DQN-replay's logger saved each buffer a row before it was full. From the second on, the
+        # last row is what went before the first (google-research/batch_rl,
+        # baselines/replay_memory/logged_replay_buffer.py).
+        return capacity - 1
     if count > capacity and count % capacity:
         raise UserError(
             f"{file}: the buffer of {capacity:,} was saved after {count:,} transitions, in the"

@@ -40,6 +40,11 @@ def make(env_id: str, **more: Any) -> Any:
     import gymnasium
 
     name, options = parse_id(env_id)
+    if "render_mode" in options:  # a window would need a display, and be drawn into by nobody
+        raise UserError(
+            f"environment {env_id!r}: render_mode is no part of an id; leave it out, and ask for"
+            " films by `evaluate --video`"
+        )
     module, _, name = name.rpartition(":")
     if module and module not in sys.modules:
         raise UserError(

@@ -73,7 +73,10 @@ class EvaluationConfig:
             value = getattr(self, key)
             require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
         warm = self.temperature
-        require(0 <= warm < math.inf, f"config: evaluation.temperature {warm} must not be negative")
+        require(
+            0 <= warm < math.inf,
+            f"config: evaluation.temperature {warm} must be 0 or above, and finite",
+        )
         for key in ("environments", "workers"):
             value = getattr(self, key)
             require(

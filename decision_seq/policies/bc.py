@@ -56,7 +56,8 @@ class BehaviourCloning(Policy):
         super().__init__()
         require(
             len(spec.observation_shape) == 1,
-            f"policy bc needs vector observations, not ones of shape {spec.observation_shape}",
+            f"policy bc needs vector observations, not ones of shape {spec.observation_shape}; take"
+            " --config atari/bc for frames",
         )
         self.config, self.spec = config, spec
         size, width = spec.observation_shape[0], config.width

@@ -4,6 +4,7 @@ import pytest
 
 from decision_seq.bench import frames
 from decision_seq.cli import main
+from decision_seq.data.frames import CACHE_MEBIBYTES
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
@@ -15,7 +16,7 @@ def test_a_store_of_frames_is_measured(monkeypatch) -> None:
     assert result["bytes_per_transition"] < 84 * 84 / 10
     roomy, narrow = result["measured"]
     assert min(*roomy["windows_per_second"].values(), *narrow["windows_per_second"].values()) > 0
-    assert (roomy["frame_memory_mib"], narrow["frame_memory_mib"]) == (256, 1)
+    assert (roomy["frame_memory_mib"], narrow["frame_memory_mib"]) == (CACHE_MEBIBYTES, 1)
     assert "5,000" in frames.frames_text(result)
 
 
@@ -27,3 +28,10 @@ def test_a_store_may_be_given(
         frames.bench_frames(0, str(store.path))
     assert main(["bench", "data", "--frames", "--transitions", "3"]) == 2
     assert "--transitions 3" in capsys.readouterr().err
+
+
+def test_an_option_that_would_be_passed_over_is_refused(capsys) -> None:
+    assert main(["bench", "data", "--store", "atari/Breakout"]) == 2
+    assert "--store is for `bench data --frames`" in capsys.readouterr().err
+    assert main(["bench", "steps", "--frames"]) == 2
+    assert "--frames is for `bench data`" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def test_a_collection_is_made_once_and_named(
     ("arguments", "complaint"),
     [
         (["atari/bundled-tennis"], "atari/bundled-tennis does not exist; there are atari/bundled-"),
-        (["atari/bundled-pong", "--steps", "0"], "0 steps at least 1"),
+        (["atari/bundled-pong", "--steps", "0"], "--steps 0 must be at least 1"),
         (["atari/bundled-pong", "--workers", "0"], "workers 0"),
     ],
 )
