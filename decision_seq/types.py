@@ -137,6 +137,9 @@ class Batch:
     conditions: Any  # [B, T, C]
     timesteps: Any  # [B, T] int64
     mask: Any  # [B, T] bool, True = real
+    # [B, T] bool: the environment ended the episode with this step (a time limit is no such end,
+    # padding neither). None in a rollout, where no episode has ended.
+    terminated: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
@@ -144,7 +147,9 @@ class Batch:
         """The same batch as torch tensors on `device`; floating point becomes `dtype`, float32."""
         import torch
 
-        def convert(array: Any) -> torch.Tensor:
+        def convert(array: Any) -> torch.Tensor | None:
+            if array is None:
+                return None
             tensor = torch.as_tensor(array)
             if tensor.is_floating_point():
                 tensor = tensor.to(dtype or torch.float32)

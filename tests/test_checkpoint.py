@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
-from decision_seq.data.conditioning import ReturnToGo
+from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
@@ -31,7 +31,7 @@ CONFIG = DecisionTransformerConfig(8, GPTConfig(layers=1, width=16))
 def trained(store: EpisodeStore, spec: Spec) -> tuple[Policy, torch.optim.Optimizer]:
     torch.manual_seed(0)
     policy = CONFIG.build(spec)
-    policy.fit(store)
+    policy.fit(store, label(store, ReturnToGo(1000.0)))
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     sum(p.square().sum() for p in policy.parameters()).backward()
     optimizer.step()
