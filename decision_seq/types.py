@@ -96,7 +96,8 @@ class Spec:
     observation_shape: shape of what an environment shows at one step: [S], or [stack, H, W] where
         it is the last `stack` frames, uint8.
     action_size: dimensions of a continuous action, number of choices of a discrete one;
-    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1.
+    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1; discount: of what is
+    still to come, as the conditioning counts it.
     """
 
     observation_shape: tuple[int, ...]
@@ -104,6 +105,7 @@ class Spec:
     action_kind: Literal["continuous", "discrete"]
     condition_size: int
     max_timestep: int
+    discount: float = 1.0
 
     @property
     def pixels(self) -> bool:

@@ -154,7 +154,10 @@ def test_intervals_of_unequal_episodes_hold_the_truth() -> None:
 
 
 def test_many_steps_are_drawn_from_always_alike(store: EpisodeStore) -> None:
-    policy, mask = make_policy(store, ReturnToGo(10.0), False, False), np.ones(store.num_episodes, bool)
+    policy, mask = (
+        make_policy(store, ReturnToGo(10.0), False, False),
+        np.ones(store.num_episodes, bool),
+    )
     few = [offline_metrics(policy, ReturnToGo(10.0), K, store, mask, 40) for _ in range(2)]
     assert few[0] == few[1]
     assert few[0][0].steps == sum(group.steps for group in few[0][1:]) == 40
