@@ -25,8 +25,8 @@ Binning = Literal["quantile", "uniform"]
 class Tokenizer(nn.Module):
     """`bins` bins of each of `dimensions` numbers: bin i holds edges[i] <= x < edges[i + 1].
 
-    A number that stands at several edges (most rewards may be 0) has a bin of its own, of one
-    float32, that decodes to it exactly. The bins this saves lie at the end, empty: their edges are
+    A number that stands at several edges (most rewards may be 0) has a bin of its own, up to the
+    next float32, and decodes to itself. The bins this saves lie at the end, empty: their edges are
     the last one repeated, their centres the last one too, and `encode` never gives them. (The
     original lets equal edges stand, and a constant dimension decodes to its last bin.)
 
@@ -141,17 +141,22 @@ CUTS: dict[str, Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
 def _bins(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ascending edges [N + 1], some of them equal -> edges as `Tokenizer` has them, centres [N].
 
-    m >= 2 equal edges become two, around the only float32 between them, so there is room for all.
+    m >= 2 equal edges become two, with the number alone between them, so there is room for all.
     """
     values, counts = np.unique(cut, return_counts=True)
-    behind = np.nextafter(values[counts > 1], np.float32(np.inf))
+    behind = _next(values[counts > 1])
     edges = np.unique(np.concatenate([values, behind]))  # a neighbour may stand there already
     left, right = edges[:-1], edges[1:]
     middles = ((left.astype(np.float64) + right) / 2).astype(np.float32)
-    alone = np.nextafter(left, np.float32(np.inf)) == right
-    centers = np.where(alone, left, middles)
+    centers = np.where(_next(left) >= right, left, middles)
     missing = len(cut) - len(edges)
     return np.pad(edges, (0, missing), "edge"), np.pad(centers, (0, missing), "edge")
+
+
+def _next(values: np.ndarray) -> np.ndarray:
+    """The float32 behind each; behind 0 the least normal one, as a device may take others for 0."""
+    behind = np.nextafter(values, np.float32(np.inf))
+    return np.maximum(behind, values + np.finfo(np.float32).tiny)
 
 
 class _Scratch:

@@ -48,8 +48,8 @@ def check(made: Tokenizer, columns: np.ndarray) -> None:
     assert ((values < high) | (values == made.edges[:, -1])).all()
     assert (low < high).all()
     decoded = made.decode(tokens)
-    rounded = torch.tensor(np.spacing(torch.maximum(low.abs(), high.abs()).numpy()))
-    wide = (high.double() - low.double()) / 2 + rounded
+    rounded = np.spacing(torch.maximum(low.abs(), high.abs()).numpy()) + np.finfo(np.float32).tiny
+    wide = (high.double() - low.double()) / 2 + torch.tensor(rounded)
     assert ((decoded.double() - values.double()).abs() <= wide).all()
     assert torch.equal(made.encode(decoded), tokens)
     assert (made.edges.diff() >= 0).all()
@@ -110,6 +110,16 @@ def test_a_number_at_several_edges_has_a_bin_of_its_own() -> None:
     assert made.centers[0, zero].tolist() == [0.0]
     assert not (tokens[column != 0] == zero).any()
     assert len(tokens[column != 0].unique()) >= 9  # a tenth of the data has a tenth of the bins
+
+
+def test_zero_has_its_bin_where_the_least_numbers_are_taken_for_zero() -> None:
+    column = np.repeat([0.0, 1.0, 2.0], [80, 10, 10])[:, None]
+    made, zero = fitted(column, 20, "quantile"), torch.zeros(1)
+    assert torch.set_flush_denormal(True)
+    try:
+        assert made.decode(made.encode(zero)).tolist() == [0.0]
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize("binning", BINNINGS)
