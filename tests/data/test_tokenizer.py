@@ -63,6 +63,8 @@ def test_the_worked_example() -> None:
     assert made.centers.tolist() == [[1, 3, 5, 7, 8.5]]
     values = torch.tensor([-3, 1.9, 2, 8.5, 99, torch.inf, -torch.inf])[:, None]
     assert made.encode(values)[:, 0].tolist() == [0, 0, 1, 4, 4, 4, 0]
+    between = fitted(np.array([[20.0], [0.0], [10.0]]), 2, "quantile")
+    assert between.edges.tolist() == [[0, 15, 20]]  # one and a half numbers a bin
     uniform = fitted(np.array([[0.0], [10.0], [1.0]]), 5, "uniform")
     assert uniform.edges.tolist() == [[0, 2, 4, 6, 8, 10]]
 
