@@ -171,18 +171,16 @@ def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
 def make_job(problem: Problem, output: Path) -> Job:
     """The problem as the trainer takes it."""
     config, store, facts = problem.config, problem.store, problem.facts
+    conditions = label(store, config.conditioning)
 
     def build() -> Policy:
         torch.manual_seed(config.seed)  # the same first weights every time, on every process
         policy = config.policy.build(problem.spec)
-        policy.fit(store)
+        policy.fit(store, conditions)
         return policy
 
     gatherer = WindowGatherer(
-        store,
-        label(store, config.conditioning),
-        config.policy.context_length,
-        problem.spec.max_timestep,
+        store, conditions, config.policy.context_length, problem.spec.max_timestep
     )
     evaluation = config.evaluation
     return Job(

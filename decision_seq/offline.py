@@ -150,9 +150,8 @@ def _context(windows: Batch, lengths: np.ndarray) -> Batch:
         wide = mask.reshape(*mask.shape, *[1] * (array.ndim - 2))
         return np.where(wide, array, np.zeros((), array.dtype))
 
-    return replace(
-        windows, mask=here, **{name: cut(getattr(windows, name), m) for name, m in names.items()}
-    )
+    shown = {name: cut(getattr(windows, name), m) for name, m in names.items()}
+    return replace(windows, mask=here, terminated=None, **shown)
 
 
 def _newest_losses(

@@ -133,7 +133,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     returns = percentiles(store.returns)
     # Where nobody published any: the best that the data hold, and the middle.
     asked = evaluation.targets or (facts.targets if facts else None) or ("max", "median")
-    targets = resolve(asked, returns) if conditioning.size else None
+    targets = resolve(asked, returns) if conditioning.asks else None
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
@@ -210,4 +210,5 @@ def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
         action_kind="discrete" if discrete else "continuous",
         condition_size=conditioning.size,
         max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),
+        discount=conditioning.discount,
     )

@@ -96,7 +96,8 @@ class Spec:
     observation_shape: shape of what an environment shows at one step: [S], or [stack, H, W] where
         it is the last `stack` frames, uint8.
     action_size: dimensions of a continuous action, number of choices of a discrete one;
-    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1.
+    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1; discount: of what is
+    still to come, as the conditioning counts it.
     """
 
     observation_shape: tuple[int, ...]
@@ -104,6 +105,7 @@ class Spec:
     action_kind: Literal["continuous", "discrete"]
     condition_size: int
     max_timestep: int
+    discount: float = 1.0
 
     @property
     def pixels(self) -> bool:
@@ -137,6 +139,9 @@ class Batch:
     conditions: Any  # [B, T, C]
     timesteps: Any  # [B, T] int64
     mask: Any  # [B, T] bool, True = real
+    # [B, T] bool: the environment ended the episode with this step (a time limit is no such end,
+    # padding neither). None in a rollout, where no episode has ended.
+    terminated: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
@@ -144,7 +149,9 @@ class Batch:
         """The same batch as torch tensors on `device`; floating point becomes `dtype`, float32."""
         import torch
 
-        def convert(array: Any) -> torch.Tensor:
+        def convert(array: Any) -> torch.Tensor | None:
+            if array is None:
+                return None
             tensor = torch.as_tensor(array)
             if tensor.is_floating_point():
                 tensor = tensor.to(dtype or torch.float32)

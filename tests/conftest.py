@@ -219,19 +219,18 @@ def make_checkpoint(tmp_path: Path, store: EpisodeStore, spec: Spec) -> Callable
         name: str = "run",
     ) -> Path:
         config = config or DecisionTransformerConfig(K, GPTConfig(2, 2, 16))
+        conditioning = conditioning or ReturnToGo(1000.0)
         torch.manual_seed(0)
         policy = config.build(spec)
-        policy.fit(store)
+        policy.fit(store, label(store, conditioning))
         with torch.no_grad():
             for weight in policy.parameters():
                 weight += 0.15 * torch.randn_like(weight)
         described = {
             "policy": {"name": config.get_choice_name(type(config)), **to_tree(config)},
             "conditioning": {
-                "name": (conditioning or ReturnToGo()).get_choice_name(
-                    type(conditioning or ReturnToGo())
-                ),
-                **to_tree(conditioning or ReturnToGo(1000.0)),
+                "name": conditioning.get_choice_name(type(conditioning)),
+                **to_tree(conditioning),
             },
             "spec": plain(spec),
             "data": plain(FACTS),

@@ -3,6 +3,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
-from decision_seq.data.conditioning import ReturnToGo
+from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.outcome import GoalOutcome, Outcome
 from decision_seq.data.store import EpisodeStore
+from decision_seq.evaluate import calibrate, open_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.train.parallel import fill_moments, full_moments, full_weights
@@ -31,7 +34,7 @@ CONFIG = DecisionTransformerConfig(8, GPTConfig(layers=1, width=16))
 def trained(store: EpisodeStore, spec: Spec) -> tuple[Policy, torch.optim.Optimizer]:
     torch.manual_seed(0)
     policy = CONFIG.build(spec)
-    policy.fit(store)
+    policy.fit(store, label(store, ReturnToGo(1000.0)))
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     sum(p.square().sum() for p in policy.parameters()).backward()
     optimizer.step()
@@ -67,6 +70,30 @@ def test_a_checkpoint_is_enough_to_roll_out(save: Callable[..., Path], trained: 
     assert loaded.step == 5
     for name, tensor in trained[0].state_dict().items():
         assert torch.equal(loaded.policy.state_dict()[name], tensor), name
+
+
+def test_what_models_outcomes_is_told_their_discount_and_asked_for_nothing(
+    make_checkpoint: Callable[..., Path], spec: Spec
+) -> None:
+    for conditioning in (Outcome(0.9, -100.0), GoalOutcome(goal=(1.0,) * 11)):
+        size = conditioning.size
+        told = replace(spec, condition_size=size, discount=conditioning.discount)
+        path = make_checkpoint(conditioning=conditioning, spec=told, name=f"run-{size}")
+        loaded = checkpoint.load(path)
+        assert (loaded.conditioning, loaded.policy.spec) == (conditioning, told)
+        with pytest.raises(UserError, match="asked for nothing"):
+            open_checkpoint(path, targets=[3600.0])
+        with pytest.raises(UserError, match="asked for nothing"):
+            calibrate(open_checkpoint(path), 3)
+
+
+def test_a_checkpoint_from_before_there_was_a_discount(save: Callable[..., Path]) -> None:
+    path = save()
+    text = (path / "config.yaml").read_text()
+    assert "discount: 1.0" in text
+    (path / "config.yaml").write_text(text.replace("  discount: 1.0\n", ""))
+    assert "discount" not in (path / "config.yaml").read_text()
+    assert checkpoint.load(path).policy.spec.discount == 1.0
 
 
 def test_the_newest_are_kept_and_the_newest_is_found(save: Callable[..., Path]) -> None:

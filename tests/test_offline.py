@@ -12,7 +12,7 @@ import torch
 from decision_seq import config as configs
 from decision_seq import experiment
 from decision_seq.cli import main
-from decision_seq.data.conditioning import Conditioning, ReturnToGo, Unconditioned
+from decision_seq.data.conditioning import Conditioning, ReturnToGo, Unconditioned, label
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.models.backbones import GPTConfig
@@ -44,13 +44,15 @@ def discrete_store(path: Path, lengths: tuple[int, ...]) -> EpisodeStore:
         )
 
 
-def make_policy(store: EpisodeStore, size: int, discrete: bool, cloning: bool) -> Policy:
+def make_policy(
+    store: EpisodeStore, conditioning: Conditioning, discrete: bool, cloning: bool
+) -> Policy:
     torch.manual_seed(0)
-    spec = Spec((11,), 3, "discrete" if discrete else "continuous", size, 1000)
+    spec = Spec((11,), 3, "discrete" if discrete else "continuous", conditioning.size, 1000)
     tiny = GPTConfig(layers=1, width=16)
     config = BehaviourCloningConfig(K) if cloning else DecisionTransformerConfig(K, tiny)
     policy = config.build(spec)
-    policy.fit(store)
+    policy.fit(store, label(store, conditioning))
     return policy
 
 
@@ -98,7 +100,7 @@ def test_every_step_is_measured_as_a_rollout_would_see_it(
     lengths = (30, 7, 51, 1, 24, 16)
     store = discrete_store(tmp_path / "c", lengths) if discrete else make_store(lengths)
     conditioning = Unconditioned() if cloning else ReturnToGo(10.0)
-    policy = make_policy(store, conditioning.size, discrete, cloning)
+    policy = make_policy(store, conditioning, discrete, cloning)
     held = np.array([True, True, False, True, True, True])
     groups = offline_metrics(policy, conditioning, K, store, held)
     steps = plainly(policy, conditioning, store, held)
@@ -113,7 +115,7 @@ def test_every_step_is_measured_as_a_rollout_would_see_it(
 
 def test_no_later_step_and_no_own_action_is_handed_to_the_policy(store: EpisodeStore) -> None:
     """Of a policy that looks where it should not, too, an honest number comes out."""
-    policy = make_policy(store, 1, False, False)
+    policy = make_policy(store, ReturnToGo(10.0), False, False)
     seen: list[Batch] = []
     act = policy.act
     policy.act = lambda batch, *a: seen.append(batch) or act(batch, *a)  # type: ignore
@@ -125,6 +127,7 @@ def test_no_later_step_and_no_own_action_is_handed_to_the_policy(store: EpisodeS
         assert not batch.rewards[newest].any()
         assert not batch.observations[~batch.mask].any()
         assert not batch.conditions[~batch.mask].any()
+        assert batch.terminated is None
 
 
 def test_an_interval_takes_episodes_as_the_units() -> None:
@@ -151,7 +154,10 @@ def test_intervals_of_unequal_episodes_hold_the_truth() -> None:
 
 
 def test_many_steps_are_drawn_from_always_alike(store: EpisodeStore) -> None:
-    policy, mask = make_policy(store, 1, False, False), np.ones(store.num_episodes, bool)
+    policy, mask = (
+        make_policy(store, ReturnToGo(10.0), False, False),
+        np.ones(store.num_episodes, bool),
+    )
     few = [offline_metrics(policy, ReturnToGo(10.0), K, store, mask, 40) for _ in range(2)]
     assert few[0] == few[1]
     assert few[0][0].steps == sum(group.steps for group in few[0][1:]) == 40

@@ -8,6 +8,7 @@ import pytest
 from decision_seq.config import load, override
 from decision_seq.data.frames import FrameColumn
 from decision_seq.data.store import EpisodeStore
+from decision_seq.evaluate import Evaluation, EvaluationConfig
 from decision_seq.problem import Config, open_data, prepare
 from decision_seq.types import Reporter, UserError
 
@@ -37,6 +38,24 @@ def test_a_policy_is_made_for_what_the_environment_shows_and_offers(
         "discrete",
         18,
     )
+
+
+@pytest.mark.parametrize(("name", "size"), [("outcome", 2), ("goal", 2 + 11)])
+def test_what_models_outcomes_is_asked_for_nothing(
+    write_d4rl: Callable[..., Path], name: str, size: int
+) -> None:
+    """Though it has labels: no target is declared, and the discount reaches the policy."""
+    tree = {"dataset": str(write_d4rl()), "evaluation": {"targets": [3600.0]}}
+    asked = {"conditioning": {"name": name, "discount": 0.9}}
+    problem = prepare(load(Config, tree, asked), Reporter())
+    assert (problem.spec.condition_size, problem.spec.discount) == (size, 0.9)
+    assert problem.config.evaluation.targets is None
+    assert problem.facts.targets == ()
+    evaluation = Evaluation.of(
+        EvaluationConfig(targets=(3600.0,)), problem.config.conditioning, 5, None, None
+    )
+    assert evaluation.targets == ()
+    assert prepare(load(Config, tree), Reporter()).spec.discount == 1.0
 
 
 def test_what_is_taken_of_logs_is_configured(tmp_path: Path) -> None:

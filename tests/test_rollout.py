@@ -49,6 +49,7 @@ def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> 
         trained = gatherer.gather(np.array([first + start])).tensors()
         length = t - start + 1
         assert context.lengths.tolist() == [1, length]
+        assert context.terminated is None
         for name in ("observations", "conditions", "timesteps"):
             expected = getattr(trained, name)[0, :length]
             torch.testing.assert_close(getattr(context, name)[1, :length], expected)

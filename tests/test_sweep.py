@@ -20,6 +20,7 @@ from decision_seq import cli, recipes
 from decision_seq.commands import sweep as verb
 from decision_seq.commands.configuration import configure
 from decision_seq.config import dump, load
+from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path, table_path, tables
 from decision_seq.sweep import Run, examine, examine_folders, read_grid, slurm, sweep
@@ -260,23 +261,26 @@ def test_a_sweep_runs_skips_names_and_reruns(
     assert "train.steps (6 -> 7)" in lines[0]
 
 
+@pytest.mark.parametrize(("asked", "scored_at"), [("max", 3234.5), (3600.0, 3600.0)])
 def test_a_finished_run_is_listed_as_such_without_a_look_at_its_data(
-    write_grid: Callable[..., Path], tmp_path: Path
+    write_grid: Callable[..., Path], tmp_path: Path, asked: str | float, scored_at: float
 ) -> None:
     """Targets by word, and those of a policy that is asked for nothing, only the data resolve."""
     cloning = {"conditioning": {"name": "none"}}
-    path = write_grid(policies={"dt": {}, "cloned": {"set": cloning}})
-    runs = read_grid(path, ["evaluation.targets=[max]"])
-    for run, target in zip(runs, (3234.5, None), strict=True):
+    goal = {"conditioning": {"name": "goal"}}
+    path = write_grid(policies={"dt": {}, "cloned": {"set": cloning}, "goal": {"set": goal}})
+    runs = read_grid(path, [f"evaluation.targets=[{asked}]"])
+    for run in runs:
         folder = tmp_path / "runs" / run.name
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(dump(run.config))
+        target = scored_at if isinstance(run.config.conditioning, ReturnToGo) else None
         scored = {"target": target, "episodes": 2, "seed": run.config.evaluation.seed}
         scores = {"env_id": "Hopper-v4", "checkpoint": "x/step-00000006", "targets": [scored]}
         (folder / "scores.json").write_text(json.dumps(scores))
     plan = examine_folders(runs, tmp_path / "runs")
-    assert list(plan.progress.values()) == ["finished", "finished"]
-    more = read_grid(path, ["evaluation.targets=[max]", "evaluation.episodes=3"])
+    assert list(plan.progress.values()) == ["finished"] * 3
+    more = read_grid(path, [f"evaluation.targets=[{asked}]", "evaluation.episodes=3"])
     assert set(examine_folders(more, tmp_path / "runs").progress.values()) == {"begun"}
 
 

@@ -230,10 +230,11 @@ class _Original:
         for start in range(0, len(self.recorded), SEATS):
             batches, draws, expected = zip(*self.recorded[start : start + SEATS], strict=True)
             batch = Batch(
-                *(
-                    torch.cat([self._padded(batch, field.name) for batch in batches])
-                    for field in dataclasses.fields(Batch)
-                )
+                **{
+                    name: torch.cat([self._padded(batch, name) for batch in batches])
+                    for name, array in vars(batches[0]).items()
+                    if array is not None
+                }
             )
             actions, _ = self.policy.act(batch, None, self._sampling(list(draws)))
             found.append((actions - torch.stack(expected)).abs().reshape(len(draws), -1).amax(1))

@@ -130,9 +130,10 @@ def _ours(store: EpisodeStore, accelerator: Accelerator, config: TrainConfig) ->
     policy = DecisionTransformerConfig().build(
         Spec((OBSERVATION,), ACTION, "continuous", 1, LENGTH)
     )
-    policy.fit(store)
+    conditions = label(store, ReturnToGo(SCALE))
+    policy.fit(store, conditions)
     model = distribute(policy, config, accelerator)
-    gatherer = WindowGatherer(store, label(store, ReturnToGo(SCALE)), CONTEXT, LENGTH)
+    gatherer = WindowGatherer(store, conditions, CONTEXT, LENGTH)
     resident = config.data_on_device or config.cuda_graph
     return (GraphedUpdate if config.cuda_graph else Update)(
         config,

@@ -40,6 +40,7 @@ from decision_seq.data import (
     minari,
     minari_remote,
     npz,
+    outcome,  # noqa: F401 (registers its conditionings)
     pickles,
     replay,
     replay_shards,

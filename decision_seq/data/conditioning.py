@@ -1,7 +1,8 @@
 """What a policy is conditioned on: the hindsight label, the prompt, and how it advances.
 
 One class says all three, so training and evaluation cannot disagree, and the scale lives here and
-nowhere else. A new conditioning is a class here and its `register_subclass` line.
+nowhere else. A new conditioning is a class with its `register_subclass` line, here or in a module
+that `decision_seq.data` imports.
 """
 
 from __future__ import annotations
@@ -37,6 +38,16 @@ class Conditioning(draccus.ChoiceRegistry):
     @property
     def size(self) -> int:
         raise NotImplementedError
+
+    @property
+    def asks(self) -> bool:
+        """Whether a rollout is asked for a target."""
+        return self.size > 0
+
+    @property
+    def discount(self) -> float:
+        """Of what is still to come, in the labels."""
+        return 1.0
 
     def relabel(self, episode: Episode) -> np.ndarray:
         """What was still to come at every step, [T, C] float32."""

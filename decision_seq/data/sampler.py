@@ -58,6 +58,8 @@ class WindowGatherer:
     ) -> None:
         self.store, self.conditions = store, conditions
         self.steps = np.arange(context_length)
+        # [E] the row with which the environment ended an episode, -1 where it did not
+        self.terminal = np.where(store.terminated, store.offsets[1:] - 1, -1)
         self.frames = np.arange(1 - store.stack, context_length)  # relative to a window's first
         self.max_timestep = max_timestep
 
@@ -65,14 +67,16 @@ class WindowGatherer:
         """ids [B] -> numpy Batch. Padding holds whatever follows; the mask says what is real."""
         offsets, columns = self.store.offsets, self.store.columns
         ends = np.searchsorted(offsets, ids, side="right")
-        timesteps = (ids - offsets[ends - 1])[:, None] + self.steps  # [B, T]
+        firsts = offsets[ends - 1]
+        timesteps = (ids - firsts)[:, None] + self.steps  # [B, T]
         return Batch(
-            observations=self._observations(ids, offsets[ends - 1]),
+            observations=self._observations(ids, firsts),
             actions=columns["actions"].windows(ids, len(self.steps)),
             rewards=columns["rewards"].windows(ids, len(self.steps)),
             conditions=self.conditions.windows(ids, len(self.steps)),
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
             mask=self.steps < (offsets[ends] - ids)[:, None],
+            terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
         )
 
     def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> 
     known = facts.return_percentiles
     require(2 <= points <= MOST, f"{points} targets asked for; a calibration has 2 to {MOST:,}")
     require(
-        evaluation.conditioning.size > 0,
+        evaluation.conditioning.asks,
         f"{opened.loaded.path} was trained to be asked for nothing; there is nothing to calibrate",
     )
     require(

@@ -71,8 +71,10 @@ def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Open
         reason = obstacle(None, facts.family) or "it names none"
         raise UserError(f"{path} cannot be rolled out: {reason}; give an environment with --env")
     require(config.episodes >= 1, f"{config.episodes} episodes asked for; at least 1 is needed")
-    asks = loaded.conditioning.size > 0
-    require(asks or "targets" not in given, f"{path} was trained to be asked for nothing")
+    require(
+        loaded.conditioning.asks or "targets" not in given,
+        f"{path} was trained to be asked for nothing",
+    )
     check_environment(config.env_id, loaded.policy.spec)
     evaluation = Evaluation.of(
         config,

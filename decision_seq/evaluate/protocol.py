@@ -127,7 +127,7 @@ class Evaluation:
             conditioning,
             context_length,
             str(config.env_id),
-            asked if conditioning.size else (),
+            asked if conditioning.asks else (),
             config.episodes,
             config.seed,
             reference_scores,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import EpisodeStore
+from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.types import Batch, Sampling, Spec
 
 # name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
@@ -26,8 +26,11 @@ class Policy(nn.Module):
 
     spec: Spec
 
-    def fit(self, store: EpisodeStore) -> None:
-        """Take from the data what must be known before training: statistics, into buffers."""
+    def fit(self, store: EpisodeStore, conditions: Column) -> None:
+        """Take from the data what must be known before training: statistics, into buffers.
+
+        conditions: the labels of every transition, [N, C], as `data.conditioning.label` gives them.
+        """
         raise NotImplementedError
 
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import EpisodeStore
+from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import make_actions
 from decision_seq.models.encoders import Standardizer
 from decision_seq.models.layers import Dropout
@@ -69,7 +69,7 @@ class BehaviourCloning(Policy):
         )
         self.actions = make_actions(spec, width, embedded=False)
 
-    def fit(self, store: EpisodeStore) -> None:
+    def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.standardize.fit(store)
 
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import EpisodeStore
+from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.encoders import EncoderConfig, VectorConfig
@@ -65,7 +65,7 @@ class DecisionTransformer(Policy):
         # With one step in the window no past action is ever an input.
         self.actions.embed.requires_grad_(config.context_length > 1)
 
-    def fit(self, store: EpisodeStore) -> None:
+    def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.encoder.fit(store)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:

@@ -37,7 +37,7 @@ def likely_progress(folder: Path, config: Config) -> Progress:
     require(not differing, f"{folder} holds a run with another {', '.join(differing)}")
     asked = config.evaluation
     worded = any(isinstance(target, str) for target in asked.targets or ())
-    if worded or config.conditioning.size == 0:  # the data tell, or nothing is asked for
+    if worded or not config.conditioning.asks:  # the data tell, or nothing is asked for
         config = replace(config, evaluation=replace(asked, targets=None))
     return "finished" if is_scored(folder, config) else "begun"
 

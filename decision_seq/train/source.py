@@ -48,7 +48,8 @@ class DeviceSource:
             _decoded(observations, device) if self.framed else place(observations.array)
         )
         self.frames = torch.as_tensor(gatherer.frames).to(device)
-        self.offsets = torch.as_tensor(np.array(gatherer.store.offsets)).to(device)
+        self.offsets = torch.as_tensor(np.array(store.offsets)).to(device)
+        self.terminal = torch.as_tensor(gatherer.terminal).to(device)
         self.steps = torch.as_tensor(gatherer.steps).to(device)
         self.max_timestep = gatherer.max_timestep
         self.device = device
@@ -68,6 +69,7 @@ class DeviceSource:
             **{name: column[rows] for name, column in self.columns.items()},
             timesteps=timesteps.clamp_max(self.max_timestep - 1),
             mask=self.steps < (self.offsets[ends] - ids)[:, None],
+            terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
         )
 
     def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ def test_the_device_holds_the_same_windows(frames: EpisodeStore, monkeypatch) ->
     host, device = HostSource(gatherer, cpu).batch(ids), DeviceSource(gatherer, cpu).batch(ids)
     for name, tensor in vars(host).items():
         assert tensor.dtype == getattr(device, name).dtype
-        real = slice(None) if name in ("observations", "mask", "timesteps") else host.mask
+        padded_alike = ("observations", "mask", "timesteps", "terminated")
+        real = slice(None) if name in padded_alike else host.mask
         assert torch.equal(tensor[real], getattr(device, name)[real]), name
 
 

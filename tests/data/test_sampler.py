@@ -64,6 +64,8 @@ def test_windows_equal_a_plain_loop(store: EpisodeStore, gatherer: WindowGathere
         length = min(8, len(whole) - first)
         to_go = [sum(whole.rewards[t:].astype(np.float64)) / 10 for t in range(len(whole))]
         assert batch.mask[row].tolist() == [True] * length + [False] * (8 - length)
+        ended = [whole.terminated and first + t == len(whole) - 1 for t in range(8)]
+        assert batch.terminated[row].tolist() == ended
         window = slice(first, first + length)
         expected = {
             "observations": whole.observations[:-1][window],
@@ -74,6 +76,8 @@ def test_windows_equal_a_plain_loop(store: EpisodeStore, gatherer: WindowGathere
         for name, array in expected.items():
             np.testing.assert_array_equal(getattr(batch, name)[row, :length], array)
         np.testing.assert_allclose(batch.conditions[row, :length, 0], to_go[window], rtol=1e-5)
+    # Of every terminated episode one window a step that its last one lies in, of the others none.
+    assert batch.terminated.sum() == sum(min(8, n) for n in store.lengths[store.terminated])
     for array in (batch.observations, batch.actions, batch.conditions):
         assert np.isfinite(array).all()
 

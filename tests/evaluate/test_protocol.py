@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.data.conditioning import ReturnToGo
+from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import Evaluation, EvaluationConfig, score
 from decision_seq.models.backbones import GPTConfig
@@ -24,7 +24,7 @@ CONDITIONING = ReturnToGo(100.0)
 def policy(store: EpisodeStore, spec: Spec) -> Policy:
     torch.manual_seed(0)
     made = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
-    made.fit(store)
+    made.fit(store, label(store, CONDITIONING))
     return made.eval()
 
 

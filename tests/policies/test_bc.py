@@ -19,7 +19,7 @@ K = 8
 def policy(store: EpisodeStore, spec: Spec) -> BehaviourCloning:
     torch.manual_seed(0)
     made = BehaviourCloningConfig(K, width=32).build(replace(spec, condition_size=0))
-    made.fit(store)
+    made.fit(store, label(store, Unconditioned()))
     return made.eval()
 
 

@@ -63,7 +63,7 @@ def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Sp
     if kind == "frames":
         for table in (made.positions.place, made.positions.begin.weight):  # they begin at zero
             torch.nn.init.normal_(table, std=0.1)
-    made.fit(store)
+    made.fit(store, label(store, CONDITIONINGS[conditioning]))
     return made.eval()
 
 

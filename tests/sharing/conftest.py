@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ __all__ = ["FACTS", "K", "compare", "episode"]
 def trimmed(batch: Batch) -> Batch:
     """The single row as numpy arrays, without its padding."""
     length = int(batch.lengths[0])
-    arrays = {f.name: getattr(batch, f.name)[:, :length].numpy().copy() for f in fields(Batch)}
-    return Batch(**arrays)
+    known = {name: array for name, array in vars(batch).items() if array is not None}
+    return Batch(**{name: array[:, :length].numpy().copy() for name, array in known.items()})
 
 
 @torch.inference_mode()

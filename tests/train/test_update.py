@@ -112,6 +112,8 @@ def test_windows_gathered_on_the_device_are_the_same(gatherer: WindowGatherer) -
         mine, theirs = device.batch(ids), host.batch(ids)
         assert torch.equal(mine.mask, theirs.mask)
         assert torch.equal(mine.timesteps, theirs.timesteps)
+        assert torch.equal(mine.terminated, theirs.terminated)
+        assert mine.terminated.any()
         for name in ("observations", "actions", "rewards", "conditions"):
             real = mine.mask
             assert torch.equal(getattr(mine, name)[real], getattr(theirs, name)[real]), name

@@ -1,0 +1,202 @@
+"""Numbers as tokens: every dimension cut into bins of its own, fitted once and held as buffers.
+
+By quantiles or by equal widths (Janner et al., 2021; jannerm/trajectory-transformer,
+trajectory/utils/discretization.py). Whatever decides a bin is done in float32, which is what
+training windows and rollouts hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from decision_seq.config import require
+from decision_seq.types import UserError
+
+Binning = Literal["quantile", "uniform"]
+
+
+class Tokenizer(nn.Module):
+    """`bins` bins of each of `dimensions` numbers: bin i holds edges[i] <= x < edges[i + 1].
+
+    A number that stands at several edges (most rewards may be 0) has a bin of its own, up to the
+    next float32, and decodes to itself. The bins this saves lie at the end, empty: their edges are
+    the last one repeated, their centres the last one too, and `encode` never gives them. (The
+    original lets equal edges stand, and a constant dimension decodes to its last bin.)
+
+    edges: [D, N + 1]; centers: [D, N], the middle of each bin.
+    """
+
+    edges: Tensor
+    centers: Tensor
+
+    def __init__(self, dimensions: int, bins: int) -> None:
+        super().__init__()
+        self.dimensions, self.bins = dimensions, bins
+        edges = torch.arange(bins + 1, dtype=torch.float32)
+        self.register_buffer("edges", edges.repeat(dimensions, 1))
+        self.register_buffer("centers", self.edges[:, :-1] + 0.5)
+
+    def fit(self, columns: Iterable[np.ndarray], binning: Binning) -> None:
+        """Take the edges from all rows, which come in blocks [n, D] and are looked at once.
+
+        Quantiles put the rows into a file without a name, and one dimension at a time into memory.
+        UserError for what is no finite float32, naming the dimension, and where the disk refuses.
+        """
+        blocks = _checked(columns, self.dimensions)
+        for dimension, cut in enumerate(CUTS[binning](blocks, self.dimensions, self.bins)):
+            edges, centers = _bins(cut)
+            self.edges[dimension] = torch.as_tensor(edges)
+            self.centers[dimension] = torch.as_tensor(centers)
+
+    def encode(self, values: Tensor, first: int = 0) -> Tensor:
+        """Values [..., d] of the dimensions from `first` on -> tokens [..., d], 0 to N - 1.
+
+        What lies beyond the edges goes to the first bin or to the last that is not empty.
+        """
+        width = values.shape[-1]
+        edges = self.edges[first : first + width].float()  # [d, N + 1]
+        rows = values.float().reshape(-1, width).T.contiguous()  # [d, M]
+        tokens = torch.searchsorted(edges, rows, right=True) - 1
+        last = (edges < edges[:, -1:]).sum(1, keepdim=True) - 1  # [d, 1]
+        return torch.minimum(tokens.clamp(min=0), last).T.reshape(values.shape)
+
+    def decode(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Tokens [..., d] of the dimensions from `first` on -> the centres of their bins, [..., d].
+
+        Only tokens 0 to N - 1 have one: what else a model may say (that the episode has stopped) is
+        the caller's to take out. It is no silent neighbour of theirs: an IndexError or RuntimeError
+        on a CPU, a failed assertion on a GPU.
+        """
+        width = tokens.shape[-1]
+        centers = self.centers[first : first + width].expand(*tokens.shape, self.bins)
+        return centers.gather(-1, tokens[..., None]).squeeze(-1)
+
+    def expect(self, probabilities: Tensor, first: int = 0) -> Tensor:
+        """The mean [..., d] of bins of probabilities [..., d, N], which need not add up to 1."""
+        width = probabilities.shape[-2]
+        # No matrix product: autocast would round the centres.
+        return (probabilities * self.centers[first : first + width]).sum(-1)
+
+
+def _checked(columns: Iterable[np.ndarray], dimensions: int) -> Iterator[np.ndarray]:
+    """The blocks that hold any rows, as float32. UserError when there is none, or no number."""
+    largest, rows = np.finfo(np.float32).max, 0
+    for column in columns:
+        if column.ndim != 2 or column.shape[1] != dimensions:
+            raise ValueError(f"a block of shape {column.shape}, not [n, {dimensions}]")
+        with np.errstate(over="ignore"):  # infinite then, and refused
+            block = column.astype(np.float32)
+        sound = (np.abs(block) < largest).all(0)
+        require(
+            bool(sound.all()),
+            f"dimension {np.argmin(sound)} of {dimensions} to be cut into bins holds NaN, infinity"
+            " or more than a float32 can; mend the data",
+        )
+        if len(block):
+            rows += len(block)
+            yield block
+    require(rows > 0, "there is no row to fit bins to")
+
+
+def _uniform(blocks: Iterator[np.ndarray], dimensions: int, bins: int) -> Iterator[np.ndarray]:
+    """Edges at equal distances from the least number to the greatest, [N + 1] each dimension."""
+    low, high = np.full((2, dimensions), [[np.inf], [-np.inf]])  # float64
+    for block in blocks:
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+    yield from np.linspace(low, high, bins + 1, axis=1).astype(np.float32)
+
+
+def _quantiles(blocks: Iterator[np.ndarray], dimensions: int, bins: int) -> Iterator[np.ndarray]:
+    """Edge k at k / N of the sorted column, between two of its numbers where that falls there.
+
+    The last is the greatest number. [N + 1] each dimension. (The original takes every
+    ceil(M / N)-th number, which makes fewer than N bins of most numbers of rows.)
+    """
+    with contextlib.closing(_Scratch(dimensions)) as scratch:
+        for block in blocks:
+            scratch.append(block)
+        for dimension in range(dimensions):
+            column = scratch.column(dimension)
+            column.sort()
+            last = len(column) - 1
+            below, rest = np.divmod(np.arange(bins + 1) * len(column), bins)
+            left = column[np.minimum(below, last)].astype(np.float64)
+            right = column[np.minimum(below + 1, last)]
+            yield (left + rest / bins * (right - left)).astype(np.float32)
+
+
+CUTS: dict[str, Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]] = {
+    "quantile": _quantiles,
+    "uniform": _uniform,
+}
+
+
+def _bins(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending edges [N + 1], some of them equal -> edges as `Tokenizer` has them, centres [N].
+
+    m >= 2 equal edges become two, with the number alone between them, so there is room for all.
+    """
+    values, counts = np.unique(cut, return_counts=True)
+    behind = _next(values[counts > 1])
+    edges = np.unique(np.concatenate([values, behind]))  # a neighbour may stand there already
+    left, right = edges[:-1], edges[1:]
+    middles = ((left.astype(np.float64) + right) / 2).astype(np.float32)
+    centers = np.where(_next(left) >= right, left, middles)
+    missing = len(cut) - len(edges)
+    return np.pad(edges, (0, missing), "edge"), np.pad(centers, (0, missing), "edge")
+
+
+def _next(values: np.ndarray) -> np.ndarray:
+    """The float32 behind each; behind 0 the least normal one, as a device may take others for 0."""
+    behind = np.nextafter(values, np.float32(np.inf))
+    return np.maximum(behind, values + np.finfo(np.float32).tiny)
+
+
+class _Scratch:
+    """Blocks of rows on disk, given back by dimension; no end of the process leaves it behind."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions, self.counts = dimensions, list[int]()
+        with _disk():
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+
+    def append(self, block: np.ndarray) -> None:
+        """block: [n, D] float32."""
+        with _disk():
+            self.file.write(np.ascontiguousarray(block.T).data)
+            self.file.flush()
+        self.counts.append(len(block))
+
+    def column(self, dimension: int) -> np.ndarray:
+        """All rows of one dimension, [M] float32."""
+        column = np.empty(sum(self.counts), np.float32)
+        start = 0
+        for count in self.counts:
+            part = column[start : start + count]
+            with _disk():
+                self.file.seek(part.itemsize * (start * self.dimensions + dimension * count))
+                self.file.readinto(part.data.cast("B"))
+            start += count
+        return column
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses the buffered rest too
+            self.file.close()
+
+
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot sort the data to be cut into bins: {error.strerror}; make room for temporary"
+            " files, or name another folder for them by TMPDIR"
+        ) from error
