@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decision_seq.models.cache import Cache
+
 # Which positions of a sequence are wanted: a slice or [R] for all rows alike, [B, R] row by row.
 Read = slice | Tensor
 
@@ -20,12 +22,19 @@ def select(tokens: Tensor, read: Read) -> Tensor:
     return tokens[:, read]
 
 
-def causal_mask(length: int, read: Read, device: torch.device) -> Tensor:
-    """True where the query at a read position may look: [R, L], or [B, 1, R, L] row by row."""
+def causal_mask(
+    length: int, read: Read, device: torch.device, seen: Tensor | None = None
+) -> Tensor:
+    """True where the query at a read position may look: [R, L], or [B, 1, R, L] row by row.
+
+    seen: [L] True at the positions that may be looked at from anywhere; None for all of them.
+    """
     positions = torch.arange(length, device=device)
     if isinstance(read, Tensor) and read.ndim == 2:
-        return (positions <= read[:, :, None])[:, None]
-    return positions <= positions[read][:, None]
+        mask = (positions <= read[:, :, None])[:, None]
+    else:
+        mask = positions <= positions[read][:, None]
+    return mask if seen is None else mask & seen
 
 
 class Dropout(nn.Module):
@@ -82,18 +91,22 @@ class CausalSelfAttention(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
-        """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read."""
+    def forward(
+        self, tokens: Tensor, read: Read | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read. seen: see `GPT`."""
         if isinstance(read, Tensor) and read.ndim == 2 and not self.training:
-            return self._carried(tokens, read)
+            return self._carried(tokens, read, seen)
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         if read is None:
             query, key, value = F.linear(tokens, weight, bias).chunk(3, -1)
-            mask = None
         else:
             query = F.linear(select(tokens, read), weight[: self.width], bias[: self.width])
             key, value = F.linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
-            mask = causal_mask(tokens.shape[1], read, tokens.device)
+        mask = None
+        if read is not None or seen is not None:
+            everywhere: Read = slice(None) if read is None else read
+            mask = causal_mask(tokens.shape[1], everywhere, tokens.device, seen)
         mixed = F.scaled_dot_product_attention(
             self._split(query),
             self._split(key),
@@ -104,7 +117,18 @@ class CausalSelfAttention(nn.Module):
         )
         return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
 
-    def _carried(self, tokens: Tensor, read: Tensor) -> Tensor:
+    def extend(
+        self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None
+    ) -> Tensor:
+        """New tokens [R, q, D] -> [R, q, D]; kept: the places of those that may be looked at."""
+        projected = self.query_key_value(tokens).unflatten(2, (3, self.heads, -1))
+        query, key, value = projected.permute(2, 3, 0, 1, 4)  # [heads, R, q, D / heads] each
+        if len(kept) < tokens.shape[1]:
+            key, value = key[:, :, kept], value[:, :, kept]
+        mixed = cache.attend(block, query, key, value, visible)
+        return self.output(mixed.permute(1, 2, 0, 3).flatten(2))
+
+    def _carried(self, tokens: Tensor, read: Tensor, seen: Tensor | None) -> Tensor:
         """The same for few queries, without a key or a value for any token.
 
         q . (Wk x + bk) = (Wk' q) . x + a constant that softmax drops, and a mean of values is the
@@ -118,7 +142,7 @@ class CausalSelfAttention(nn.Module):
             self._split(asked) @ key,
             shared,
             shared,
-            attn_mask=causal_mask(tokens.shape[1], read, tokens.device),
+            attn_mask=causal_mask(tokens.shape[1], read, tokens.device, seen),
             scale=(self.width // self.heads) ** -0.5,
         )  # [B, heads, R, D]
         values = (mixed @ value.mT).transpose(1, 2).flatten(2)  # [B, R, D]
@@ -145,10 +169,21 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, read: Read | None = None, seen: Tensor | None = None
+    ) -> Tensor:
         """tokens [B, L, D] -> [B, L, D] or [B, R, D]."""
-        mixed = self.attention(self.attention_norm(tokens), read)
-        if read is not None:
-            tokens = select(tokens, read)
+        mixed = self.attention(self.attention_norm(tokens), read, seen)
+        return self._behind(tokens if read is None else select(tokens, read), mixed)
+
+    def extend(
+        self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None
+    ) -> Tensor:
+        """New tokens [R, q, D] -> [R, q, D], behind those that the cache holds."""
+        normed = self.attention_norm(tokens)
+        return self._behind(tokens, self.attention.extend(normed, cache, block, kept, visible))
+
+    def _behind(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """What follows the attention, whose outcome is `mixed`."""
         tokens = tokens + self.dropout(mixed)
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))

@@ -7,16 +7,36 @@ from dataclasses import dataclass
 import draccus
 from torch import Tensor, nn
 
+from decision_seq.models.cache import Cache
 from decision_seq.models.layers import Read
+
+# A rule fixed when a backbone is built: True at the positions that others may look at. What stands
+# elsewhere is seen by nobody, not even by itself; the hidden state there follows from the rest.
+Seen = tuple[bool, ...]
 
 
 class Backbone(nn.Module):
-    """Causal: the hidden state at a position depends on the tokens up to it and on no other."""
+    """Causal: the hidden state at a position depends on the tokens up to it and on no other.
+
+    To be planned with, it also reads a sequence piece by piece, with the same numbers.
+    """
 
     width: int
 
     def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
         """tokens [B, L, D] -> hidden [B, R, D] at the positions `read`, by default all."""
+        raise NotImplementedError
+
+    def begin(self, rows: int, shared: bool = True) -> Cache:
+        """Nothing read yet, by so many rows. shared: see `Cache`."""
+        raise NotImplementedError
+
+    def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
+        """Read on: tokens [R, q, D], behind those that the cache holds -> hidden [R, q, D].
+
+        lengths: [R], of an empty cache's first tokens so many are real; the rest is never looked
+        at.
+        """
         raise NotImplementedError
 
 
@@ -28,5 +48,6 @@ class BackboneConfig(draccus.ChoiceRegistry):
     def default_choice_name(cls) -> str:
         return "gpt"
 
-    def build(self) -> Backbone:
+    def build(self, seen: Seen | None = None) -> Backbone:
+        """seen: which positions of a sequence may be looked at; by default all."""
         raise NotImplementedError

@@ -6,11 +6,14 @@ As in its code the position table of GPT-2 is absent: the policy embeds timestep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.models.backbones.base import Backbone, BackboneConfig
+from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
+from decision_seq.models.cache import Cache
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read
 
 
@@ -43,16 +46,21 @@ class GPTConfig(BackboneConfig):
         named = self.activation in ACTIVATIONS
         require(named, f"{where}activation {self.activation!r} is unknown; one of {known}")
 
-    def build(self) -> GPT:
-        return GPT(self)
+    def build(self, seen: Seen | None = None) -> GPT:
+        return GPT(self, seen)
 
 
 class GPT(Backbone):
     """Dropout on the embeddings, blocks, final LayerNorm."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    seen: Tensor | None
+
+    def __init__(self, config: GPTConfig, seen: Seen | None = None) -> None:
         super().__init__()
-        self.width = config.width
+        self.width, self.heads = config.width, config.heads
+        self.places = seen
+        rule = None if seen is None else torch.tensor(seen)
+        self.register_buffer("seen", rule, persistent=False)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, config.dropout, config.activation)
@@ -64,10 +72,34 @@ class GPT(Backbone):
     def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
         """tokens [B, L, D] -> hidden [B, R, D]; the last block computes `read` alone."""
         tokens = self.dropout(tokens)
+        seen = None if self.seen is None else self.seen[: tokens.shape[1]]
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens)
-        return self.norm(last(tokens, read))
+            tokens = block(tokens, seen=seen)
+        return self.norm(last(tokens, read, seen))
+
+    def begin(self, rows: int, shared: bool = True) -> Cache:
+        size = self.width // self.heads
+        return Cache(len(self.blocks), self.heads, size, rows, self.norm.weight, shared)
+
+    def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
+        """The same numbers as `forward` over all tokens, computed for the new ones alone."""
+        tokens, count = self.dropout(tokens), tokens.shape[1]
+        kept = list(range(count))
+        if self.places is not None:
+            kept = [i for i in kept if self.places[cache.count + i]]
+        visible = None
+        if count > 1:
+            places = torch.arange(count, device=tokens.device)
+            visible = places[kept] <= places[:, None]  # [q, k]
+        cache.reserve(len(kept))
+        for index, block in enumerate(self.blocks):
+            tokens = cast(Block, block).extend(tokens, cache, index, kept, visible)
+        cache.advance(count, len(kept))
+        if lengths is not None:
+            padding = torch.arange(count, device=tokens.device) >= lengths[:, None]
+            cache.levels[-1].padding = padding[:, kept]
+        return self.norm(tokens)
 
 
 def _initialise(module: nn.Module) -> None:
