@@ -64,10 +64,13 @@ def killed(arguments: list[str], output: Path) -> int:
 
 def small(recipe: str) -> dict[str, object]:
     """The overrides that make a recipe tiny."""
-    if "backbone" in read_yaml(recipe_path(recipe))["policy"]:
+    policy = read_yaml(recipe_path(recipe))["policy"]
+    if "backbone" in policy:
         sizes = {f"policy.backbone.{key}": value for key, value in SMALL_BACKBONE.items()}
     else:
         sizes = {f"policy.{key}": value for key, value in SMALL_POLICY.items()}
+    if "planner" in policy:
+        sizes |= {"policy.planner.horizon": 2, "policy.planner.beams": 4}
     return {**SMALL, **sizes}
 
 

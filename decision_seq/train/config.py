@@ -37,9 +37,11 @@ class TrainConfig:
     micro-batches into which every process cuts its share, for memory's sake; warmup_steps: the
     learning rate rises linearly; schedule: what it does afterwards; clip: largest global gradient
     norm, null for any. None of batch_size's slicing changes the gradient. floor: what part of the
-    learning rate the schedule never falls below; betas: of AdamW; decay: on `all` parameters, as
-    the original's Gym code has it, or the weights of linear layers and convolutions alone
-    (`weights`), as its Atari code.
+    learning rate the schedule never falls below; fall_steps: updates after which it has fallen, by
+    default all. Beyond them a cosine rises again, as it does in the Trajectory Transformer's code,
+    and a line stays at the floor. betas: of AdamW; decay: on `all` parameters, as the original's
+    Gym code has it, or the weights of linear layers and convolutions alone (`weights`), as its
+    Atari code.
 
     precision: fp32, fp64 (to compare runs), bf16 or fp16 (matrix products in half precision by
     autocast, weights in fp32). parallel: `ddp` keeps the whole model in every process, `fsdp`
@@ -65,6 +67,7 @@ class TrainConfig:
     warmup_steps: int = 10_000
     schedule: str = "constant"
     floor: float = 0.0
+    fall_steps: int | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     decay: str = "all"
     clip: float | None = 0.25
@@ -84,8 +87,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
-        for key in (*counts, "keep_checkpoints"):
+        for key in (*counts, "keep_checkpoints", "fall_steps"):
             value = getattr(self, key)
+            if value is None:
+                continue
             require(value >= 1, f"config: train.{key} {value} must be at least 1")
             require(value < 2**31, f"config: train.{key} {value} is too large")
         for key in ("learning_rate", "clip", "peak_tflops"):
@@ -136,8 +141,8 @@ class TrainConfig:
     def rate(self, step: int) -> float:
         """The learning rate of update `step`, counted from 0."""
         warm = min((step + 1) / max(self.warmup_steps, 1), 1.0)
-        left = max(self.steps - self.warmup_steps, 1)
-        done = min(max(step - self.warmup_steps, 0) / left, 1.0)
+        left = max((self.fall_steps or self.steps) - self.warmup_steps, 1)
+        done = max(step - self.warmup_steps, 0) / left
         return self.learning_rate * warm * max(SCHEDULES[self.schedule](done), self.floor)
 
 

@@ -1,0 +1,89 @@
+"""The Trajectory Transformer as the planner sees it: it reads, and says what a step is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from decision_seq.models.cache import Cache
+from decision_seq.planner import Reader
+
+if TYPE_CHECKING:
+    from decision_seq.policies.tt import TrajectoryTransformer
+
+
+class Imagination:
+    """The policy as the planner sees it. goal: [B, S] tokens, or None."""
+
+    def __init__(self, policy: TrajectoryTransformer, goal: Tensor | None) -> None:
+        self.policy, self.goal = policy, goal
+
+    def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Reader:
+        policy, width = self.policy, self.policy.layout.size
+        columns = torch.arange(tokens.shape[1], device=tokens.device) % width
+        goal = self.goal
+        if goal is not None:
+            goal = goal.repeat_interleave(len(tokens) // len(goal), 0)
+        inputs = policy.embedded(tokens, columns, goal)
+        inputs = inputs + policy.positions[: inputs.shape[1]]
+        cache = policy.backbone.begin(len(tokens), shared)
+        ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
+        ends = ends + policy.goal
+        hidden = policy.backbone.extend(inputs, cache, None if lengths is None else ends)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        newest = hidden[rows, ends - 1]
+        return CachedReader(policy, cache, newest, ends, tokens.shape[1] % width)
+
+    def appraise(self, transitions: Tensor, reward: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        column = self.policy.layout.size - 2
+        rewards, values = self._expected(reward, column), self._expected(value, column + 1)
+        return rewards, rewards + self.policy.spec.discount * values
+
+    def _expected(self, logits: Tensor, column: int) -> Tensor:
+        """[R, N + 1] -> [R]. The part that stops is worth nothing."""
+        likely = logits.softmax(-1)[:, :-1]
+        percentile, tokenizer = self.policy.config.planner.percentile, self.policy.tokenizer
+        if percentile is None:
+            return tokenizer.expect(likely[:, None], column)[:, 0]
+        below = (likely.cumsum(-1) <= percentile).sum(-1, keepdim=True)
+        return tokenizer.decode(below.clamp(max=likely.shape[1] - 1), column)[:, 0]
+
+
+class CachedReader:
+    """What has been read in each row; the newest hidden states tell what follows.
+
+    newest: [R, D]; positions: [R] of the tokens to come; column: what they stand for.
+    """
+
+    def __init__(
+        self,
+        policy: TrajectoryTransformer,
+        cache: Cache,
+        newest: Tensor,
+        positions: Tensor,
+        column: int,
+    ) -> None:
+        self.policy, self.cache, self.newest = policy, cache, newest
+        self.positions, self.column = positions, column
+
+    def logits(self) -> Tensor:
+        return self.newest @ self.policy.heads[self.column].T
+
+    def read(self, tokens: Tensor) -> None:
+        column = torch.full((1,), self.column, device=tokens.device)
+        inputs = self.policy.embedded(tokens[:, None], column)
+        inputs = inputs + self.policy.positions[self.positions][:, None]
+        self.newest = self.policy.backbone.extend(inputs, self.cache)[:, 0]
+        self.positions = self.positions + 1
+        self.column = (self.column + 1) % self.policy.layout.size
+
+    def fork(self, copies: int) -> None:
+        self.cache.fork(copies)
+        self.newest = self.newest.repeat_interleave(copies, 0)
+        self.positions = self.positions.repeat_interleave(copies, 0)
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.keep(rows)
+        self.newest, self.positions = self.newest[rows], self.positions[rows]

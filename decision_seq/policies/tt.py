@@ -1,0 +1,264 @@
+"""Trajectory Transformer (Janner et al., 2021): every number of a trajectory is a token.
+
+Actions are planned: the model imagines what would follow, and the search keeps the best.
+Facts: jannerm/trajectory-transformer trajectory/models/transformers.py, config/offline.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decision_seq.config import require
+from decision_seq.data.columns import Column
+from decision_seq.data.store import EpisodeStore
+from decision_seq.data.tokenizer import Tokenizer
+from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.planner import Layout, PlannerConfig, plan
+from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.policies.imagination import Imagination
+from decision_seq.types import Batch, Sampling, Spec
+
+FIT_ROWS = 65_536  # transitions that the tokenizer is shown at a time
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What a token counts in the loss, by what it stands for."""
+
+    observation: float = 1.0
+    action: float = 5.0
+    reward: float = 1.0
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            fine = np.isfinite(value) and value >= 0
+            require(fine, f"config: policy.weights.{key} {value} must not be negative")
+
+
+@PolicyConfig.register_subclass("tt")
+@dataclass(frozen=True)
+class TrajectoryTransformerConfig(PolicyConfig):
+    """context_length: transitions in the window; bins, binning: of the tokenizer, each dimension's
+    own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other."""
+
+    context_length: int = 10
+    bins: int = 100
+    binning: Literal["quantile", "uniform"] = "quantile"
+    backbone: BackboneConfig = field(
+        default_factory=lambda: GPTConfig(layers=4, heads=4, activation="gelu")
+    )
+    weights: LossWeights = field(default_factory=LossWeights)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(2 <= self.bins <= 10_000, f"config: policy.bins {self.bins} must be 2 to 10,000")
+        window, planner = self.context_length, self.planner
+        require(
+            planner.context + planner.keep <= window,
+            f"config: policy.planner.context {planner.context} and keep {planner.keep} exceed"
+            f" policy.context_length, the window of {window} transitions",
+        )
+
+    def build(self, spec: Spec) -> TrajectoryTransformer:
+        return TrajectoryTransformer(self, spec)
+
+
+class TrajectoryTransformer(Policy):
+    """Tokens o_1 .. o_S, a_1 .. a_A, reward, value of every transition, one after the other.
+
+    Each dimension has bins, embeddings and a head of its own. Nothing looks at the tokens of
+    values, which tell what the future holds. Behind the end of an episode stands the stop token,
+    which is learnt; behind a time limit nothing is. (The original has it behind both; it also
+    divides by the tokens of padding.) With a goal in its condition, the goal's tokens come first.
+    """
+
+    places: Tensor
+
+    def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
+        super().__init__()
+        require(
+            len(spec.observation_shape) == 1 and spec.action_kind == "continuous",
+            "the policy tt needs vector observations and continuous actions",
+        )
+        size = spec.observation_shape[0]
+        require(
+            spec.condition_size in (2, 2 + size),
+            "the policy tt learns rewards and values: give it --conditioning.name outcome, or goal",
+        )
+        self.config, self.spec = config, spec
+        self.layout = Layout(size, spec.action_size, stop=config.bins)
+        self.goal = spec.condition_size - 2  # tokens of a goal before a window
+        width, window = self.layout.size, config.context_length
+        self.tokenizer = Tokenizer(width, config.bins)
+        seen = (True,) * self.goal + ((True,) * (width - 1) + (False,)) * window
+        self.backbone = config.backbone.build(seen[:-1])
+        dimension = self.backbone.width
+        self.embed = nn.Embedding(width * config.bins + 1, dimension)
+        self.embed_goal = nn.Embedding(self.goal * config.bins, dimension) if self.goal else None
+        self.positions = nn.Parameter(torch.zeros(len(seen) - 1, dimension))
+        self.head = nn.Linear(dimension, width * (config.bins + 1), bias=False)
+        for table in (self.embed, self.embed_goal):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+
+    def fit(self, store: EpisodeStore, conditions: Column) -> None:
+        self.tokenizer.fit(_transitions(store, conditions), self.config.binning)
+
+    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        counted = batch.mask | _stopped(batch, self.config.context_length)
+        return dict.fromkeys(("observation", "action", "reward", "value"), counted)
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
+        """Each loss: of a step's tokens, weighted, and divided by how many tokens a step has."""
+        tokens = self.tokens(batch)  # [B, T, W]
+        steps = tokens.shape[1]
+        tokens = tokens[:, : self.config.context_length]  # behind a whole window stands padding
+        logits = self._logits(tokens, self._goal(batch))  # [W, B, T, N + 1]
+        losses = F.cross_entropy(
+            logits.flatten(0, 2).float(), tokens.permute(2, 0, 1).flatten(), reduction="none"
+        ).view(len(logits), *tokens.shape[:2])
+        losses = F.pad(losses, (0, steps - tokens.shape[1]))
+        if not self.goal:  # nothing stands before the first token of all
+            losses = torch.cat([_without_first(losses[:1]), losses[1:]])
+        size, weights = self.layout.observation, self.config.weights
+        last = size + self.layout.action
+        parts = {
+            "observation": weights.observation * losses[:size].sum(0),
+            "action": weights.action * losses[size:last].sum(0),
+            "reward": weights.reward * losses[last],
+            "value": weights.value * losses[last + 1],
+        }
+        return {name: part / len(losses) for name, part in parts.items()}
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """[B, T, W] of a training batch, stop tokens behind the end of an episode."""
+        known = [batch.observations, batch.actions, batch.conditions[..., :2]]
+        tokens = self.tokenizer.encode(torch.cat(known, -1))
+        stopped = _stopped(batch, self.config.context_length)
+        return torch.where(stopped[..., None], self.layout.stop, tokens)
+
+    def encode(self, observations: Tensor) -> Tensor:
+        """The tokens, as numbers."""
+        return self.tokenizer.encode(observations).float()
+
+    def decide(
+        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
+    ) -> tuple[Tensor, Planned]:
+        """Follows each row's plan, or makes new ones: for all rows, when any is due."""
+        config = self.config.planner
+        newest = batch.lengths - 1
+        timesteps = batch.timesteps.gather(1, newest[:, None])[:, 0]
+        age = torch.zeros_like(newest) if state is None else state.age + 1
+        due = (age >= config.every) | (timesteps == 0) if state is not None else newest >= 0
+        if due.any():
+            fresh = self.plan(batch, sampling)[:, : config.every]
+            kept = fresh if state is None else state.actions
+            state = Planned(torch.where(due[:, None, None], fresh, kept), age.masked_fill(due, 0))
+        else:
+            state = Planned(state.actions, age)
+        rows = torch.arange(len(newest), device=newest.device)
+        tokens = state.actions[rows, state.age]
+        return self.tokenizer.decode(tokens, self.layout.observation), state
+
+    def plan(self, encoded: Batch, sampling: Sampling | None = None) -> Tensor:
+        """Plan from the newest step of each row -> tokens of actions [B, horizon, A]."""
+        prefix, lengths = self._prefix(encoded)
+        config, goal = self.config, self._goal(encoded)
+        return plan(
+            Imagination(self, goal),
+            prefix,
+            lengths,
+            self.layout,
+            config.planner,
+            config.context_length,
+            self.spec.discount,
+            sampling,
+        )
+
+    def embedded(self, tokens: Tensor, columns: Tensor, goal: Tensor | None = None) -> Tensor:
+        """tokens [R, L] of these columns [L], behind those of a goal [R, S] -> [R, (S +) L, D].
+
+        Without their positions.
+        """
+        bins = self.config.bins
+        ids = torch.where(tokens == bins, self.layout.size * bins, tokens + columns * bins)
+        embedded = self.embed(ids)
+        if self.embed_goal is None or goal is None:
+            return embedded
+        places = torch.arange(self.goal, device=goal.device)
+        return torch.cat([self.embed_goal(goal + places * bins), embedded], 1)
+
+    @property
+    def heads(self) -> Tensor:
+        """One for each dimension, [W, N + 1, D]."""
+        return self.head.weight.unflatten(0, (self.layout.size, -1))
+
+    def _logits(self, tokens: Tensor, goal: Tensor | None) -> Tensor:
+        """[W, B, T, N + 1] of the tokens [B, T, W], each from those before it."""
+        batch, steps, width = tokens.shape
+        columns = torch.arange(width, device=tokens.device).repeat(steps)
+        inputs = self.embedded(tokens.flatten(1)[:, :-1], columns[:-1], goal)
+        hidden = self.backbone(inputs + self.positions[: inputs.shape[1]])
+        # What is read at a token tells the next; with a goal, its last token tells the first.
+        hidden = hidden[:, self.goal - 1 :] if self.goal else F.pad(hidden, (0, 0, 1, 0))
+        by_column = hidden.unflatten(1, (steps, width)).permute(2, 0, 1, 3).flatten(1, 2)
+        return (by_column @ self.heads.mT).unflatten(1, (batch, steps))
+
+    def _goal(self, batch: Batch) -> Tensor | None:
+        """Tokens [B, S] of what a window is to reach."""
+        return self.tokenizer.encode(batch.conditions[:, 0, 2:]) if self.goal else None
+
+    def _prefix(self, encoded: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens [B, L] of each row's last transitions and its newest observation, and how many of
+        them are its own, [B]."""
+        context, size = self.config.planner.context, self.layout.observation
+        past = (encoded.lengths - 1).clamp(max=context)
+        steps = torch.arange(context + 1, device=past.device)
+        steps = (encoded.lengths - 1 - past)[:, None] + steps  # [B, context + 1]
+        steps = steps.clamp(max=encoded.mask.shape[1] - 1)
+        rows = torch.arange(len(past), device=past.device)[:, None]
+        rewards = encoded.rewards[rows, steps][..., None]
+        done = self.tokenizer.encode(torch.cat([encoded.actions[rows, steps], rewards], -1), size)
+        tokens = torch.cat([encoded.observations[rows, steps].long(), done], -1)
+        # What follows is not known yet; nothing looks at this token.
+        tokens = F.pad(tokens, (0, 1), value=self.config.bins - 1)
+        prefix = tokens.flatten(1)[:, : context * self.layout.size + size]
+        return prefix, past * self.layout.size + size
+
+
+class Planned(NamedTuple):
+    """What a rollout carries on: the plan of each row, and how far it has been followed."""
+
+    actions: Tensor  # [B, every, A] tokens
+    age: Tensor  # [B]
+
+
+def _stopped(batch: Batch, window: int) -> Tensor:
+    """[B, T]: the steps of a window behind the end that the environment made of an episode."""
+    if batch.terminated is None:
+        return torch.zeros_like(batch.mask)
+    inside = torch.arange(batch.mask.shape[1], device=batch.mask.device) < window
+    return (batch.terminated & batch.mask).any(1, keepdim=True) & ~batch.mask & inside
+
+
+def _without_first(losses: Tensor) -> Tensor:
+    """losses [1, B, T] of each step's first token -> the same, but 0 where nothing came before."""
+    return F.pad(losses[..., 1:], (1, 0))
+
+
+def _transitions(store: EpisodeStore, conditions: Column) -> Iterator[np.ndarray]:
+    """Observation, action, reward and value of all transitions, [n, W] a block."""
+    columns = [store.columns["observations"], store.columns["actions"], conditions]
+    for start in range(0, store.num_transitions, FIT_ROWS):
+        stop = min(start + FIT_ROWS, store.num_transitions)
+        observations, actions, outcome = (column.rows(start, stop) for column in columns)
+        yield np.concatenate([observations, actions, outcome[:, :2]], 1)

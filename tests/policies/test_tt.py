@@ -1,0 +1,296 @@
+"""The Trajectory Transformer: its tokens, its losses, and that it plans as it would read."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from decision_seq.bench.planning import Uncached
+from decision_seq.data.conditioning import label
+from decision_seq.data.outcome import GoalOutcome, Outcome
+from decision_seq.data.sampler import WindowGatherer
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.planner import PlannerConfig, plan
+from decision_seq.policies.imagination import Imagination
+from decision_seq.policies.tt import (
+    LossWeights,
+    TrajectoryTransformer,
+    TrajectoryTransformerConfig,
+)
+from decision_seq.types import Batch, Sampling, Spec, UserError
+
+WINDOW, BINS, SIZE = 6, 8, 11 + 3 + 2
+PLANNER = PlannerConfig(horizon=3, beams=4, context=3, keep=3)
+GOAL = GoalOutcome(goal=(0.5,) * 11, termination_penalty=-10.0)
+
+
+@pytest.fixture(params=[Outcome(termination_penalty=-10.0), GOAL], ids=["outcome", "goal"])
+def conditioning(request) -> Outcome:
+    return request.param
+
+
+def make_policy(store, conditioning, **settings) -> TrajectoryTransformer:
+    torch.manual_seed(0)
+    spec = Spec((11,), 3, "continuous", conditioning.size, 1000, conditioning.discount)
+    config = TrajectoryTransformerConfig(
+        **{
+            "context_length": WINDOW,
+            "bins": BINS,
+            "backbone": GPTConfig(layers=3, heads=2, width=32, activation="gelu"),
+            "planner": PLANNER,
+            **settings,
+        }
+    )
+    policy = config.build(spec).eval()
+    policy.fit(store, label(store, conditioning))
+    for weight in policy.parameters():  # so that attention is far from uniform
+        if weight.ndim > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    return policy
+
+
+@pytest.fixture
+def policy(store, conditioning) -> TrajectoryTransformer:
+    return make_policy(store, conditioning)
+
+
+@pytest.fixture
+def batch(store, conditioning) -> Batch:
+    gatherer = WindowGatherer(store, label(store, conditioning), WINDOW, 1000)
+    # Whole; cut by the environment's end of episode 0 (30 steps), by a time limit (37, 7 steps).
+    return gatherer.gather(np.array([0, 8, 27, 33, 100])).tensors()
+
+
+def test_the_tokens_of_a_transition(policy, batch, conditioning) -> None:
+    tokens = policy.tokens(batch)
+    assert tokens.shape == (5, WINDOW, SIZE)
+    known = torch.cat([batch.observations, batch.actions, batch.conditions[..., :2]], -1)
+    centers = policy.tokenizer.decode(tokens.clamp(max=BINS - 1))
+    edges = policy.tokenizer.edges
+    wide = (edges[:, 1:] - edges[:, :-1]).max(1).values
+    assert ((centers - known).abs()[batch.mask] <= wide).all()
+    assert batch.terminated.any(1).tolist() == [False, False, True, False, False]
+    assert (tokens[2, 3:] == BINS).all()  # behind an end stand stop tokens
+    assert (tokens[[0, 1, 3, 4]] < BINS).all()  # behind a time limit nothing is learnt
+    counted = policy.weights(batch, torch.Generator())["action"]
+    assert counted.sum(1).tolist() == [6, 6, 6, 4, 6]
+
+
+@torch.no_grad()
+def test_losses_equal_a_plain_loop(policy, batch) -> None:
+    """Token by token, each predicted from those before it, with heads and embeddings by hand."""
+    losses = policy(batch, torch.Generator())
+    tokens, weights = policy.tokens(batch), LossWeights()
+    kinds = ["observation"] * 11 + ["action"] * 3 + ["reward", "value"]
+    expected = {name: torch.zeros(5, WINDOW) for name in losses}
+    heads = policy.head.weight.view(SIZE, BINS + 1, -1)
+    for row in range(5):
+        goal = []
+        if policy.goal:
+            reached = policy.tokenizer.encode(batch.conditions[row, 0, 2:])
+            goal = [policy.embed_goal.weight[d * BINS + t] for d, t in enumerate(reached)]
+        flat = tokens[row].flatten().tolist()
+        ids = [SIZE * BINS if t == BINS else (i % SIZE) * BINS + t for i, t in enumerate(flat)]
+        sequence = torch.stack([*goal, *(policy.embed.weight[i] for i in ids[:-1])])
+        sequence = sequence + policy.positions[: len(sequence)]
+        hidden = policy.backbone(sequence[None])[0]
+        for place, token in enumerate(flat):
+            read = place - 1 + len(goal)
+            if read < 0:
+                continue
+            logits = heads[place % SIZE] @ hidden[read]
+            kind = kinds[place % SIZE]
+            error = -logits.log_softmax(-1)[token] * getattr(weights, kind) / SIZE
+            expected[kind][row, place // SIZE] += error
+    for name, values in losses.items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_no_token_is_seen_before_it_stands_there(policy, batch) -> None:
+    """Another token at j changes nothing predicted at or before j; a value's, only what follows."""
+    tokens, goal = policy.tokens(batch), policy._goal(batch)
+    flat = tokens.flatten(1)
+
+    def predicted(of: Tensor) -> Tensor:  # [B, L, N + 1]
+        return policy._logits(of.view_as(tokens), goal).permute(1, 2, 0, 3).flatten(1, 2)
+
+    before = predicted(flat)
+    for place in (0, 5, SIZE - 1, SIZE, 3 * SIZE - 1, 3 * SIZE + 12):
+        other = flat.clone()
+        other[:, place] = (flat[:, place] + 1) % BINS
+        moved = (predicted(other) - before).abs().amax((0, 2)) > 1e-5
+        expected = torch.arange(flat.shape[1]) > place
+        if place % SIZE == SIZE - 1:
+            expected &= torch.arange(flat.shape[1]) == place + 1
+        assert (moved == expected).all(), place
+
+
+@torch.no_grad()
+def test_what_is_read_piece_by_piece_is_what_is_trained(policy, batch) -> None:
+    """The cached logits of every token of a whole window are those of the training pass."""
+    tokens, goal = policy.tokens(batch), policy._goal(batch)
+    trained = policy._logits(tokens, goal).permute(1, 2, 0, 3).flatten(1, 2)  # [B, L, N + 1]
+    flat, start = tokens.flatten(1), 2 * SIZE + 11
+    reader = Imagination(policy, goal).begin(flat[:, :start], None, shared=True)
+    reader.fork(2)
+    for place in range(start, flat.shape[1]):
+        doubled = trained[:, place].repeat_interleave(2, 0)
+        torch.testing.assert_close(reader.logits(), doubled, rtol=1e-5, atol=1e-5)
+        if place + 1 < flat.shape[1]:
+            reader.read(flat[:, place].repeat_interleave(2, 0))
+
+
+class _Recorded:
+    """Wraps a model: what its readers were asked."""
+
+    def __init__(self, model: Imagination) -> None:
+        self.model, self.appraise, self.found = model, model.appraise, list[Tensor]()
+
+    def begin(self, *arguments, **named):
+        reader = self.model.begin(*arguments, **named)
+        logits = reader.logits
+
+        def recorded() -> Tensor:
+            self.found.append(logits())
+            return self.found[-1]
+
+        reader.logits = recorded
+        return reader
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("objective", ["return", "likelihood"])
+def test_a_plan_of_15_steps_is_the_same_without_a_cache(policy, batch, objective) -> None:
+    """Every distribution on the way, the window being full again and again; rows of a context of
+    no transition, of one, and of three."""
+    batch = replace(batch, mask=torch.arange(WINDOW) < torch.tensor([[1], [2], [4], [4], [6]]))
+    prefix, lengths = policy._prefix(policy.encoded(batch))
+    assert (lengths // SIZE).tolist() == [0, 1, 3, 3, 3]
+    config = PlannerConfig(horizon=15, beams=3, context=3, keep=2, objective=objective)
+    sampling = Sampling(torch.rand(5, generator=torch.Generator().manual_seed(0)), 1.0)
+    plans, found = [], []
+    for model in (Imagination, Uncached):
+        recorded = _Recorded(model(policy, policy._goal(batch)))
+        plans.append(plan(recorded, prefix, lengths, policy.layout, config, WINDOW, 0.99, sampling))
+        found.append(recorded.found)
+    assert (plans[0] == plans[1]).all()
+    assert plans[0].shape == (5, 15, 3)
+    assert len(found[0]) == len(found[1]) >= 15 * SIZE - 11 - 1
+    for cached, whole in zip(*found, strict=True):
+        torch.testing.assert_close(cached, whole, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rewards_are_expected_ones_and_stops_are_worth_nothing(policy) -> None:
+    draw = torch.Generator().manual_seed(0)
+    reward, value = torch.randn(2, 7, BINS + 1, generator=draw) * 3
+    centers = policy.tokenizer.centers
+    rewards, onward = Imagination(policy, None).appraise(torch.zeros(7, 15), reward, value)
+    for row in range(7):
+        p, q = reward[row].softmax(-1), value[row].softmax(-1)
+        r = sum(p[i] * centers[14, i] for i in range(BINS))
+        v = sum(q[i] * centers[15, i] for i in range(BINS))
+        assert rewards[row].item() == pytest.approx(r.item(), rel=1e-5)
+        assert onward[row].item() == pytest.approx((r + 0.99 * v).item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_percentile_in_place_of_the_mean(store) -> None:
+    policy = make_policy(store, Outcome(), planner=replace(PLANNER, percentile=0.5))
+    likely = torch.tensor([[0.3, 0.15, 0.1, 0.45, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    rewards, _ = Imagination(policy, None).appraise(None, likely.log(), likely.log())
+    assert rewards.item() == policy.tokenizer.centers[14, 2].item()
+
+
+@torch.no_grad()
+def test_a_rollout_reads_what_was_trained_on(policy, batch) -> None:
+    """The context of a live episode, as tokens, is the window's but for what is not known yet."""
+    tokens = policy.tokens(batch)
+    for step in range(WINDOW):
+        seen = torch.arange(WINDOW) <= step
+        live = replace(
+            batch,
+            mask=seen.expand_as(batch.mask),
+            conditions=torch.cat([torch.zeros(5, WINDOW, 2), batch.conditions[..., 2:]], -1),
+            terminated=None,
+        )
+        prefix, lengths = policy._prefix(policy.encoded(live))
+        past = min(step, 3)
+        assert (lengths == past * SIZE + 11).all()
+        for row in (0, 1, 4):  # whole windows
+            of = tokens[row, step - past : step + 1].flatten()[: past * SIZE + 11]
+            same = prefix[row, : len(of)] == of
+            assert same.view(-1)[torch.arange(len(of)) % SIZE != SIZE - 1].all()
+
+
+@torch.no_grad()
+def test_a_plan_is_followed_and_made_anew(store) -> None:
+    policy = make_policy(store, Outcome(), planner=replace(PLANNER, every=2, beams=2))
+    gatherer = WindowGatherer(store, label(store, Outcome()), WINDOW, 1000)
+    made: list[Tensor] = []
+    planned = policy.plan
+    policy.plan = lambda *given: made.append(planned(*given)) or made[-1]  # type: ignore
+    batch = gatherer.gather(np.array([0, 40])).tensors()
+    sampling = Sampling(torch.tensor([0.2, 0.8]), 1.0)
+    state, acted = None, []
+    for step, begun in enumerate([False, False, False, True, False]):
+        timesteps = batch.timesteps + 10 * (step + 1)
+        if begun:  # row 1 begins a new episode
+            timesteps[1] = 0
+        action, state = policy.act(replace(batch, timesteps=timesteps), state, sampling)
+        acted.append(action)
+    assert len(made) == 4  # at steps 0, 2, 3 (row 1) and 4 (row 0)
+    decode = lambda tokens: policy.tokenizer.decode(tokens, 11)  # noqa: E731
+    for step, (row0, row1) in enumerate([(0, 0), (0, 0), (1, 1), (1, 2), (3, 2)]):
+        age0, age1 = (0, 1, 0, 1, 0)[step], (0, 1, 0, 0, 1)[step]
+        assert (acted[step][0] == decode(made[row0][0, age0])).all()
+        assert (acted[step][1] == decode(made[row1][1, age1])).all()
+
+
+@torch.no_grad()
+def test_the_goal_is_heeded(store) -> None:
+    policy = make_policy(store, GOAL)
+    gatherer = WindowGatherer(store, label(store, GOAL), WINDOW, 1000)
+    batch = gatherer.gather(np.array([0, 8])).tensors()
+    other = batch.conditions.clone()
+    other[..., 2:] += 3
+    for name, values in policy(replace(batch, conditions=other), torch.Generator()).items():
+        assert (values != policy(batch, torch.Generator())[name]).any()
+
+
+def test_the_loss_falls(store) -> None:
+    policy = make_policy(store, Outcome()).train()
+    gatherer = WindowGatherer(store, label(store, Outcome()), WINDOW, 1000)
+    batch = gatherer.gather(np.arange(0, 80, 3)).tensors()
+    optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
+    totals = []
+    for _ in range(30):
+        losses = policy(batch, torch.Generator())
+        total = torch.stack([values.mean() for values in losses.values()]).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.75 * totals[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"observation_shape": (4, 84, 84)}, "vector observations"),
+        ({"action_kind": "discrete"}, "continuous actions"),
+        ({"condition_size": 1}, "--conditioning.name outcome"),
+    ],
+)
+def test_what_it_cannot_model_is_refused(changes, named) -> None:
+    spec = replace(Spec((11,), 3, "continuous", 2, 1000), **changes)
+    with pytest.raises(UserError, match=named):
+        TrajectoryTransformerConfig().build(spec)
+
+
+def test_a_context_and_a_plan_that_exceed_the_window_are_refused() -> None:
+    with pytest.raises(UserError, match="the window of 8 transitions"):
+        TrajectoryTransformerConfig(context_length=8)
