@@ -5,10 +5,20 @@ verb runs, so that `--help` is quick.
 """
 
 from decision_seq import __version__
-from decision_seq.commands import bench, data, doctor, evaluate, report, sharing, sweep, train
+from decision_seq.commands import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    predict,
+    report,
+    sharing,
+    sweep,
+    train,
+)
 from decision_seq.commands.parsing import Parser
 
-VERBS = (train, sweep, doctor, evaluate, report, sharing, data, bench)
+VERBS = (train, sweep, doctor, evaluate, predict, report, sharing, data, bench)
 
 
 def build_parser() -> Parser:

@@ -21,6 +21,7 @@ def add(verbs: Any) -> None:
         "  decision-seq bench train\n"
         "  decision-seq bench train --rounds 30 --json\n"
         "  decision-seq bench steps\n"
+        "  decision-seq bench planning --rounds 5\n"
         "  decision-seq bench rollouts --checkpoint runs/hopper-medium-dt-seed0 --episodes 100\n"
         "  decision-seq bench data --transitions 20000000\n"
         "  decision-seq bench data --frames --store atari/Breakout\n"
@@ -28,15 +29,16 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "what",
-        choices=["train", "steps", "data", "rollouts", "intervals"],
+        choices=["train", "steps", "planning", "data", "rollouts", "intervals"],
         help="train: one update, against transformers' model in interleaved rounds; steps: whole"
-        " training steps, against it fed by a loop; data: opening, memory and windows a second of a"
-        " store; rollouts: a checkpoint's episodes, against the original's procedure; intervals:"
-        " how often those of `report` hold the truth, by simulation",
+        " training steps, against it fed by a loop; planning: the Trajectory Transformer's plans,"
+        " against those without a cache; data: opening, memory and windows a second of a store;"
+        " rollouts: a checkpoint's episodes, against the original's procedure; intervals: how often"
+        " those of `report` hold the truth, by simulation",
     )
-    parser.add_argument("--rounds", type=int, default=15, help="of train and steps")
+    parser.add_argument("--rounds", type=int, default=15, help="of train, steps and planning")
     parser.add_argument(
-        "--threads", type=int, help="of torch, for train and steps (default: one a core)"
+        "--threads", type=int, help="of torch, for train, steps and planning (default: one a core)"
     )
     parser.add_argument(
         "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
@@ -84,6 +86,11 @@ def run_bench(options: argparse.Namespace) -> int:
         from decision_seq.bench.steps import bench_steps, steps_text
 
         result, text = bench_steps(options.rounds, options.threads, make_reporter()), steps_text
+    elif options.what == "planning":
+        from decision_seq.bench.planning import bench_planning, planning_text
+
+        result = bench_planning(options.rounds, options.threads, make_reporter())
+        text = planning_text
     elif options.what == "rollouts":
         from decision_seq.bench.rollouts import bench_rollouts, rollouts_text
 

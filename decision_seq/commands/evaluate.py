@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
-from decision_seq.commands.parsing import add_checkpoint, add_verb
+from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
 from decision_seq.types import UserError
 
 CALIBRATION_POINTS = 11
@@ -152,24 +151,13 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     from decision_seq.report import calibration_text, plot_calibration, write_json
 
     reporter = make_reporter()
-    folder = options.output or options.path
-    if options.output is None and not (options.path / "checkpoints").is_dir():
-        raise UserError(f"{options.path} is no run's folder; say where to write with --output")
-    _check_folder(folder)
+    folder = folder_to_write(options.path, options.output)
     found = calibrate(opened, options.calibrate, reporter)
     print(json.dumps(found, indent=1) if options.json else calibration_text(found), flush=True)
     write_json(folder / "calibration.json", found)
     plot_calibration(found, folder / "calibration.png")
     reporter.say(f"written: {folder}/calibration.json, calibration.png")
     return 0
-
-
-def _check_folder(folder: Path) -> None:
-    """UserError, before a long rollout, for a folder that cannot be written in or made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = "it is read-only" if there.is_dir() else f"{there} is no folder"
-        raise UserError(f"cannot write in {folder}: {what}; name another --output")
 
 
 def _studio(options: argparse.Namespace, opened: Any) -> Any:

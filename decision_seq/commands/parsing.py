@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq.commands.console import BAD_INPUT
 from decision_seq.recipes import DEFAULT_RECIPE, OF_DATASETS
+from decision_seq.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,3 +63,18 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
     )
+
+
+def folder_to_write(path: Path, output: Path | None) -> Path:
+    """Where a verb about the run at `path` writes: `output`, or else that folder.
+
+    UserError, before any long work, where it cannot be written in or made.
+    """
+    if output is None and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is no run's folder; say where to write with --output")
+    folder = output or path
+    there = next(found for found in (folder, *folder.absolute().parents) if found.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "it is read-only" if there.is_dir() else f"{there} is no folder"
+        raise UserError(f"cannot write in {folder}: {what}; name another --output")
+    return folder

@@ -1,6 +1,7 @@
 """Results for people and programs: tables, JSON, plots, and the report of several runs."""
 
 from decision_seq.report.plots import plot_calibration, plot_returns
+from decision_seq.report.prediction import plot_prediction, prediction_text
 from decision_seq.report.text import (
     calibration_text,
     inspection_text,
@@ -17,7 +18,9 @@ __all__ = [
     "inspection_text",
     "markdown_table",
     "plot_calibration",
+    "plot_prediction",
     "plot_returns",
+    "prediction_text",
     "score_table",
     "scores_json",
     "table",

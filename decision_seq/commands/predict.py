@@ -1,0 +1,61 @@
+"""`decision-seq predict ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import add_verb, folder_to_write
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "predict",
+        run_predict,
+        "Imagine how episodes of the data go on, and compare with how they did.",
+        "  decision-seq predict runs/mine\n"
+        "  decision-seq predict runs/mine --steps 300 --episodes 20 --output figures\n"
+        "  decision-seq predict runs/mine --dataset path/to/hopper_medium-v2.hdf5 --json",
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="DIR", help="a Trajectory Transformer's run or checkpoint"
+    )
+    parser.add_argument("--steps", type=int, default=100, help="how far (default 100)")
+    parser.add_argument("--episodes", type=int, default=8, help="how many (default 8)")
+    parser.add_argument(
+        "--samples", type=int, default=16, help="futures drawn for each (default 16)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the draws")
+    parser.add_argument("--dataset", help="where the data are (default: as trained)")
+    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--output", type=Path, help="the folder of prediction.json and .png (default DIR)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    from decision_seq.prediction import predict_checkpoint
+    from decision_seq.report import plot_prediction, prediction_text, write_json
+
+    reporter = make_reporter()
+    folder = folder_to_write(options.path, options.output)
+    found = predict_checkpoint(
+        options.path,
+        options.dataset,
+        options.steps,
+        options.episodes,
+        options.samples,
+        options.seed,
+        options.device,
+        reporter=reporter,
+    )
+    print(json.dumps(found, indent=1) if options.json else prediction_text(found), flush=True)
+    write_json(folder / "prediction.json", found)
+    plot_prediction(found, folder / "prediction.png")
+    reporter.say(f"written: {folder}/prediction.json, prediction.png")
+    return 0

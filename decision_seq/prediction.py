@@ -1,0 +1,172 @@
+"""Long-horizon prediction: what a sequence model expects, without looking at the world again.
+
+From some transitions of an episode on, and given the actions that were taken, observations, rewards
+and values are drawn token by token, far past the window that the model was trained on, and compared
+with what happened (Janner et al., 2021, section 4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decision_seq import checkpoint
+from decision_seq.config import load, require
+from decision_seq.data.store import EpisodeStore
+from decision_seq.evaluate import compute_device
+from decision_seq.planner import Drawing, Futures
+from decision_seq.policies import TrajectoryTransformer
+from decision_seq.policies.imagination import Imagination
+from decision_seq.problem import Config, open_data
+from decision_seq.statistics import mean_interval
+from decision_seq.types import Bar, Reporter, Sampling
+
+
+@torch.inference_mode()
+def predict(
+    policy: TrajectoryTransformer,
+    prefix: Tensor,
+    actions: Tensor,
+    samples: int,
+    draws: Tensor,
+    bar: Bar | None = None,
+) -> Tensor:
+    """Observations [B, samples, T, S] that follow B prefixes, given their actions [B, T, A].
+
+    prefix: tokens [B, L] of some transitions and an observation; draws: [B] in [0, 1), by what the
+    tokens of each are drawn. NaN from the step on at which a sample stops.
+    """
+    layout, config = policy.layout, policy.config
+    count, steps = actions.shape[:2]
+    past = prefix.shape[1] // layout.size
+    # One more step, for the observation that follows the last action.
+    horizon = replace(config.planner, horizon=steps + 1, context=past)
+    lengths = torch.full_like(prefix[:, 0], prefix.shape[1])
+    model = Imagination(policy, None)
+    futures = Futures(model, prefix, lengths, layout, horizon, config.context_length)
+    futures.fork(samples)
+    drawing = Drawing(Sampling(draws, 1.0))
+    taken = policy.tokenizer.encode(actions, layout.observation)  # [B, T, A]
+    for step in range(steps):
+        for tokens in taken[:, step].T:
+            futures.read(tokens.repeat_interleave(samples))
+        for _ in range(2 + layout.observation):  # reward, value, what is seen next
+            futures.read(drawing.tokens(futures.logits(), None, None))
+        if bar is not None:
+            bar.update()
+    transitions = futures.tokens.view(count, samples, steps + 1, layout.size)
+    seen = transitions[:, :, 1:, : layout.observation]  # [B, samples, T, S]
+    stopped = (seen == layout.stop).any(-1, keepdim=True).cummax(2).values
+    values = policy.tokenizer.decode(seen.clamp(max=layout.stop - 1))
+    return values.masked_fill(stopped, torch.nan)
+
+
+def predict_checkpoint(
+    path: Path,
+    dataset: str | None = None,
+    steps: int = 100,
+    episodes: int = 8,
+    samples: int = 16,
+    seed: int = 0,
+    device: str | None = None,
+    store: EpisodeStore | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Predict from the beginning of episodes of the data -> plain values, for `plot_prediction`.
+
+    The episodes are drawn among those that are long enough. Errors are root mean squares over the
+    dimensions, in standard deviations of the data: of the mean of the samples, of one sample, of
+    an observation that never changes, and of the true one in its bins, below which none can be.
+    """
+    reporter = reporter or Reporter()
+    for name, value in (("steps", steps), ("episodes", episodes), ("samples", samples)):
+        require(value >= 1, f"--{name} {value} must be at least 1")
+    loaded = checkpoint.load(path, compute_device(device))
+    policy = loaded.policy.eval()
+    require(
+        isinstance(policy, TrajectoryTransformer) and not policy.goal,
+        f"{path} is no Trajectory Transformer of outcomes: it predicts no observations",
+    )
+    assert isinstance(policy, TrajectoryTransformer)
+    if store is None:
+        tree = {key: value for key, value in loaded.config.items() if key not in ("spec", "data")}
+        config = load(Config, tree)
+        store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
+    past = policy.config.planner.context
+    needed = past + steps + 1
+    long = np.flatnonzero(store.lengths >= needed)
+    require(
+        len(long) > 0,
+        f"{store.name}: no episode has {needed:,} steps (a context of {past}, and --steps {steps})",
+    )
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(long, min(episodes, len(long)), replace=False))
+    lived = [store.episode(int(index)) for index in chosen]
+    observations = torch.as_tensor(np.stack([e.observations[:needed] for e in lived]))
+    actions = torch.as_tensor(np.stack([e.actions[: needed - 1] for e in lived])).float()
+    rewards = torch.as_tensor(np.stack([e.rewards[: needed - 1] for e in lived])).float()
+    home = policy.positions.device
+    prefix = _prefix(policy, observations.to(home), actions.to(home), rewards.to(home), past)
+    draws = torch.as_tensor(rng.random(len(lived)), device=home)
+    with reporter.bar("predict", "step", steps) as bar:
+        predicted = predict(policy, prefix, actions[:, past:].to(home), samples, draws, bar).cpu()
+    truth = observations[:, past + 1 :]
+    binned = policy.tokenizer.decode(policy.tokenizer.encode(truth.to(home))).cpu()
+    deviation = torch.as_tensor(store.observation_statistics[1]).float().clamp_min(1e-6)
+
+    def error(found: Tensor, true: Tensor = truth) -> Tensor:
+        """[..., T, S] -> [..., T]."""
+        return ((found - true) / deviation).square().mean(-1).sqrt()
+
+    curves = {
+        "mean of the samples": error(predicted.nanmean(1)),
+        "one sample": error(predicted, truth[:, None]).nanmean(1),
+        "the last one seen": error(observations[:, past : past + 1].expand_as(truth)),
+        "the true one, binned": error(binned),
+    }
+    return {
+        "checkpoint": str(loaded.path),
+        "dataset": store.name,
+        "source": store.source,
+        "episodes": chosen.tolist(),
+        "context": past,
+        "window": policy.config.context_length,
+        "steps": steps,
+        "samples": samples,
+        "seed": seed,
+        "stopped": float(predicted[:, :, -1, 0].isnan().float().mean()),
+        "errors": {name: _curve(curve.numpy()) for name, curve in curves.items()},
+        "shown": {
+            "true": truth[0].tolist(),
+            **{
+                name: predicted[0].nanquantile(part, 0).tolist()
+                for name, part in (("low", 0.1), ("median", 0.5), ("high", 0.9))
+            },
+            "deviation": deviation.tolist(),
+        },
+    }
+
+
+def _prefix(
+    policy: TrajectoryTransformer, observations: Tensor, actions: Tensor, rewards: Tensor, past: int
+) -> Tensor:
+    """Tokens [B, L] of the first `past` transitions and the observation behind them."""
+    known = [observations[:, :past], actions[:, :past], rewards[:, :past, None]]
+    done = policy.tokenizer.encode(torch.cat(known, -1))
+    done = F.pad(done, (0, 1), value=0)  # values, which nothing looks at
+    return torch.cat([done.flatten(1), policy.tokenizer.encode(observations[:, past])], 1)
+
+
+def _curve(errors: np.ndarray) -> dict[str, list[float] | None]:
+    """errors [B, T] -> their means [T], and the ends of 95 % intervals over the episodes."""
+    ends = None
+    if len(errors) > 1:
+        ends = np.array([mean_interval(column) for column in errors.T]).T.tolist()
+    low, high = ends or (None, None)
+    return {"mean": errors.mean(0).tolist(), "low": low, "high": high}
