@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROOM = 32  # tokens by which a level grows when it is full
+ROOM = 8  # tokens by which a level grows: the denser it lies, the sooner it is read
 
 
 class Level:
@@ -65,18 +65,19 @@ class Cache:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [R], in this order."""
-        above = self.levels[self.shared :]
-        length = sum(level.length for level in above)
-        shape = list(above[-1].entries.shape)
-        shape[3:5] = [len(rows), length + ROOM]
-        melted = Level(above[-1].entries.new_empty(shape), length)
-        at = 0
-        for level in above:
-            parents = rows // (self.rows // level.rows)
-            taken = level.entries[..., : level.length, :].index_select(3, parents)
-            melted.entries[..., at : at + level.length, :] = taken
-            at += level.length
+        base, *upper = self.levels[self.shared :]
+        base.reserve(sum(level.length for level in upper))
+        melted = Level(self._taken(base, rows, base.entries.shape[4]), base.length)
+        for level in upper:
+            end = melted.length + level.length
+            melted.entries[..., melted.length : end, :] = self._taken(level, rows, level.length)
+            melted.length = end
         self.levels[self.shared :] = [melted]
+
+    def _taken(self, level: Level, rows: Tensor, length: int) -> Tensor:
+        """What a level holds for these rows of the topmost, up to `length` tokens."""
+        parents = rows // (self.rows // level.rows)
+        return level.entries[..., :length, :].index_select(3, parents)
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more."""

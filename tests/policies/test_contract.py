@@ -32,7 +32,7 @@ CONDITIONINGS: dict[str, Conditioning] = {
 # The conditionings that suit a policy, and what else it is built with to be quick here.
 SUITED = {"tt": ("outcome", "goal")}
 BUILT: dict[str, dict[str, Any]] = {
-    "tt": {"bins": 8, "planner": PlannerConfig(horizon=2, beams=2, context=3, keep=2)}
+    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)}
 }
 FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 # What a policy leaves out of account by design. Any other must see it.

@@ -97,8 +97,8 @@ class GPT(Backbone):
             tokens = cast(Block, block).extend(tokens, cache, index, kept, visible)
         cache.advance(count, len(kept))
         if lengths is not None:
-            padding = torch.arange(count, device=tokens.device) >= lengths[:, None]
-            cache.levels[-1].padding = padding[:, kept]
+            padding = (torch.arange(count, device=tokens.device) >= lengths[:, None])[:, kept]
+            cache.levels[-1].padding = padding if padding.any() else None
         return self.norm(tokens)
 
 
