@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from decision_seq import checkpoint
-from decision_seq.config import load, require
+from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.selection import held_out
 from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import compute_device
 from decision_seq.policies.base import Policy
-from decision_seq.problem import Config, open_data
+from decision_seq.problem import config_of, open_data
 from decision_seq.report import table
 from decision_seq.rollout import device_of
 from decision_seq.statistics import mean_interval
@@ -207,8 +207,7 @@ def offline_checkpoint(
     """
     loaded = checkpoint.load(path, compute_device(device))
     require("train" in loaded.config, f"{path} was not trained here: no episode was held out")
-    tree = {key: value for key, value in loaded.config.items() if key not in ("spec", "data")}
-    config = load(Config, tree)
+    config = config_of(loaded.config)
     require(
         config.held_out > 0,
         f"{path} was trained on every episode; hold some out when you train, by --held_out 0.1",

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decision_seq import checkpoint
-from decision_seq.config import load, require
-from decision_seq.data.store import EpisodeStore
+from decision_seq.config import require
 from decision_seq.evaluate import compute_device
 from decision_seq.planner import Drawing, Futures
 from decision_seq.policies import TrajectoryTransformer
 from decision_seq.policies.imagination import Imagination
-from decision_seq.problem import Config, open_data
+from decision_seq.problem import config_of, open_data
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Bar, Reporter, Sampling
 
@@ -75,7 +74,6 @@ def predict_checkpoint(
     samples: int = 16,
     seed: int = 0,
     device: str | None = None,
-    store: EpisodeStore | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Predict from the beginning of episodes of the data -> plain values, for `plot_prediction`.
@@ -94,10 +92,8 @@ def predict_checkpoint(
         f"{path} is no Trajectory Transformer of outcomes: it predicts no observations",
     )
     assert isinstance(policy, TrajectoryTransformer)
-    if store is None:
-        tree = {key: value for key, value in loaded.config.items() if key not in ("spec", "data")}
-        config = load(Config, tree)
-        store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
+    config = config_of(loaded.config)
+    store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
     past = policy.config.planner.context
     needed = past + steps + 1
     long = np.flatnonzero(store.lengths >= needed)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from decision_seq.checkpoint import DataFacts
-from decision_seq.config import require
+from decision_seq.config import load, require
 from decision_seq.data import Request, open_dataset
 from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
@@ -90,6 +90,11 @@ class Problem:
     store: EpisodeStore
     spec: Spec
     facts: DataFacts
+
+
+def config_of(tree: dict[str, Any]) -> Config:
+    """A checkpoint's own configuration, without what was written beside it."""
+    return load(Config, {key: value for key, value in tree.items() if key not in ("spec", "data")})
 
 
 def open_data(config: Config, reporter: Reporter) -> EpisodeStore:

@@ -34,10 +34,8 @@ class Uncached(Imagination):
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Rereader:
         if lengths is None:
             lengths = torch.full_like(tokens[:, 0], tokens.shape[1])
-        goal = self.goal
-        if goal is not None:
-            goal = goal.repeat_interleave(len(tokens) // len(goal), 0)
-        return Rereader(self.policy, tokens, lengths, tokens.shape[1], goal)
+        goals = self.goals(len(tokens))
+        return Rereader(self.policy, tokens, lengths, tokens.shape[1], goals)
 
 
 class Rereader:

@@ -23,10 +23,7 @@ class Imagination:
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Reader:
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
-        goal = self.goal
-        if goal is not None:
-            goal = goal.repeat_interleave(len(tokens) // len(goal), 0)
-        inputs = policy.embedded(tokens, columns, goal)
+        inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
         cache = policy.backbone.begin(len(tokens), shared)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
@@ -35,6 +32,10 @@ class Imagination:
         rows = torch.arange(len(tokens), device=tokens.device)
         newest = hidden[rows, ends - 1]
         return CachedReader(policy, cache, newest, ends, tokens.shape[1] % width)
+
+    def goals(self, rows: int) -> Tensor | None:
+        """Each environment's for all rows that stand on it, [R, S]."""
+        return None if self.goal is None else self.goal.repeat_interleave(rows // len(self.goal), 0)
 
     def appraise(self, transitions: Tensor, reward: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         column = self.policy.layout.size - 2
