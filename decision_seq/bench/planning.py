@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decision_seq.config import require
+from decision_seq.bench.training import prepare
 from decision_seq.planner import PlannerConfig, plan
 from decision_seq.policies.imagination import Imagination
 from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
@@ -89,10 +89,7 @@ def bench_planning(
 ) -> dict[str, Any]:
     """Milliseconds a plan, of hopper's dimensions, 4 layers, 128 wide: untrained weights plan as
     long as trained ones. Rounds are interleaved: every entrant takes its turn in each."""
-    require(rounds >= 1, f"--rounds {rounds} must be at least 1")
-    if threads is not None:
-        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
-        torch.set_num_threads(threads)
+    prepare(rounds, threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = make_policy().to(device).eval()
     entrants = {

@@ -19,8 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from decision_seq.bench.data import ACTION, CONTEXT, LENGTH, OBSERVATION, write_random_store
-from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model
-from decision_seq.config import require
+from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model, prepare
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
@@ -46,10 +45,7 @@ def bench_steps(
     Rounds are interleaved: every entrant takes its turn in each. On a CUDA device also in bf16,
     from data on the device, and as one CUDA graph.
     """
-    require(rounds >= 1, f"--rounds {rounds} must be at least 1")
-    if threads is not None:
-        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
-        torch.set_num_threads(threads)
+    prepare(rounds, threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     on_cuda = accelerator.device.type == "cuda"
     turn = 50 if on_cuda else 1  # updates in a turn: long enough to be timed

@@ -49,10 +49,7 @@ def bench_train(
     Compared with transformers' DecisionTransformerModel of the same size, which is trained on the
     same loss. bf16 is by autocast; it is quick only where the processor has bf16 arithmetic.
     """
-    require(rounds >= 1, f"--rounds {rounds} must be at least 1")
-    if threads is not None:
-        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
-        torch.set_num_threads(threads)
+    prepare(rounds, threads)
     torch.manual_seed(0)
     batch = _batch()
     entrants = [
@@ -104,6 +101,14 @@ def bench_text(result: dict[str, Any]) -> str:
         f" {result['processor']}, torch {result['torch']}"
     )
     return f"{about}\n\n{table(['', 'median ms', 'min', 'max', 'speed'], rows)}"
+
+
+def prepare(rounds: int, threads: int | None) -> None:
+    """Check what was asked for, and take so many threads; None: as many as torch likes."""
+    require(rounds >= 1, f"--rounds {rounds} must be at least 1")
+    if threads is not None:
+        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
+        torch.set_num_threads(threads)
 
 
 def _batch() -> Batch:
