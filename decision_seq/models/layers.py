@@ -87,7 +87,8 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.width, self.heads, self.dropout = width, heads, dropout
+        self.width, self.heads = width, heads
+        self.dropout = Dropout(dropout)  # of the weights
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
@@ -107,15 +108,23 @@ class CausalSelfAttention(nn.Module):
         if read is not None or seen is not None:
             everywhere: Read = slice(None) if read is None else read
             mask = causal_mask(tokens.shape[1], everywhere, tokens.device, seen)
-        mixed = F.scaled_dot_product_attention(
-            self._split(query),
-            self._split(key),
-            self._split(value),
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        mixed = self._mixed(self._split(query), self._split(key), self._split(value), mask)
         return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
+
+    def _mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, heads, R, D / heads] of keys and values at L positions; mask: None for causal."""
+        dropped = self.training and self.dropout.probability > 0
+        if not dropped or query.device.type != "cpu":
+            probability = self.dropout.probability if dropped else 0.0
+            return F.scaled_dot_product_attention(
+                query, key, value, mask, probability, is_causal=mask is None
+            )
+        # On a CPU torch multiplies plain matrices too, and waits for its own masks (see Dropout).
+        if mask is None:
+            mask = causal_mask(key.shape[2], slice(None), key.device)
+        hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT + hidden
+        return self.dropout(scores.softmax(-1)) @ value
 
     def extend(
         self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None
