@@ -21,6 +21,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.recipes import DEFAULT_DATASET
 from decision_seq.targets import percentiles, resolve
 from decision_seq.train import TrainConfig
 from decision_seq.types import Reporter, Spec
@@ -54,7 +55,7 @@ class Config:
     decoded frames that are kept in memory, by every process.
     """
 
-    dataset: str = "hopper-medium"
+    dataset: str = DEFAULT_DATASET
     unfinished: Literal["keep", "exclude"] = "keep"
     best_fraction: float = 1.0
     held_out: float = 0.0

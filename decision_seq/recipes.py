@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+from decision_seq.config import read_yaml, require
 from decision_seq.types import UserError
 
-DEFAULT_RECIPE = "dt/gym"
+DEFAULT_RECIPE, DEFAULT_DATASET = "dt/gym", "hopper-medium"
 # What datasets take whose names begin so, the longest first.
 OF_DATASETS = {"atari/bundled-": "atari/small", "atari/": "atari/dt"}
 TABLES = "tables"  # the folder of `experiments/` that holds no recipes
@@ -20,6 +24,26 @@ def recipe_of(dataset: str | None) -> str:
         recipe for prefix, recipe in OF_DATASETS.items() if (dataset or "").startswith(prefix)
     )
     return next(begins, DEFAULT_RECIPE)
+
+
+def recipe_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
+    """What a recipe says, later over earlier: to all datasets, then to those named like this one.
+
+    The latter stand under its `datasets`, below patterns such as `"*-medium-replay*"`.
+    """
+    path = recipe_path(name)
+    tree = read_yaml(path)
+    special = tree.pop("datasets", {})
+    named = dataset or tree.get("dataset", DEFAULT_DATASET)
+    return [tree, *_fitting(special, str(named), f"{path}: datasets")]
+
+
+def _fitting(special: Any, dataset: str, where: str) -> Iterator[dict[str, Any]]:
+    require(isinstance(special, dict), f"{where} must hold patterns of names, not {special!r}")
+    for pattern, tree in special.items():
+        require(isinstance(tree, dict), f"{where}.{pattern} must hold keys, not {tree!r}")
+        if fnmatchcase(dataset, str(pattern)):
+            yield tree
 
 
 def recipe_path(name: str) -> Path:

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from decision_seq import config
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.problem import Config
-from decision_seq.recipes import recipe_path
+from decision_seq.recipes import recipe_path, recipe_trees
 from decision_seq.types import UserError
 
 
@@ -75,8 +76,52 @@ def test_a_bad_value_is_named(tree: dict, named: str) -> None:
 
 @pytest.mark.parametrize("name", ["bc/gym", "bc/paper", "bc/transformer", "dt/gym", "dt/paper"])
 def test_recipes_load(name: str) -> None:
-    made = config.load(Config, config.read_yaml(recipe_path(name)))
+    made = config.load(Config, *recipe_trees(name))
     assert made.policy.context_length == 20
+
+
+PLANS = {  # horizon, beams, k_action, cdf_action (jannerm/trajectory-transformer config/offline.py)
+    "hopper-medium": (15, 128, None, 0.6),
+    "walker2d-medium-v2": (15, 128, None, 0.6),
+    "walker2d-medium-expert": (5, 128, None, 0.6),
+    "bundled/walker2d-medium-replay": (20, 32, 40, None),
+    "halfcheetah-medium": (5, 32, None, 0.6),
+    "halfcheetah-medium-replay-v2": (5, 32, None, 0.6),
+    "bundled/halfcheetah-medium-expert": (15, 32, None, 0.6),
+    "halfcheetah-random": (15, 32, None, 0.6),
+    "ant-medium-v2": (5, 128, None, 0.6),
+    "ant-random-v2": (5, 128, None, 0.6),
+    "ant-medium-expert-v2": (15, 128, None, 0.6),
+}
+
+
+@pytest.mark.parametrize("dataset", PLANS)
+def test_plans_are_the_papers_for_every_dataset(dataset: str) -> None:
+    planner = config.load(Config, *recipe_trees("tt/gym", dataset)).policy.planner
+    found = (planner.horizon, planner.beams, planner.k_action, planner.cdf_action)
+    assert found == PLANS[dataset]
+
+
+def test_what_a_recipe_says_of_datasets_goes_over_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    tree = {"seed": 1, "held_out": 0.1, "datasets": {"a-*": {"seed": 2}, "a-b": {"seed": 3}}}
+    path.write_text(yaml.safe_dump(tree))
+    seeds = [
+        config.load(Config, *recipe_trees(str(path), dataset)).seed
+        for dataset in ("b", "a-c", "a-b", None)
+    ]
+    assert seeds == [1, 2, 3, 1]
+    path.write_text(yaml.safe_dump({**tree, "dataset": "a-c"}))
+    assert recipe_trees(str(path))[1:] == [{"seed": 2}]
+    assert recipe_trees(str(path), "b")[1:] == []
+
+
+@pytest.mark.parametrize("special", [["a-*"], "a-*", {"a-*": 3}, {"a-*": None}, None, 0])
+def test_what_a_recipe_says_of_datasets_is_checked(tmp_path: Path, special: object) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"datasets": special}))
+    with pytest.raises(UserError, match=r"mine.yaml: datasets.* must hold"):
+        recipe_trees(str(path), "a-b")
 
 
 def test_the_paper_recipe_is_the_papers() -> None:

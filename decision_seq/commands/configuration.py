@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from decision_seq.recipes import recipe_of, recipe_path
+from decision_seq.recipes import recipe_of, recipe_trees
 from decision_seq.types import UserError
 
 
@@ -26,7 +26,8 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if resumed:
         trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
-        trees.append(configs.read_yaml(recipe_path(options.config or recipe_of(options.dataset))))
+        dataset = options.dataset or (trees[0].get("dataset") if resumed else None)
+        trees.extend(recipe_trees(options.config or recipe_of(dataset), dataset))
     given = {"dataset": options.dataset, "seed": options.seed}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))

@@ -8,31 +8,79 @@ matter and melts the levels above the prefixes into one.
 
 from __future__ import annotations
 
+import math
+import weakref
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 ROOM = 8  # tokens by which a level grows: the denser it lies, the sooner it is read
 
 
+class Memory:
+    """What levels lie in, used again when they are gone.
+
+    Memory that is new to a process costs six times what is then written to it: the system hands it
+    out page by page.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[Tensor] = []
+
+    def take(self, count: int, like: Tensor) -> Tensor:
+        """[count or more], of what is free the smallest that does."""
+        fitting = [part for part in self.free if part.numel() >= count]
+        if fitting:
+            found = min(fitting, key=Tensor.numel)
+            self.free = [part for part in self.free if part is not found]
+            return found
+        self.free = self.free[1:]  # one that has become too small
+        return like.new_empty(count + count // 4)
+
+    def lend(self, borrower: object, storage: Tensor) -> None:
+        """It is free again when the borrower is gone."""
+        weakref.finalize(borrower, lambda: self.free.append(storage)).atexit = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a model's keys and values; like: of their type, on their device."""
+
+    blocks: int
+    heads: int
+    size: int
+    like: Tensor
+
+
 class Level:
     """Keys and values of every block, [blocks, 2, heads, R, capacity, D / heads], and how many of
     the capacity are there."""
 
-    def __init__(self, entries: Tensor, length: int = 0) -> None:
-        self.entries, self.length = entries, length
+    def __init__(self, shape: Shape, rows: int, capacity: int, memory: Memory) -> None:
+        self.shape, self.rows, self.capacity, self.memory = shape, rows, capacity, memory
+        sizes = (shape.blocks, 2, shape.heads, rows, capacity, shape.size)
+        storage = memory.take(math.prod(sizes), shape.like)
+        memory.lend(self, storage)
+        self.entries = storage[: math.prod(sizes)].view(sizes)
+        self.length = 0
         self.padding: Tensor | None = None  # [R, length] True where a row had nothing to read
 
-    @property
-    def rows(self) -> int:
-        return self.entries.shape[3]
+    def with_room(self, tokens: int) -> Level:
+        """One that holds the same, and has room for so many more."""
+        if self.length + tokens <= self.capacity:
+            return self
+        grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM), self.memory)
+        grown.entries[..., : self.length, :] = self.entries[..., : self.length, :]
+        grown.length, grown.padding = self.length, self.padding
+        return grown
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for so many more."""
-        *outer, capacity, size = self.entries.shape
-        if self.length + tokens > capacity:
-            grown = self.entries.new_empty(*outer, self.length + max(tokens, ROOM), size)
-            grown[..., : self.length, :] = self.entries[..., : self.length, :]
-            self.entries = grown
+    def take(self, other: Level, rows: Tensor) -> None:
+        """Behind what is there, what another holds for these rows."""
+        end = self.length + other.length
+        into = self.entries[..., self.length : end, :]
+        torch.index_select(other.entries[..., : other.length, :], 3, rows, out=into)
+        self.length = end
 
     def filled(self, block: int, length: int) -> tuple[Tensor, Tensor]:
         """keys, values [heads, R, length, D / heads]."""
@@ -48,9 +96,10 @@ class Cache:
     """
 
     def __init__(
-        self, blocks: int, heads: int, size: int, rows: int, like: Tensor, shared: bool = True
+        self, shape: Shape, rows: int, shared: bool = True, memory: Memory | None = None
     ) -> None:
-        self.levels = [Level(like.new_empty(blocks, 2, heads, rows, 0, size))]
+        self.shape, self.memory = shape, memory or Memory()
+        self.levels = [Level(shape, rows, 0, self.memory)]
         self.count, self.shared = 0, shared
 
     @property
@@ -59,29 +108,20 @@ class Cache:
 
     def fork(self, copies: int) -> None:
         """Every row becomes so many, side by side."""
-        blocks, both, heads, rows, _, size = self.levels[-1].entries.shape
-        entries = self.levels[-1].entries
-        self.levels.append(Level(entries.new_empty(blocks, both, heads, rows * copies, 0, size)))
+        self.levels.append(Level(self.shape, self.rows * copies, 0, self.memory))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [R], in this order."""
-        base, *upper = self.levels[self.shared :]
-        base.reserve(sum(level.length for level in upper))
-        melted = Level(self._taken(base, rows, base.entries.shape[4]), base.length)
-        for level in upper:
-            end = melted.length + level.length
-            melted.entries[..., melted.length : end, :] = self._taken(level, rows, level.length)
-            melted.length = end
+        levels = self.levels[self.shared :]
+        length = sum(level.length for level in levels)
+        melted = Level(self.shape, len(rows), length + ROOM, self.memory)
+        for level in levels:
+            melted.take(level, rows // (self.rows // level.rows))
         self.levels[self.shared :] = [melted]
-
-    def _taken(self, level: Level, rows: Tensor, length: int) -> Tensor:
-        """What a level holds for these rows of the topmost, up to `length` tokens."""
-        parents = rows // (self.rows // level.rows)
-        return level.entries[..., :length, :].index_select(3, parents)
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more."""
-        self.levels[-1].reserve(tokens)
+        self.levels[-1] = self.levels[-1].with_room(tokens)
 
     def attend(
         self, block: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from decision_seq.models.cache import Cache
+from decision_seq.models.cache import Cache, Memory
 from decision_seq.planner import Reader
 
 if TYPE_CHECKING:
@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 
 class Imagination:
-    """The policy as the planner sees it. goal: [B, S] tokens, or None."""
+    """The policy as the planner sees it. goal: [B, S] tokens, or None; memory: of former plans."""
 
-    def __init__(self, policy: TrajectoryTransformer, goal: Tensor | None) -> None:
-        self.policy, self.goal = policy, goal
+    def __init__(
+        self, policy: TrajectoryTransformer, goal: Tensor | None, memory: Memory | None = None
+    ) -> None:
+        self.policy, self.goal, self.memory = policy, goal, memory or Memory()
 
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Reader:
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.backbone.begin(len(tokens), shared)
+        cache = policy.backbone.begin(len(tokens), shared, self.memory)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
         hidden = policy.backbone.extend(inputs, cache, None if lengths is None else ends)

@@ -20,6 +20,7 @@ from decision_seq.data.columns import Column
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.cache import Memory
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.policies.imagination import Imagination
@@ -159,22 +160,26 @@ class TrajectoryTransformer(Policy):
         timesteps = batch.timesteps.gather(1, newest[:, None])[:, 0]
         age = torch.zeros_like(newest) if state is None else state.age + 1
         due = (age >= config.every) | (timesteps == 0) if state is not None else newest >= 0
+        memory = Memory() if state is None else state.memory
         if due.any():
-            fresh = self.plan(batch, sampling)[:, : config.every]
+            fresh = self.plan(batch, sampling, memory)[:, : config.every]
             kept = fresh if state is None else state.actions
-            state = Planned(torch.where(due[:, None, None], fresh, kept), age.masked_fill(due, 0))
+            actions = torch.where(due[:, None, None], fresh, kept)
+            state = Planned(actions, age.masked_fill(due, 0), memory)
         else:
-            state = Planned(state.actions, age)
+            state = Planned(state.actions, age, memory)
         rows = torch.arange(len(newest), device=newest.device)
         tokens = state.actions[rows, state.age]
         return self.tokenizer.decode(tokens, self.layout.observation), state
 
-    def plan(self, encoded: Batch, sampling: Sampling | None = None) -> Tensor:
+    def plan(
+        self, encoded: Batch, sampling: Sampling | None = None, memory: Memory | None = None
+    ) -> Tensor:
         """Plan from the newest step of each row -> tokens of actions [B, horizon, A]."""
         prefix, lengths = self._prefix(encoded)
         config, goal = self.config, self._goal(encoded)
         return plan(
-            Imagination(self, goal),
+            Imagination(self, goal, memory),
             prefix,
             lengths,
             self.layout,
@@ -240,6 +245,7 @@ class Planned(NamedTuple):
 
     actions: Tensor  # [B, every, A] tokens
     age: Tensor  # [B]
+    memory: Memory  # that plans lie in
 
 
 def _stopped(batch: Batch, window: int) -> Tensor:

@@ -24,7 +24,7 @@ import yaml
 from decision_seq.config import load, override, read_yaml, require, to_tree
 from decision_seq.envs import trust
 from decision_seq.problem import Config
-from decision_seq.recipes import DEFAULT_RECIPE, recipe_path
+from decision_seq.recipes import DEFAULT_RECIPE, recipe_trees
 from decision_seq.types import UserError
 
 KEYS = ("config", "set", "datasets", "policies", "seeds")
@@ -71,10 +71,10 @@ def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None
         tree = {**tree, "seeds": list(range(seeds))}
     numbers = _listed(tree, "seeds", int, path)
     given = [_setting(text) for text in settings]
-    bases = {name: _policy(path, tree, str(name), entry) for name, entry in policies.items()}
     runs = []
     for dataset in datasets:
-        for policy, trees in bases.items():
+        for policy, entry in policies.items():
+            trees = _policy(path, tree, str(policy), entry, dataset)
             for seed in numbers:
                 name = f"{_slug(dataset)}-{policy}-seed{seed}"
                 axes = {"dataset": dataset, "seed": seed}
@@ -83,8 +83,10 @@ def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None
     return runs
 
 
-def _policy(path: Path, tree: dict[str, Any], name: str, entry: Any) -> list[dict[str, Any]]:
-    """The trees of one policy's configuration, later over earlier."""
+def _policy(
+    path: Path, tree: dict[str, Any], name: str, entry: Any, dataset: str
+) -> list[dict[str, Any]]:
+    """The trees of one policy's configuration on a dataset, later over earlier."""
     where = f"{path}: policies.{name}"
     require(bool(NAME.fullmatch(name)), f"{where} names a folder; use letters, digits and . _ -")
     entry = {} if entry is None else entry
@@ -93,14 +95,14 @@ def _policy(path: Path, tree: dict[str, Any], name: str, entry: Any) -> list[dic
     recipe = entry.get("config", tree.get("config", DEFAULT_RECIPE))
     require(isinstance(recipe, str), f"{where}: config {recipe!r} is no recipe's name")
     try:
-        base = read_yaml(recipe_path(recipe))
+        base = recipe_trees(recipe, dataset)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     layers = {f"{path}: set": tree.get("set"), f"{where}.set": entry.get("set")}
     for place, layer in layers.items():
         require(layer is None or isinstance(layer, dict), f"{place} must hold keys, not {layer!r}")
         _refuse_axes(layer or {}, place)
-    return [base, *(layer or {} for layer in layers.values())]
+    return [*base, *(layer or {} for layer in layers.values())]
 
 
 def _config(where: str, trees: list[dict[str, Any]]) -> Config:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import draccus
 from torch import Tensor, nn
 
-from decision_seq.models.cache import Cache
+from decision_seq.models.cache import Cache, Memory
 from decision_seq.models.layers import Read
 
 # A rule fixed when a backbone is built: True at the positions that others may look at. What stands
@@ -27,8 +27,8 @@ class Backbone(nn.Module):
         """tokens [B, L, D] -> hidden [B, R, D] at the positions `read`, by default all."""
         raise NotImplementedError
 
-    def begin(self, rows: int, shared: bool = True) -> Cache:
-        """Nothing read yet, by so many rows. shared: see `Cache`."""
+    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
+        """Nothing read yet, by so many rows. shared, memory: see `Cache`."""
         raise NotImplementedError
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
-from decision_seq.models.cache import Cache
+from decision_seq.models.cache import Cache, Memory, Shape
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read
 
 
@@ -78,9 +78,10 @@ class GPT(Backbone):
             tokens = block(tokens, seen=seen)
         return self.norm(last(tokens, read, seen))
 
-    def begin(self, rows: int, shared: bool = True) -> Cache:
+    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads
-        return Cache(len(self.blocks), self.heads, size, rows, self.norm.weight, shared)
+        shape = Shape(len(self.blocks), self.heads, size, self.norm.weight)
+        return Cache(shape, rows, shared, memory)
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
         """The same numbers as `forward` over all tokens, computed for the new ones alone."""
