@@ -234,15 +234,23 @@ def _numbers(values: Any, what: str) -> tuple[float, ...]:
     return numbers
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Loaded:
-    """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged."""
+def load(
+    path: Path, device: torch.device | str = "cpu", planner: dict[str, Any] | None = None
+) -> Loaded:
+    """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged.
+
+    planner: keys of its planner that are to differ from those it was trained with.
+    """
     path = find(path)
     tree = read_yaml(path / CONFIG)
     try:
         spec_tree = tree["spec"]
         spec = Spec(**{**spec_tree, "observation_shape": tuple(spec_tree["observation_shape"])})
         facts = _data_facts(tree["data"])
-        policy_config = load_config(PolicyConfig, tree["policy"])
+        known = "planner" in tree["policy"]
+        require(known or not planner, f"{path} makes no plans: there is no planner to change")
+        changed = {"planner": planner} if planner else {}
+        policy_config = load_config(PolicyConfig, tree["policy"], changed)
         conditioning = load_config(Conditioning, tree["conditioning"])
         conditioning.prompt(np.zeros(1))  # as a rollout will: a scale may be lacking
         policy = policy_config.build(spec)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from decision_seq.commands.configuration import overrides
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
 from decision_seq.types import UserError
@@ -24,6 +25,7 @@ def add(verbs: Any) -> None:
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
         "      --episodes 100\n"
         "  decision-seq evaluate runs/mine --target max q99 median\n"
+        "  decision-seq evaluate runs/tt --planner beams=8 horizon=5\n"
         "  decision-seq evaluate runs/mine --calibrate --episodes 20 --output figures\n"
         "  decision-seq evaluate runs/mine --video films\n"
         "  decision-seq evaluate runs/mine --offline",
@@ -47,6 +49,12 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument(
         "--temperature", type=float, help="at which discrete actions are drawn; 0: the likeliest"
+    )
+    parser.add_argument(
+        "--planner",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="of a policy that plans: what is to differ from its policy.planner",
     )
     parser.add_argument(
         "--environments", type=int, help="stepped together in a process; no score depends on it"
@@ -84,7 +92,7 @@ def _target(text: str) -> float | str:
         return text
 
 
-ASKED = ("target", "episodes", "seed", "env", "precision", "temperature")
+ASKED = ("target", "episodes", "seed", "env", "precision", "temperature", "planner")
 ROLLOUT = (*ASKED, "environments", "workers", "video")
 EXCLUDED = {"offline": (*ROLLOUT, "calibrate"), "calibrate": ("target", "video")}
 NEEDED = {"dataset": "offline", "output": "calibrate", "video_episodes": "video"}
@@ -112,6 +120,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     opened = open_checkpoint(
         options.path,
         options.device,
+        _planner(options.planner or []),
         targets=options.target,
         episodes=options.episodes,
         seed=options.seed,
@@ -134,6 +143,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if studio is not None:
         studio.film(scores)
     return 0
+
+
+def _planner(settings: list[str]) -> dict[str, Any]:
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--planner {setting!r} is no key=value, as beams=8 is")
+    trees = overrides([f"--{setting}" for setting in settings])
+    return {key: value for tree in trees for key, value in tree.items()}
 
 
 def _measure_offline(options: argparse.Namespace) -> int:

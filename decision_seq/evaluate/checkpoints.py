@@ -24,6 +24,7 @@ class Opened:
 
     loaded: Loaded
     evaluation: Evaluation
+    notes: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -47,18 +48,20 @@ class Opened:
             env_id=env_id,
             checkpoint=str(self.loaded.path),
             targets=found,
-            notes=environment_notes(env_id),
+            notes=[*environment_notes(env_id), *self.notes],
             env_steps_per_second=rate,
         )
 
 
-def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Opened:
+def open_checkpoint(
+    path: Path, device: str | None = None, planner: dict[str, Any] | None = None, **asked: Any
+) -> Opened:
     """A checkpoint, or a run's newest, with its run's evaluation unless asked otherwise.
 
-    asked: keys of `EvaluationConfig`, None for what the run declared. UserError when there is no
-    environment to roll it out in.
+    planner: see `checkpoint.load`; asked: keys of `EvaluationConfig`, None for what the run
+    declared. UserError when there is no environment to roll it out in.
     """
-    loaded = load(path, compute_device(device))
+    loaded = load(path, compute_device(device), planner)
     config = _configured(loaded, path)
     given = {key: value for key, value in asked.items() if value is not None}
     if "targets" in given:
@@ -83,7 +86,10 @@ def open_checkpoint(path: Path, device: str | None = None, **asked: Any) -> Open
         facts.reference_scores,
         facts.return_percentiles,
     )
-    return Opened(loaded, evaluation)
+    changed = [
+        f"planner.{key} {value}, unlike in training" for key, value in (planner or {}).items()
+    ]
+    return Opened(loaded, evaluation, tuple(changed))
 
 
 def evaluate_checkpoint(
