@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from decision_seq import checkpoint
@@ -24,7 +23,7 @@ from decision_seq.policies import TrajectoryTransformer
 from decision_seq.policies.imagination import Imagination
 from decision_seq.problem import config_of, open_data
 from decision_seq.statistics import mean_interval
-from decision_seq.types import Bar, Reporter, Sampling
+from decision_seq.types import Bar, Batch, Reporter, Sampling
 
 
 @torch.inference_mode()
@@ -108,7 +107,7 @@ def predict_checkpoint(
     actions = torch.as_tensor(np.stack([e.actions[: needed - 1] for e in lived])).float()
     rewards = torch.as_tensor(np.stack([e.rewards[: needed - 1] for e in lived])).float()
     home = policy.positions.device
-    prefix = _prefix(policy, observations.to(home), actions.to(home), rewards.to(home), past)
+    prefix = _prefix(policy, observations, actions, rewards)
     draws = torch.as_tensor(rng.random(len(lived)), device=home)
     with reporter.bar("predict", "step", steps) as bar:
         predicted = predict(policy, prefix, actions[:, past:].to(home), samples, draws, bar).cpu()
@@ -150,13 +149,22 @@ def predict_checkpoint(
 
 
 def _prefix(
-    policy: TrajectoryTransformer, observations: Tensor, actions: Tensor, rewards: Tensor, past: int
+    policy: TrajectoryTransformer, observations: Tensor, actions: Tensor, rewards: Tensor
 ) -> Tensor:
-    """Tokens [B, L] of the first `past` transitions and the observation behind them."""
-    known = [observations[:, :past], actions[:, :past], rewards[:, :past, None]]
-    done = policy.tokenizer.encode(torch.cat(known, -1))
-    done = F.pad(done, (0, 1), value=0)  # values, which nothing looks at
-    return torch.cat([done.flatten(1), policy.tokenizer.encode(observations[:, past])], 1)
+    """Tokens [B, L] of the first transitions, as many as a plan reads, and what was seen next."""
+    known = slice(
+        policy.config.planner.context + 1
+    )  # the last one's action and reward are not read
+    steps = rewards[:, known]
+    lived = Batch(
+        observations[:, known],
+        actions[:, known],
+        steps,
+        steps.new_zeros(*steps.shape, 2),
+        torch.arange(steps.shape[1]).expand_as(steps),
+        torch.ones_like(steps, dtype=torch.bool),
+    )
+    return policy.prefix(policy.encoded(lived.tensors(policy.positions.device)))[0]
 
 
 def _curve(errors: np.ndarray) -> dict[str, list[float] | None]:

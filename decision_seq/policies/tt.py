@@ -176,7 +176,7 @@ class TrajectoryTransformer(Policy):
         self, encoded: Batch, sampling: Sampling | None = None, memory: Memory | None = None
     ) -> Tensor:
         """Plan from the newest step of each row -> tokens of actions [B, horizon, A]."""
-        prefix, lengths = self._prefix(encoded)
+        prefix, lengths = self.prefix(encoded)
         config, goal = self.config, self._goal(encoded)
         return plan(
             Imagination(self, goal, memory),
@@ -222,9 +222,9 @@ class TrajectoryTransformer(Policy):
         """Tokens [B, S] of what a window is to reach."""
         return self.tokenizer.encode(batch.conditions[:, 0, 2:]) if self.goal else None
 
-    def _prefix(self, encoded: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens [B, L] of each row's last transitions and its newest observation, and how many of
-        them are its own, [B]."""
+    def prefix(self, encoded: Batch) -> tuple[Tensor, Tensor]:
+        """What plans begin with: tokens [B, L] of each row's last transitions and its newest
+        observation, and how many of them are its own, [B]."""
         context, size = self.config.planner.context, self.layout.observation
         past = (encoded.lengths - 1).clamp(max=context)
         steps = torch.arange(context + 1, device=past.device)

@@ -1,0 +1,51 @@
+"""A checkpoint that plans may plan otherwise than it was trained for, and says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from decision_seq.cli import main
+from decision_seq.evaluate import open_checkpoint
+from decision_seq.types import UserError
+from tests.test_prediction import long_store, run  # noqa: F401
+
+HOPPER = ["--env", "Hopper-v4", "--episodes", "1"]
+
+
+def test_a_plan_may_be_another(run: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    opened = open_checkpoint(run, planner={"beams": 2, "horizon": 1}, env_id="Hopper-v4")
+    trained = open_checkpoint(run, env_id="Hopper-v4").loaded.policy.config.planner
+    planner = opened.loaded.policy.config.planner
+    assert (planner.beams, planner.horizon) == (2, 1)
+    assert (trained.beams, trained.horizon) == (32, 5)
+    assert planner.cdf_action == trained.cdf_action == 0.6
+    capsys.readouterr()
+    given = ["--planner", "beams=2", "horizon=1", "--json"]
+    assert main(["evaluate", str(run), *HOPPER, *given]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert {f"planner.{what}, unlike in training" for what in ("beams 2", "horizon 1")} <= {*notes}
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("beams", "--planner 'beams' is no key=value"),
+        ("beam=3", "unknown key planner.beam; did you mean planner.beams?"),
+        ("beams=0", "beams 0 must be at least 1"),
+        ("context=9", "exceed policy.context_length"),
+    ],
+)
+def test_what_no_planner_has_is_said(run: Path, setting: str, named: str, capsys) -> None:  # noqa: F811
+    assert main(["evaluate", str(run), *HOPPER, "--planner", setting]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_what_plans_nothing_has_no_planner(tmp_path: Path, long_store) -> None:  # noqa: F811
+    output = tmp_path / "dt"
+    keys = {"train.steps": 2, "evaluation.episodes": 0, "policy.backbone.width": 8}
+    given = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+    store = ["--dataset", str(long_store.path), "--output", str(output)]
+    assert main(["train", "--config", "dt/gym", *store, *given]) == 0
+    with pytest.raises(UserError, match="makes no plans"):
+        open_checkpoint(output, planner={"beams": 2})
