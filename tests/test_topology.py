@@ -37,6 +37,13 @@ HostSource.batch = batch
 sys.exit(main(sys.argv[1:]))
 """
 
+# A policy with weights that no optimiser knows.
+CRITIC = (
+    *("--policy.name", "tt", "--policy.bins", "8", "--conditioning.name", "outcome"),
+    *("--policy.planner.context", "3", "--policy.planner.keep", "2"),
+    *("--policy.critic.name", "iql", "--policy.critic.width", "16"),
+)
+
 
 @pytest.fixture
 def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path]:
@@ -125,10 +132,15 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     assert processes == list(path.values())
 
 
-def test_sharded_or_not_it_is_the_same_run(train: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "policy", [(), pytest.param(CRITIC, marks=pytest.mark.slow)], ids=["dt", "tt-critic"]
+)
+def test_sharded_or_not_it_is_the_same_run(
+    policy: tuple[str, ...], train: Callable[..., Path]
+) -> None:
     """A checkpoint of shards goes on whole, and one of whole tensors in shards."""
-    alone = losses(train("one", 1, "--train.steps", "40"))
+    alone = losses(train("one", 1, "--train.steps", "40", *policy))
     for steps, parallel in (("15", "fsdp"), ("25", "ddp"), ("40", "fsdp")):
         more = ["--train.steps", steps, "--train.parallel", parallel, "--train.accumulation", "2"]
-        moved = train("two", 2, *more, "--resume", "auto")
+        moved = train("two", 2, *more, *policy, "--resume", "auto")
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)

@@ -40,9 +40,16 @@ class Imagination:
         return None if self.goal is None else self.goal.repeat_interleave(rows // len(self.goal), 0)
 
     def appraise(self, transitions: Tensor, reward: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        column = self.policy.layout.size - 2
-        rewards, values = self._expected(reward, column), self._expected(value, column + 1)
-        return rewards, rewards + self.policy.spec.discount * values
+        column, critic = self.policy.layout.size - 2, self.policy.critic
+        rewards = self._expected(reward, column)
+        if critic is None:
+            values = self._expected(value, column + 1)
+            return rewards, rewards + self.policy.spec.discount * values
+        layout = self.policy.layout
+        steps = transitions[:, : layout.actions.stop]
+        decoded = self.policy.tokenizer.decode(steps.clamp(max=layout.stop - 1))
+        onward = critic.onward(decoded[:, : layout.observation], decoded[:, layout.observation :])
+        return rewards, onward.masked_fill((steps == layout.stop).any(1), 0)
 
     def _expected(self, logits: Tensor, column: int) -> Tensor:
         """[R, N + 1] -> [R]. The part that stops is worth nothing."""

@@ -21,6 +21,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.cache import Memory
+from decision_seq.models.critics import CriticConfig, NoCriticConfig
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.policies.imagination import Imagination
@@ -48,7 +49,8 @@ class LossWeights:
 @dataclass(frozen=True)
 class TrajectoryTransformerConfig(PolicyConfig):
     """context_length: transitions in the window; bins, binning: of the tokenizer, each dimension's
-    own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other."""
+    own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other; critic:
+    what tells plans, in place of the token of the value, what their last step is worth."""
 
     context_length: int = 10
     bins: int = 100
@@ -58,6 +60,7 @@ class TrajectoryTransformerConfig(PolicyConfig):
     )
     weights: LossWeights = field(default_factory=LossWeights)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    critic: CriticConfig = field(default_factory=NoCriticConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +71,12 @@ class TrajectoryTransformerConfig(PolicyConfig):
             f"config: policy.planner.context {planner.context} and keep {planner.keep} exceed"
             f" policy.context_length, the window of {window} transitions",
         )
+        if not isinstance(self.critic, NoCriticConfig):
+            require(window >= 2, "config: policy.critic needs a policy.context_length of 2 or more")
+            require(
+                planner.objective == "return",
+                "config: policy.critic serves the policy.planner.objective `return` alone",
+            )
 
     def build(self, spec: Spec) -> TrajectoryTransformer:
         return TrajectoryTransformer(self, spec)
@@ -98,6 +107,11 @@ class TrajectoryTransformer(Policy):
         self.config, self.spec = config, spec
         self.layout = Layout(size, spec.action_size, stop=config.bins)
         self.goal = spec.condition_size - 2  # tokens of a goal before a window
+        self.critic = config.critic.build(spec)
+        require(
+            self.critic is None or not self.goal,
+            "policy.critic knows no goals: give it --conditioning.name outcome",
+        )
         width, window = self.layout.size, config.context_length
         self.tokenizer = Tokenizer(width, config.bins)
         seen = (True,) * self.goal + ((True,) * (width - 1) + (False,)) * window
@@ -113,10 +127,13 @@ class TrajectoryTransformer(Policy):
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.tokenizer.fit(_transitions(store, conditions), self.config.binning)
+        if self.critic is not None:
+            self.critic.fit(store, conditions)
 
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         counted = batch.mask | _stopped(batch, self.config.context_length)
-        return dict.fromkeys(("observation", "action", "reward", "value"), counted)
+        weights = dict.fromkeys(("observation", "action", "reward", "value"), counted)
+        return weights if self.critic is None else weights | self.critic.weights(batch)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         """Each loss: of a step's tokens, weighted, and divided by how many tokens a step has."""
@@ -138,7 +155,12 @@ class TrajectoryTransformer(Policy):
             "reward": weights.reward * losses[last],
             "value": weights.value * losses[last + 1],
         }
-        return {name: part / len(losses) for name, part in parts.items()}
+        parts = {name: part / len(losses) for name, part in parts.items()}
+        return parts if self.critic is None else parts | self.critic.losses(batch)
+
+    def after_step(self) -> None:
+        if self.critic is not None:
+            self.critic.after_step()
 
     def tokens(self, batch: Batch) -> Tensor:
         """[B, T, W] of a training batch, stop tokens behind the end of an episode."""

@@ -12,6 +12,7 @@ from decision_seq.data.conditioning import label
 from decision_seq.data.outcome import GoalOutcome, Outcome
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.models.backbones import GPTConfig
+from decision_seq.models.critics import IQLConfig
 from decision_seq.planner import PlannerConfig, plan
 from decision_seq.policies.imagination import Imagination
 from decision_seq.policies.tt import (
@@ -203,6 +204,70 @@ def test_a_percentile_in_place_of_the_mean(store) -> None:
     likely = torch.tensor([[0.3, 0.15, 0.1, 0.45, 0.0, 0.0, 0.0, 0.0, 0.0]])
     rewards, _ = Imagination(policy, None).appraise(None, likely.log(), likely.log())
     assert rewards.item() == policy.tokenizer.centers[14, 2].item()
+
+
+@pytest.fixture
+def with_critic(store) -> TrajectoryTransformer:
+    planner = replace(PLANNER, horizon=1, beams=8)
+    return make_policy(store, Outcome(), planner=planner, critic=IQLConfig(width=16))
+
+
+@torch.no_grad()
+def test_a_critic_tells_what_a_step_is_worth(with_critic) -> None:
+    """Of the centres of the bins; rewards are the model's, and what has ended is worth nothing."""
+    tokens = torch.randint(BINS, (6, SIZE - 1), generator=torch.Generator().manual_seed(0))
+    reward, value = torch.randn(2, 6, BINS + 1, generator=torch.Generator().manual_seed(1))
+    imagination, centers = Imagination(with_critic, None), with_critic.tokenizer.centers
+    rewards, onward = imagination.appraise(tokens, reward, value)
+    likely = reward.softmax(-1)[:, :BINS]
+    torch.testing.assert_close(rewards, likely @ centers[14])
+    numbers = torch.stack([centers[d, tokens[:, d]] for d in range(14)], 1)
+    worth = with_critic.critic.onward(numbers[:, :11], numbers[:, 11:])
+    assert onward.tolist() == worth.tolist()
+    assert (worth != 0).all()
+    ended = tokens.clone()
+    for row, place in ((0, 0), (1, 10), (2, 11), (3, 13), (4, 14)):
+        ended[row, place] = BINS
+    after = imagination.appraise(ended, reward, value)[1]
+    # The stop in row 4 is the reward's: how likely that was, the critic has its own view of.
+    assert after.tolist() == [0, 0, 0, 0, *worth[4:].tolist()]
+
+
+@torch.no_grad()
+def test_plans_follow_the_critic(with_critic, store, monkeypatch) -> None:
+    """Against the value's tokens: what they would choose is worth least to it."""
+    gatherer = WindowGatherer(store, label(store, Outcome()), WINDOW, 1000)
+    batch = with_critic.encoded(gatherer.gather(np.array([0, 8, 40])).tensors())
+    sampling = Sampling(torch.tensor([0.2, 0.5, 0.8]), 1.0)
+
+    def first() -> Tensor:
+        tokens = with_critic.plan(batch, sampling)[:, 0]
+        return with_critic.tokenizer.decode(tokens, 11)  # [3, A]
+
+    critic, with_critic.critic = with_critic.critic, None
+    by_tokens = first()
+    with_critic.critic = critic
+    found = []
+    for sign in (1, -1):
+        worth = lambda observations, actions, sign=sign: (  # noqa: E731
+            sign * (actions.view(3, -1, 3) - by_tokens[:, None]).norm(dim=-1).flatten()
+        )
+        monkeypatch.setattr(critic, "onward", worth)
+        found.append(first())
+    apart = [(actions - by_tokens).norm(dim=-1) for actions in found]
+    assert (apart[0] > 0.5).all()
+    assert (apart[1] == 0).all()
+
+
+def test_what_no_critic_serves_is_refused(store) -> None:
+    imitation = replace(PLANNER, objective="likelihood")
+    with pytest.raises(UserError, match="objective `return`"):
+        TrajectoryTransformerConfig(WINDOW, planner=imitation, critic=IQLConfig())
+    newest = replace(PLANNER, context=0, keep=1)
+    with pytest.raises(UserError, match="context_length of 2"):
+        TrajectoryTransformerConfig(1, planner=newest, critic=IQLConfig())
+    with pytest.raises(UserError, match="knows no goals"):
+        make_policy(store, GOAL, critic=IQLConfig())
 
 
 @torch.no_grad()
