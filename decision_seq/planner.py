@@ -10,7 +10,7 @@ Facts of the search: jannerm/trajectory-transformer trajectory/search.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -137,8 +137,9 @@ class Drawing:
         """[R] of logits [R, N + 1]; see `PlannerConfig` and `filtered`."""
         if self.sampling is None or k == 1:
             return logits.argmax(-1)
-        likely = filtered((logits / self.sampling.temperature).softmax(-1), cdf, k)
-        reached = likely.cumsum(-1)
+        likely = filtered((logits.float() / self.sampling.temperature).softmax(-1), cdf, k)
+        # In double precision, as a sum whose rounding falls would draw what cannot be.
+        reached = likely.double().cumsum(-1)
         numbers = self._numbers(len(logits))[:, None] * reached[:, -1:]
         return (reached <= numbers).sum(-1).clamp(max=logits.shape[1] - 1)
 
@@ -265,6 +266,8 @@ def plan(
     if config.objective == "likelihood":
         _imitate(beams, config)
     else:
+        if sampling is None:  # futures that nothing is drawn for are all the same
+            config = replace(config, beams=1, expand=1)
         _maximise(beams, config, discount, Drawing(sampling))
     futures = beams.tokens.view(len(prefix), -1, config.horizon, layout.size)
     return futures[:, 0, :, layout.observation : layout.observation + layout.action]
@@ -281,14 +284,14 @@ def _maximise(beams: Futures, config: PlannerConfig, discount: float, drawing: D
         reward = beams.logits()
         beams.read(drawing.tokens(reward, None, config.k_reward))
         value = beams.logits()
-        following = drawing.tokens(value, None, config.k_reward)
+        value_token = drawing.tokens(value, None, config.k_reward)
         rewards, onward = beams.model.appraise(beams.transition(), reward, value)
         gained = gained.repeat_interleave(copies)
         rows = beams.best(gained + discount**depth * onward)
         gained = (gained + discount**depth * rewards)[rows]
         beams.keep(rows)
         if depth + 1 < config.horizon:
-            beams.read(following[rows])
+            beams.read(value_token[rows])
             for _ in range(beams.layout.observation):
                 cdf, k = config.cdf_observation, config.k_observation
                 beams.read(drawing.tokens(beams.logits(), cdf, k))

@@ -44,7 +44,7 @@ def predict(
     count, steps = actions.shape[:2]
     past = prefix.shape[1] // layout.size
     # One more step, for the observation that follows the last action.
-    horizon = replace(config.planner, horizon=steps + 1, context=past)
+    horizon = replace(config.planner, horizon=steps + 1, context=past, every=1)
     lengths = torch.full_like(prefix[:, 0], prefix.shape[1])
     model = Imagination(policy, None)
     futures = Futures(model, prefix, lengths, layout, horizon, config.context_length)
@@ -140,7 +140,7 @@ def predict_checkpoint(
         "shown": {
             "true": truth[0].tolist(),
             **{
-                name: predicted[0].nanquantile(part, 0).tolist()
+                name: _told(predicted[0].nanquantile(part, 0))
                 for name, part in (("low", 0.1), ("median", 0.5), ("high", 0.9))
             },
             "deviation": deviation.tolist(),
@@ -167,10 +167,16 @@ def _prefix(
     return policy.prefix(policy.encoded(lived.tensors(policy.positions.device)))[0]
 
 
-def _curve(errors: np.ndarray) -> dict[str, list[float] | None]:
-    """errors [B, T] -> their means [T], and the ends of 95 % intervals over the episodes."""
-    ends = None
-    if len(errors) > 1:
-        ends = np.array([mean_interval(column) for column in errors.T]).T.tolist()
-    low, high = ends or (None, None)
-    return {"mean": errors.mean(0).tolist(), "low": low, "high": high}
+def _told(values: Tensor) -> list[list[float | None]]:
+    """[T, S] -> None where no sample is left."""
+    return [[None if np.isnan(number) else number for number in row] for row in values.tolist()]
+
+
+def _curve(errors: np.ndarray) -> dict[str, list[float | None]]:
+    """errors [B, T], NaN where an episode has no sample left -> their means [T], and the ends of
+    95 % intervals over the episodes that are left; None where too few are."""
+    left = [column[~np.isnan(column)] for column in errors.T]
+    ends = [mean_interval(column) if len(column) > 1 else (None, None) for column in left]
+    low, high = zip(*ends, strict=True)
+    means = [float(column.mean()) if len(column) else None for column in left]
+    return {"mean": means, "low": list(low), "high": list(high)}

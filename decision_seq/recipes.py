@@ -29,20 +29,23 @@ def recipe_of(dataset: str | None) -> str:
 def recipe_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
     """What a recipe says, later over earlier: to all datasets, then to those named like this one.
 
-    The latter stand under its `datasets`, below patterns such as `"*-medium-replay*"`.
+    The latter stand under its `for_datasets`, below patterns such as `walker2d-medium-replay*`; a
+    file is named as D4RL's dataset would be.
     """
     path = recipe_path(name)
     tree = read_yaml(path)
-    special = tree.pop("datasets", {})
+    special = tree.pop("for_datasets", {})
     named = dataset or tree.get("dataset", DEFAULT_DATASET)
-    return [tree, *_fitting(special, str(named), f"{path}: datasets")]
+    return [tree, *_fitting(special, str(named), f"{path}: for_datasets")]
 
 
 def _fitting(special: Any, dataset: str, where: str) -> Iterator[dict[str, Any]]:
+    from decision_seq.envs.facts import canonical
+
     require(isinstance(special, dict), f"{where} must hold patterns of names, not {special!r}")
     for pattern, tree in special.items():
         require(isinstance(tree, dict), f"{where}.{pattern} must hold keys, not {tree!r}")
-        if fnmatchcase(dataset, str(pattern)):
+        if fnmatchcase(canonical(Path(dataset).name), str(pattern)):
             yield tree
 
 

@@ -92,7 +92,11 @@ PLANS = {  # horizon, beams, k_action, cdf_action (jannerm/trajectory-transforme
     "ant-medium-v2": (5, 128, None, 0.6),
     "ant-random-v2": (5, 128, None, 0.6),
     "ant-medium-expert-v2": (15, 128, None, 0.6),
+    "logs/halfcheetah_medium-v2.hdf5": (5, 32, None, 0.6),
+    "giant-disk/ant-runs/hopper_medium-v2.hdf5": (15, 128, None, 0.6),
+    "antmaze-medium-play-v0": (15, 128, None, 0.6),
 }
+EPOCHS = {"ant-medium-v2": 50, "hopper-medium-replay": 80, "walker2d-medium-replay-v2": 80}
 
 
 @pytest.mark.parametrize("dataset", PLANS)
@@ -102,9 +106,18 @@ def test_plans_are_the_papers_for_every_dataset(dataset: str) -> None:
     assert found == PLANS[dataset]
 
 
+@pytest.mark.parametrize("dataset", [*EPOCHS, "antmaze-umaze-v0", "hopper-medium"])
+def test_the_papers_epochs_are_of_a_million_windows(dataset: str) -> None:
+    train = config.load(Config, *recipe_trees("tt/gym", dataset)).train
+    epochs = train.steps * train.batch_size / 1e6
+    assert round(epochs, 2) == EPOCHS.get(dataset, 50)
+    assert round(train.warmup_steps * train.batch_size / 1e6, 2) == 1
+    assert train.batch_size == (128 if dataset.startswith("ant-") else 256)
+
+
 def test_what_a_recipe_says_of_datasets_goes_over_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    tree = {"seed": 1, "held_out": 0.1, "datasets": {"a-*": {"seed": 2}, "a-b": {"seed": 3}}}
+    tree = {"seed": 1, "held_out": 0.1, "for_datasets": {"a-*": {"seed": 2}, "a-b": {"seed": 3}}}
     path.write_text(yaml.safe_dump(tree))
     seeds = [
         config.load(Config, *recipe_trees(str(path), dataset)).seed
@@ -119,8 +132,8 @@ def test_what_a_recipe_says_of_datasets_goes_over_the_rest(tmp_path: Path) -> No
 @pytest.mark.parametrize("special", [["a-*"], "a-*", {"a-*": 3}, {"a-*": None}, None, 0])
 def test_what_a_recipe_says_of_datasets_is_checked(tmp_path: Path, special: object) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"datasets": special}))
-    with pytest.raises(UserError, match=r"mine.yaml: datasets.* must hold"):
+    path.write_text(yaml.safe_dump({"for_datasets": special}))
+    with pytest.raises(UserError, match=r"mine.yaml: for_datasets.* must hold"):
         recipe_trees(str(path), "a-b")
 
 

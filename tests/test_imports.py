@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 LAYERS = [
     "types",
     "config",
-    "recipes",
     "workers",
     "targets",
     "statistics",
     "coverage",
     "envs",
+    "recipes",
     "data",
     "models",
     "planner",

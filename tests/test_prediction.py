@@ -109,3 +109,12 @@ def test_what_cannot_be_predicted_is_said(run: Path, options, named, capsys) -> 
     error = capsys.readouterr().err
     assert named in error
     assert not (run / "prediction.json").exists()
+
+
+def test_what_has_stopped_is_left_out_of_the_errors() -> None:
+    nan = float("nan")
+    found = prediction._curve(np.array([[1.0, 2.0, nan], [3.0, nan, nan]]))
+    assert found["mean"] == [2.0, 2.0, None]
+    assert found["low"][0] < 2 < found["high"][0]
+    assert found["low"][1:] == found["high"][1:] == [None, None]
+    assert prediction._told(torch.tensor([[1.0, nan]])) == [[1.0, None]]

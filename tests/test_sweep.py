@@ -103,6 +103,38 @@ def test_a_grid_is_the_product_of_its_axes_with_later_settings_over_earlier(
     assert [run.config.seed for run in read_grid(path, seeds=3)][:3] == [0, 1, 2]
 
 
+def test_what_a_recipe_says_of_a_dataset_holds_for_it_alone(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    tree = {
+        "held_out": 0.1,
+        "for_datasets": {"walker2d-*": {"held_out": 0.2, "best_fraction": 0.5}},
+    }
+    mine.write_text(yaml.safe_dump(tree))
+    path = write_grid(
+        datasets=["bundled/hopper-medium", "walker2d-medium-v2"],
+        policies={
+            "dt": {"config": str(mine)},
+            "all": {"config": str(mine), "set": {"held_out": 0}},
+        },
+    )
+    found = [(run.config.held_out, run.config.best_fraction) for run in read_grid(path)]
+    assert found == [(0.0, 1.0), (0.1, 1.0), (0.0, 0.5), (0.2, 0.5)]
+    options, rest = cli.build_parser().parse_known_args(
+        ["train", "--config", str(mine), "--dataset", "walker2d-medium-v2", "--held_out", "0.3"]
+    )
+    options.overrides = rest
+    made, _ = configure(options)
+    assert (made.held_out, made.best_fraction) == (0.3, 0.5)
+    # Gone on with, it is the saved run's dataset that counts.
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "config.yaml").write_text("dataset: walker2d-medium-v2")
+    options.dataset, options.output, options.resume, options.overrides = None, output, "auto", []
+    assert configure(options)[0].held_out == 0.2
+
+
 def test_the_arguments_of_a_run_give_back_its_configuration(
     write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -86,10 +86,17 @@ def open_checkpoint(
         facts.reference_scores,
         facts.return_percentiles,
     )
-    changed = [
-        f"planner.{key} {value}, unlike in training" for key, value in (planner or {}).items()
-    ]
-    return Opened(loaded, evaluation, tuple(changed))
+    return Opened(loaded, evaluation, _replanned(loaded, planner or {}))
+
+
+def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
+    """What is not as the run had it."""
+    trained = loaded.config["policy"].get("planner", {})
+    return tuple(
+        f"planner.{key} {value}, {trained.get(key)} in training"
+        for key, value in planner.items()
+        if value != trained.get(key)
+    )
 
 
 def evaluate_checkpoint(

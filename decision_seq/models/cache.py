@@ -28,9 +28,18 @@ class Memory:
     def __init__(self) -> None:
         self.free: list[Tensor] = []
 
+    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
+        """A copy, or what another process is given, has memory of its own."""
+        return Memory, ()
+
     def take(self, count: int, like: Tensor) -> Tensor:
         """[count or more], of what is free the smallest that does."""
-        fitting = [part for part in self.free if part.numel() >= count]
+        kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
+        fitting = [
+            part
+            for part in self.free
+            if part.numel() >= count and (part.dtype, part.device, part.is_inference()) == kind
+        ]
         if fitting:
             found = min(fitting, key=Tensor.numel)
             self.free = [part for part in self.free if part is not found]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from decision_seq.models.cache import Cache, Memory
+from decision_seq.models.cache import Cache
 from decision_seq.planner import Reader
 
 if TYPE_CHECKING:
@@ -15,19 +15,17 @@ if TYPE_CHECKING:
 
 
 class Imagination:
-    """The policy as the planner sees it. goal: [B, S] tokens, or None; memory: of former plans."""
+    """The policy as the planner sees it. goal: [B, S] tokens, or None."""
 
-    def __init__(
-        self, policy: TrajectoryTransformer, goal: Tensor | None, memory: Memory | None = None
-    ) -> None:
-        self.policy, self.goal, self.memory = policy, goal, memory or Memory()
+    def __init__(self, policy: TrajectoryTransformer, goal: Tensor | None) -> None:
+        self.policy, self.goal = policy, goal
 
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Reader:
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.backbone.begin(len(tokens), shared, self.memory)
+        cache = policy.backbone.begin(len(tokens), shared, policy.memory)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
         hidden = policy.backbone.extend(inputs, cache, None if lengths is None else ends)
@@ -53,12 +51,13 @@ class Imagination:
 
     def _expected(self, logits: Tensor, column: int) -> Tensor:
         """[R, N + 1] -> [R]. The part that stops is worth nothing."""
-        likely = logits.softmax(-1)[:, :-1]
+        likely = logits.float().softmax(-1)[:, :-1]
         percentile, tokenizer = self.policy.config.planner.percentile, self.policy.tokenizer
         if percentile is None:
             return tokenizer.expect(likely[:, None], column)[:, 0]
         below = (likely.cumsum(-1) <= percentile).sum(-1, keepdim=True)
-        return tokenizer.decode(below.clamp(max=likely.shape[1] - 1), column)[:, 0]
+        stops = below == likely.shape[1]
+        return tokenizer.decode(below - stops.long(), column).masked_fill(stops, 0)[:, 0]
 
 
 class CachedReader:

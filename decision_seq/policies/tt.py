@@ -50,7 +50,7 @@ class LossWeights:
 class TrajectoryTransformerConfig(PolicyConfig):
     """context_length: transitions in the window; bins, binning: of the tokenizer, each dimension's
     own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other; critic:
-    what tells plans, in place of the token of the value, what their last step is worth."""
+    what tells plans, in place of the tokens, what a step and all behind it are worth."""
 
     context_length: int = 10
     bins: int = 100
@@ -67,12 +67,11 @@ class TrajectoryTransformerConfig(PolicyConfig):
         require(2 <= self.bins <= 10_000, f"config: policy.bins {self.bins} must be 2 to 10,000")
         window, planner = self.context_length, self.planner
         require(
-            planner.context + planner.keep <= window,
-            f"config: policy.planner.context {planner.context} and keep {planner.keep} exceed"
-            f" policy.context_length, the window of {window} transitions",
+            max(planner.context, 1) + planner.keep <= window,
+            f"config: policy.planner.context {planner.context} (at least 1) and keep"
+            f" {planner.keep} exceed policy.context_length, the window of {window} transitions",
         )
         if not isinstance(self.critic, NoCriticConfig):
-            require(window >= 2, "config: policy.critic needs a policy.context_length of 2 or more")
             require(
                 planner.objective == "return",
                 "config: policy.critic serves the policy.planner.objective `return` alone",
@@ -91,10 +90,9 @@ class TrajectoryTransformer(Policy):
     divides by the tokens of padding.) With a goal in its condition, the goal's tokens come first.
     """
 
-    places: Tensor
-
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__()
+        self.memory = Memory()  # that plans lie in, one after the other
         require(
             len(spec.observation_shape) == 1 and spec.action_kind == "continuous",
             "the policy tt needs vector observations and continuous actions",
@@ -180,28 +178,25 @@ class TrajectoryTransformer(Policy):
         config = self.config.planner
         newest = batch.lengths - 1
         timesteps = batch.timesteps.gather(1, newest[:, None])[:, 0]
-        age = torch.zeros_like(newest) if state is None else state.age + 1
-        due = (age >= config.every) | (timesteps == 0) if state is not None else newest >= 0
-        memory = Memory() if state is None else state.memory
+        age = torch.full_like(newest, config.every) if state is None else state.age + 1
+        due = (age >= config.every) | (timesteps == 0)
         if due.any():
-            fresh = self.plan(batch, sampling, memory)[:, : config.every]
+            fresh = self.plan(batch, sampling)[:, : config.every]
             kept = fresh if state is None else state.actions
-            actions = torch.where(due[:, None, None], fresh, kept)
-            state = Planned(actions, age.masked_fill(due, 0), memory)
+            state = Planned(torch.where(due[:, None, None], fresh, kept), age.masked_fill(due, 0))
         else:
-            state = Planned(state.actions, age, memory)
+            state = Planned(state.actions, age)
         rows = torch.arange(len(newest), device=newest.device)
         tokens = state.actions[rows, state.age]
         return self.tokenizer.decode(tokens, self.layout.observation), state
 
-    def plan(
-        self, encoded: Batch, sampling: Sampling | None = None, memory: Memory | None = None
-    ) -> Tensor:
+    @torch.no_grad()
+    def plan(self, encoded: Batch, sampling: Sampling | None = None) -> Tensor:
         """Plan from the newest step of each row -> tokens of actions [B, horizon, A]."""
         prefix, lengths = self.prefix(encoded)
         config, goal = self.config, self._goal(encoded)
         return plan(
-            Imagination(self, goal, memory),
+            Imagination(self, goal),
             prefix,
             lengths,
             self.layout,
@@ -267,7 +262,6 @@ class Planned(NamedTuple):
 
     actions: Tensor  # [B, every, A] tokens
     age: Tensor  # [B]
-    memory: Memory  # that plans lie in
 
 
 def _stopped(batch: Batch, window: int) -> Tensor:

@@ -21,8 +21,10 @@ def prediction_text(found: dict[str, Any]) -> str:
     names = list(found["errors"])
 
     def cell(curve: dict[str, Any], at: int) -> str:
+        if curve["mean"][at] is None:
+            return "-"
         interval = ""
-        if curve["low"] is not None:
+        if curve["low"][at] is not None:
             interval = f" [{curve['low'][at]:.3f}, {curve['high'][at]:.3f}]"
         return f"{curve['mean'][at]:.3f}{interval}"
 
@@ -42,7 +44,7 @@ def prediction_text(found: dict[str, Any]) -> str:
 
 def plot_prediction(found: dict[str, Any], path: Path) -> None:
     """Some dimensions of the first episode, true and predicted, above the errors of all."""
-    shown = {name: np.array(values) for name, values in found["shown"].items()}
+    shown = {name: np.array(values, float) for name, values in found["shown"].items()}
     # Those that vary most within the episode, by the data's measure.
     varied = shown["true"].std(0) / shown["deviation"]
     dimensions = np.sort(np.argsort(-varied)[:SHOWN])
@@ -62,11 +64,9 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
         axes = figure.add_subplot(grid[2, :])
         for number, (name, curve) in enumerate(found["errors"].items()):
             dash = DASHES[number % len(DASHES)]
-            axes.plot(steps, curve["mean"], dash, color=COLOURS[number], label=name)
-            if curve["low"] is not None:
-                axes.fill_between(
-                    steps, curve["low"], curve["high"], color=COLOURS[number], alpha=0.15
-                )
+            mean, low, high = (np.array(curve[what], float) for what in ("mean", "low", "high"))
+            axes.plot(steps, mean, dash, color=COLOURS[number], label=name)
+            axes.fill_between(steps, low, high, color=COLOURS[number], alpha=0.15)
         axes.axvline(
             found["window"] - found["context"], color="0.4", linestyle=":", label="window full"
         )

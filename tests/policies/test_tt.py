@@ -1,5 +1,6 @@
 """The Trajectory Transformer: its tokens, its losses, and that it plans as it would read."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from decision_seq.data.sampler import WindowGatherer
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.models.critics import IQLConfig
 from decision_seq.planner import PlannerConfig, plan
-from decision_seq.policies.imagination import Imagination
+from decision_seq.policies.imagination import CachedReader, Imagination
 from decision_seq.policies.tt import (
     LossWeights,
     TrajectoryTransformer,
@@ -168,7 +169,7 @@ def test_a_plan_of_15_steps_is_the_same_without_a_cache(policy, batch, objective
     """Every distribution on the way, the window being full again and again; rows of a context of
     no transition, of one, and of three."""
     batch = replace(batch, mask=torch.arange(WINDOW) < torch.tensor([[1], [2], [4], [4], [6]]))
-    prefix, lengths = policy._prefix(policy.encoded(batch))
+    prefix, lengths = policy.prefix(policy.encoded(batch))
     assert (lengths // SIZE).tolist() == [0, 1, 3, 3, 3]
     config = PlannerConfig(horizon=15, beams=3, context=3, keep=2, objective=objective)
     sampling = Sampling(torch.rand(5, generator=torch.Generator().manual_seed(0)), 1.0)
@@ -202,8 +203,35 @@ def test_rewards_are_expected_ones_and_stops_are_worth_nothing(policy) -> None:
 def test_a_percentile_in_place_of_the_mean(store) -> None:
     policy = make_policy(store, Outcome(), planner=replace(PLANNER, percentile=0.5))
     likely = torch.tensor([[0.3, 0.15, 0.1, 0.45, 0.0, 0.0, 0.0, 0.0, 0.0]])
-    rewards, _ = Imagination(policy, None).appraise(None, likely.log(), likely.log())
-    assert rewards.item() == policy.tokenizer.centers[14, 2].item()
+    stopping = torch.tensor([[0.4] + 7 * [0.0] + [0.6]])
+    both = torch.cat([likely, stopping]).log()
+    rewards, onward = Imagination(policy, None).appraise(None, both, both)
+    centers = policy.tokenizer.centers
+    assert rewards.tolist() == [centers[14, 2].item(), 0.0]  # what has ended is worth nothing
+    assert onward[1] == 0
+
+
+@torch.no_grad()
+def test_what_plans_lay_in_before_does_not_show(policy, batch) -> None:
+    encoded = policy.encoded(replace(batch, terminated=None))
+    sampling = Sampling(torch.linspace(0, 0.9, len(batch.mask)), 1.0)
+    made = policy.plan(encoded, sampling)
+    assert policy.memory.free
+    for part in policy.memory.free:
+        part.fill_(torch.nan)
+    assert torch.equal(policy.plan(encoded, sampling), made)
+    assert copy.deepcopy(policy).memory.free == []
+
+
+@torch.no_grad()
+def test_where_nothing_is_drawn_one_future_does(policy, batch) -> None:
+    encoded = policy.encoded(replace(batch, terminated=None))
+    rows: list[int] = []
+    read = CachedReader.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachedReader, "read", lambda s, t: (rows.append(len(t)), read(s, t)))
+        policy.plan(encoded)
+    assert set(rows) == {len(batch.mask)}
 
 
 @pytest.fixture
@@ -263,9 +291,9 @@ def test_what_no_critic_serves_is_refused(store) -> None:
     imitation = replace(PLANNER, objective="likelihood")
     with pytest.raises(UserError, match="objective `return`"):
         TrajectoryTransformerConfig(WINDOW, planner=imitation, critic=IQLConfig())
-    newest = replace(PLANNER, context=0, keep=1)
-    with pytest.raises(UserError, match="context_length of 2"):
-        TrajectoryTransformerConfig(1, planner=newest, critic=IQLConfig())
+    for window in (1, WINDOW):  # read anew, a window of them would leave no place
+        with pytest.raises(UserError, match=r"exceed policy\.context_length"):
+            TrajectoryTransformerConfig(window, planner=replace(PLANNER, context=0, keep=window))
     with pytest.raises(UserError, match="knows no goals"):
         make_policy(store, GOAL, critic=IQLConfig())
 
@@ -282,7 +310,7 @@ def test_a_rollout_reads_what_was_trained_on(policy, batch) -> None:
             conditions=torch.cat([torch.zeros(5, WINDOW, 2), batch.conditions[..., 2:]], -1),
             terminated=None,
         )
-        prefix, lengths = policy._prefix(policy.encoded(live))
+        prefix, lengths = policy.prefix(policy.encoded(live))
         past = min(step, 3)
         assert (lengths == past * SIZE + 11).all()
         for row in (0, 1, 4):  # whole windows
