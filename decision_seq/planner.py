@@ -51,8 +51,10 @@ class PlannerConfig:
     reward and value, `likelihood` the likeliest, token by token (imitation).
 
     cdf_*: of a token's distribution, the least likely part that is never drawn; k_*: draw among the
-    k likeliest, 1 takes the likeliest, null all. percentile: estimate rewards and values by this
-    quantile of their distributions, null by the mean.
+    k likeliest, 1 takes the likeliest, null all. What is drawn is drawn at
+    `evaluation.temperature`; where that is 0, all futures would be one, and one is planned.
+    percentile: estimate rewards and values by this quantile of their distributions, null by the
+    mean.
 
     keep: where the context and the plan fill the policy's window, so many of the newest transitions
     stay and the rest are forgotten. (The original's window is one of 5 transitions for which it

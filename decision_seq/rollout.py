@@ -113,6 +113,7 @@ def roll(
     claim: Claim,
     precision: torch.dtype = torch.float32,
     temperature: float = 0.0,
+    stepped: Callable[[int], None] | None = None,
 ) -> Iterator[Obtained]:
     """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
 
@@ -125,6 +126,8 @@ def roll(
     seats.fill()
     while seats.taken.any():
         actions = tables.act(seats.news, seats.taken)
+        if stepped is not None:
+            stepped(int(seats.taken.sum()))
         yield from seats.step(actions)
         seats.fill()
 

@@ -74,7 +74,7 @@ class Episode:
 
 
 class Sampling(NamedTuple):
-    """How N policies draw among discrete actions, each with a number of its own."""
+    """How N policies draw among discrete actions or tokens, each with a number of its own."""
 
     draws: Any  # [N] uniform in [0, 1), torch
     temperature: float  # above 0; 1 acts as was trained, less is greedier

@@ -48,7 +48,9 @@ def add(verbs: Any) -> None:
         "--precision", choices=["fp32", "bf16"], help="of the policy's matrix products"
     )
     parser.add_argument(
-        "--temperature", type=float, help="at which discrete actions are drawn; 0: the likeliest"
+        "--temperature",
+        type=float,
+        help="at which discrete actions and the tokens of plans are drawn; 0: the likeliest",
     )
     parser.add_argument(
         "--planner",

@@ -28,7 +28,7 @@ from decision_seq.rollout import (
     roll,
 )
 from decision_seq.targets import Target, check_targets, resolve
-from decision_seq.types import Reporter, Spec, TargetScore, UserError
+from decision_seq.types import Bar, Reporter, Spec, TargetScore, UserError
 from decision_seq.workers import Counters, Helpers, cores
 
 MOST = 1_000_000  # episodes a target; every one is kept
@@ -43,8 +43,9 @@ class EvaluationConfig:
         that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products. temperature: discrete actions are drawn from the
-        softmax at it (1: as they were learnt), 0 takes the likeliest.
+    precision: of the policy's matrix products. temperature: discrete actions, and the tokens
+        of plans, are drawn from the softmax at it (1: as they were learnt), 0 takes the likeliest:
+        a plan then has one future and no choice.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
         GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
         rank in a launch of several). On a CPU no score depends on either.
@@ -163,7 +164,8 @@ class Evaluation:
         started = time.perf_counter()
         obtained: list[Obtained] = []
         with (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar:
-            for episode in self._obtained(policy, mine, alone=world == 1):
+            pace = _Pace(bar)
+            for episode in self._obtained(policy, mine, world == 1, pace):
                 obtained.append(episode)
                 bar.update()
         return {
@@ -179,7 +181,9 @@ class Evaluation:
         processes = min(self.workers or cores(), -(-episodes // SEATS))
         return min(episodes, self.environments or SEATS), processes if alone else 1
 
-    def _obtained(self, policy: Policy, asked: list[Asked], alone: bool) -> Iterator[Obtained]:
+    def _obtained(
+        self, policy: Policy, asked: list[Asked], alone: bool, pace: _Pace
+    ) -> Iterator[Obtained]:
         """The episodes as they end, here and in the processes that help."""
         if not asked:
             return
@@ -191,13 +195,13 @@ class Evaluation:
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
                 claim = queue_up(policy, asked)
-                yield from _roll(claim, environments, *shared)
+                yield from _roll(claim, environments, *shared, pace)
                 return
             counters = Counters(SEATS)
             claim = share_out(asked, counters)
             given = (counters, asked, self.env_id, count, *shared)
             with Helpers(processes - 1, _help, *given) as helpers:
-                for episode in _roll(claim, environments, *shared):
+                for episode in _roll(claim, environments, *shared, pace):
                     yield episode
                     yield from helpers.produced(wait=False)
                 yield from helpers.produced(wait=True)
@@ -220,6 +224,23 @@ class Evaluation:
         return scored, float(rate)
 
 
+class _Pace:
+    """Tells what is done between two episodes' ends, which may be many minutes apart."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.steps = bar, 0
+        self.started = self.told = time.perf_counter()
+
+    def __call__(self, rows: int) -> None:
+        """So many environments have been acted in."""
+        self.steps += rows
+        now = time.perf_counter()
+        if now - self.told >= 1:
+            rate = self.steps / (now - self.started)
+            self.bar.set_postfix_str(f"here {self.steps:,} steps, {rate:,.0f} a second")
+            self.told = now
+
+
 def share_out(asked: Sequence[Asked], counters: Counters) -> Claim:
     """As `rollout.queue_up` on a CPU, but each episode goes to whichever process asks first."""
     queues = [[e for e in asked if e.index % SEATS == seat] for seat in range(SEATS)]
@@ -239,9 +260,10 @@ def _roll(
     context_length: int,
     precision: str,
     temperature: float,
+    pace: _Pace | None = None,
 ) -> Iterator[Obtained]:
     shared = (policy, conditioning, context_length, environments, claim)
-    return roll(*shared, DTYPES[precision], temperature)
+    return roll(*shared, DTYPES[precision], temperature, pace)
 
 
 def _help(

@@ -81,7 +81,7 @@ class Level:
             return self
         grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM), self.memory)
         grown.entries[..., : self.length, :] = self.entries[..., : self.length, :]
-        grown.length, grown.padding = self.length, self.padding
+        grown.length = self.length
         return grown
 
     def take(self, other: Level, rows: Tensor) -> None:
@@ -130,6 +130,7 @@ class Cache:
 
     def reserve(self, tokens: int) -> None:
         """Make room for so many more."""
+        assert self.levels[-1].padding is None, "rows of unequal lengths have to fork first"
         self.levels[-1] = self.levels[-1].with_room(tokens)
 
     def attend(

@@ -61,8 +61,8 @@ class Policy(nn.Module):
         """Actions [B, A] or [B] at the newest step of each row, and the state carried on (or None).
 
         batch: its observations are what `encode` made of them. Rows keep their place from call to
-        call; one whose newest timestep is 0 begins an episode. sampling: of discrete actions, the
-        likeliest without it.
+        call; one whose newest timestep is 0 begins an episode. sampling: of discrete actions and
+        of what plans imagine, the likeliest without it.
         """
         raise NotImplementedError
 

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         """Read on: tokens [R, q, D], behind those that the cache holds -> hidden [R, q, D].
 
         lengths: [R], of an empty cache's first tokens so many are real; the rest is never looked
-        at.
+        at. Such rows have to fork before they read on.
         """
         raise NotImplementedError
 
