@@ -94,6 +94,13 @@ def override(dotted: str, text: str) -> dict[str, Any]:
     return value
 
 
+def setting(option: str, text: str, example: str) -> dict[str, Any]:
+    """As `override`, of the `key=value` that an option was given."""
+    key, equals, value = text.partition("=")
+    require(bool(key and equals), f"{option} {text!r} is no key=value, as {example} is")
+    return override(key, value)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.configuration import overrides
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
 from decision_seq.types import UserError
@@ -148,10 +147,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 
 def _planner(settings: list[str]) -> dict[str, Any]:
-    for setting in settings:
-        if "=" not in setting:
-            raise UserError(f"--planner {setting!r} is no key=value, as beams=8 is")
-    trees = overrides([f"--{setting}" for setting in settings])
+    from decision_seq.config import setting
+
+    trees = [setting("--planner", text, "beams=8") for text in settings]
     return {key: value for tree in trees for key, value in tree.items()}
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from decision_seq.config import load, override, read_yaml, require, to_tree
+from decision_seq.config import load, read_yaml, require, setting, to_tree
 from decision_seq.envs import trust
 from decision_seq.problem import Config
 from decision_seq.recipes import DEFAULT_RECIPE, recipe_trees
@@ -122,9 +122,7 @@ def _config(where: str, trees: list[dict[str, Any]]) -> Config:
 
 
 def _setting(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    require(bool(key and equals), f"--set {text!r} is no key=value, as train.steps=1000 is")
-    tree = override(key, value)
+    tree = setting("--set", text, "train.steps=1000")
     _refuse_axes(tree, "--set")
     return tree
 
