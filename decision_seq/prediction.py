@@ -152,9 +152,8 @@ def _prefix(
     policy: TrajectoryTransformer, observations: Tensor, actions: Tensor, rewards: Tensor
 ) -> Tensor:
     """Tokens [B, L] of the first transitions, as many as a plan reads, and what was seen next."""
-    known = slice(
-        policy.config.planner.context + 1
-    )  # the last one's action and reward are not read
+    # Of the last one, only what was seen is read.
+    known = slice(policy.config.planner.context + 1)
     steps = rewards[:, known]
     lived = Batch(
         observations[:, known],
