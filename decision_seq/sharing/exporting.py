@@ -88,6 +88,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "context_length": config.context_length,
         "return_scale": conditioning.scale,
+        "delayed": loaded.facts.delayed,
         "env_id": loaded.facts.env_id,
         "targets": list(loaded.facts.targets),
         "dataset": loaded.facts.dataset,

@@ -161,6 +161,7 @@ def _metadata(loaded: Loaded) -> dict[str, str]:
         "return_scale": getattr(conditioning, "scale", None),
         "context_length": loaded.policy_config.context_length,
         "max_timestep": loaded.policy.spec.max_timestep,
+        "delayed": facts.delayed,
         "env_id": facts.env_id,
         "targets": facts.targets,
         "dataset": facts.dataset,
