@@ -16,12 +16,14 @@ from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.envs import Environments
 from decision_seq.evaluate import Evaluation, evaluate_checkpoint, open_checkpoint
+from decision_seq.evaluate.protocol import _help
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.offline import offline_checkpoint
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.problem import Config, config_of, open_data, prepare
-from decision_seq.rollout import rollout
+from decision_seq.rollout import SEATS, rollout
 from decision_seq.types import Reporter, Spec, UserError
+from decision_seq.workers import Counters
 from tests.conftest import Lines
 from tests.test_train import TINY, losses
 
@@ -105,15 +107,22 @@ def test_a_policy_that_looks_acts_otherwise(
     assert told(policy, True, monkeypatch)[0] != told(policy, False, monkeypatch)[0]
 
 
-def test_helping_processes_are_told_late_too(policy: Policy) -> None:
-    def returns(workers: int, delayed: bool) -> list[float]:
-        evaluation = Evaluation(
-            *(ReturnToGo(20.0), K, "Hopper-v4", (50.0,), 16, 3), workers=workers, delayed=delayed
-        )
-        return evaluation.scores([evaluation.roll(policy)])[0][0].returns
+def test_who_helps_is_told_as_late(policy: Policy) -> None:
+    """What a helping process produces, here: there, the other may have taken every episode."""
 
-    assert returns(2, True) == returns(1, True)
-    assert returns(1, True) != returns(1, False)
+    def returns(delayed: bool) -> tuple[list[float], list[float]]:
+        protocol = ReturnToGo(20.0), K, "Hopper-v4", (50.0,), 9, 3
+        evaluation = Evaluation(*protocol, workers=1, delayed=delayed)
+        shared = (policy, *protocol[:2], "fp32", 0.0)
+        asked, made = evaluation.asked(), ("Hopper-v4", 8, delayed)
+        helped = sorted(_help(Counters(SEATS), asked, made, *shared), key=lambda o: o.index)
+        alone = evaluation.scores([evaluation.roll(policy)])[0][0].returns
+        return [obtained.total for obtained in helped], alone
+
+    late, dense = returns(True), returns(False)
+    assert late[0] == late[1]
+    assert dense[0] == dense[1]
+    assert late != dense
 
 
 @pytest.fixture
