@@ -44,9 +44,9 @@ class EvaluationConfig:
         that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products. temperature: discrete actions, and the tokens
-        of plans, are drawn from the softmax at it (1: as they were learnt), 0 takes the likeliest:
-        a plan then has one future and no choice.
+    precision: of the policy's matrix products. temperature: discrete actions, those of a
+        stochastic head and the tokens of plans are drawn at it (1: as they were learnt), 0 takes
+        the likeliest: a plan then has one future and no choice.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
         GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
         rank in a launch of several). On a CPU no score depends on either.

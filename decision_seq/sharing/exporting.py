@@ -61,6 +61,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     )
     assert isinstance(conditioning, ReturnToGo)
     require(spec.action_kind == "continuous", f"{which} discrete actions; try --to onnx")
+    require(config.head == "plain", f"{which} {config.head} head; try --to onnx")
     require(not config.squash, f"{which} tanh behind its embeddings; try --to onnx")
     activation = ACTIVATIONS.get(backbone.activation)
     require(activation is not None, f"{which} activation {backbone.activation!r}; try --to onnx")
