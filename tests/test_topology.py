@@ -136,8 +136,12 @@ def test_the_run_is_the_same_on_any_number_of_processes(
 
 @pytest.mark.parametrize(
     "policy",
-    [(), STOCHASTIC, pytest.param(CRITIC, marks=pytest.mark.slow)],
-    ids=["dt", "dt-stochastic", "tt-critic"],
+    [
+        STOCHASTIC,
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(CRITIC, marks=pytest.mark.slow),
+    ],
+    ids=["dt-stochastic", "dt", "tt-critic"],
 )
 def test_sharded_or_not_it_is_the_same_run(
     policy: tuple[str, ...], train: Callable[..., Path]
