@@ -46,7 +46,8 @@ class DataFacts:
     dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
     the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
     returns are normalised; targets: the pre-declared raw returns; return_percentiles: the 0th to
-    100th of the data's episode returns; checksum: the store's. Older checkpoints lack the last two.
+    100th of the data's episode returns; checksum: the store's; delayed: rewards came as one sum
+    with the last step of an episode. Older checkpoints lack the last three.
     """
 
     dataset: str
@@ -57,6 +58,16 @@ class DataFacts:
     reference_scores: tuple[float, float] | None
     return_percentiles: tuple[float, ...] | None = None
     checksum: str | None = None
+    delayed: bool = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of scores has to know of them, a sentence each."""
+        if not self.delayed:
+            return []
+        return [
+            "delayed rewards: one sum with an episode's last step, in the data and in a rollout"
+        ]
 
 
 @dataclass(frozen=True)
@@ -222,6 +233,8 @@ def _data_facts(tree: dict[str, Any]) -> DataFacts:
     for key in ("env_id", "family"):
         if not isinstance(tree[key], str | None):
             raise ValueError(key)
+    if not isinstance(tree.get("delayed", False), bool):
+        raise ValueError("delayed")
     targets = _numbers(tree["targets"], "targets")
     found = {"targets": targets, "reference_scores": low_high, "return_percentiles": percentiles}
     return DataFacts(**{**tree, **found})

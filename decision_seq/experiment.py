@@ -195,8 +195,7 @@ def make_job(problem: Problem, output: Path) -> Job:
             evaluation,
             config.conditioning,
             config.policy.context_length,
-            facts.reference_scores,
-            facts.return_percentiles,
+            facts,
         )
         if evaluation.episodes
         else None,
@@ -260,6 +259,6 @@ def _scores(problem: Problem, path: Path, record: dict[str, Any]) -> Scores:
         env_id=str(facts.env_id),
         checkpoint=str(path),
         targets=[TargetScore.of(tree) for tree in record["targets"]],
-        notes=environment_notes(str(facts.env_id)),
+        notes=[*environment_notes(str(facts.env_id)), *facts.notes],
         env_steps_per_second=record["env_steps_per_second"],
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.config import require
+from decision_seq.models.draws import keys_of, uniforms
 from decision_seq.types import Sampling
 
 MOST = 100_000  # steps ahead, futures, and continuations of each
@@ -132,8 +133,7 @@ class SequenceModel(Protocol):
 class Drawing:
     """Draws tokens, for each environment by numbers that depend on no other.
 
-    The numbers are functions of the environment's own and of a counter, through SplitMix64's
-    finaliser (Steele et al., 2014): nothing is carried on, and every device draws the same.
+    The numbers are functions of the environment's own and of a counter: see `models.draws`.
     """
 
     def __init__(self, sampling: Sampling | None) -> None:
@@ -153,19 +153,11 @@ class Drawing:
     def _numbers(self, rows: int) -> Tensor:
         """[R] float32 in [0, 1), as many of each environment."""
         assert self.sampling is not None
-        keys = _mix((self.sampling.draws.double() * 2**32).long())
+        keys = keys_of(self.sampling.draws)
         count = rows // len(keys)
         places = torch.arange(self.used, self.used + count, device=keys.device)
         self.used += count
-        bits = _mix(keys[:, None] + places * -0x61C8864680B583EB)
-        return (((bits >> 40) & 0xFFFFFF).float() / 2**24).flatten()
-
-
-def _mix(words: Tensor) -> Tensor:
-    """[...] int64 -> [...], products modulo 2**64, shifts without the sign."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        words = (words ^ ((words >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return words ^ ((words >> 31) & ((1 << 33) - 1))
+        return uniforms(keys, places).flatten()
 
 
 def filtered(probabilities: Tensor, cdf: float | None, k: int | None) -> Tensor:

@@ -18,6 +18,7 @@ from decision_seq.data.replay_draw import ReplayConfig
 from decision_seq.data.sampler import WindowIndex
 from decision_seq.data.selection import held_out, trained_on
 from decision_seq.data.store import EpisodeStore
+from decision_seq.data.transforms import delayed
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
@@ -50,14 +51,17 @@ class Config:
     unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
     are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
     best_fraction: train on the episodes of the highest returns alone that make up this part of the
-    steps (the X % of %BC). held_out: part of the episodes that are not trained on, the same for
-    every seed; on them `offline` measures the policy without an environment. frame_memory: MiB of
-    decoded frames that are kept in memory, by every process.
+    steps (the X % of %BC). delayed: rewards come as one sum with the last step of an episode, in
+    the data and in what a rollout is told; scores count those of the environment. held_out: part
+    of the episodes that are not trained on, the same for every seed; on them `offline` measures the
+    policy without an environment. frame_memory: MiB of decoded frames that are kept in memory, by
+    every process.
     """
 
     dataset: str = DEFAULT_DATASET
     unfinished: Literal["keep", "exclude"] = "keep"
     best_fraction: float = 1.0
+    delayed: bool = False
     held_out: float = 0.0
     seed: int = 0
     frame_memory: int = CACHE_MEBIBYTES
@@ -111,7 +115,7 @@ def open_data(config: Config, reporter: Reporter) -> EpisodeStore:
     request = Request(size, config.collection.seed, reporter=reporter, replay=config.replay)
     store = open_dataset(config.dataset, request)
     store.limit_memory(config.frame_memory)
-    return store
+    return delayed(store) if config.delayed else store
 
 
 def prepare(config: Config, reporter: Reporter) -> Problem:
@@ -164,12 +168,15 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
             store.reference_scores,
             returns,
             store.checksum,
+            store.delayed,
         ),
     )
 
 
 def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -> None:
     """What in the data bears on training; UserError when nothing would be left to train on."""
+    if store.delayed:
+        reporter.say("data: rewards come as one sum with the last step of an episode (--delayed)")
     unfinished = ~store.terminated & ~store.truncated
     if unfinished.any():
         does = "are left out" if config.unfinished == "exclude" else "are kept as they are"

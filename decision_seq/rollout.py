@@ -117,8 +117,8 @@ def roll(
 ) -> Iterator[Obtained]:
     """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
 
-    precision: of the policy's matrix products (autocast); temperature: at which discrete actions
-    are drawn, each episode's from its own seed; 0 takes the likeliest.
+    precision: of the policy's matrix products (autocast); temperature: at which actions are
+    drawn, each episode's from its own seed; 0 takes the likeliest.
     """
     policy.eval()
     tables = _Tables(policy, context_length, len(environments), precision, temperature)

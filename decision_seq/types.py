@@ -74,7 +74,7 @@ class Episode:
 
 
 class Sampling(NamedTuple):
-    """How N policies draw among discrete actions or tokens, each with a number of its own."""
+    """How N policies draw actions or tokens, each with a number of its own."""
 
     draws: Any  # [N] uniform in [0, 1), torch
     temperature: float  # above 0; 1 acts as was trained, less is greedier
@@ -142,6 +142,8 @@ class Batch:
     # [B, T] bool: the environment ended the episode with this step (a time limit is no such end,
     # padding neither). None in a rollout, where no episode has ended.
     terminated: Any = None
+    # [B] int64: the row of the store with which each window begins. None in a rollout.
+    ids: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None

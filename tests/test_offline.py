@@ -113,6 +113,17 @@ def test_every_step_is_measured_as_a_rollout_would_see_it(
         assert group.returns == pytest.approx((low, high))
 
 
+def test_of_a_stochastic_head_the_mean_is_measured(make_store: Callable[..., EpisodeStore]) -> None:
+    store, conditioning = make_store(), ReturnToGo(10.0)
+    torch.manual_seed(0)
+    config = DecisionTransformerConfig(K, GPTConfig(layers=1, width=16), head="stochastic")
+    policy = config.build(Spec((11,), 3, "continuous", 1, 1000))
+    policy.fit(store, label(store, conditioning))
+    held = np.array([True, False, True, True, False])
+    group = offline_metrics(policy, conditioning, K, store, held)[0]
+    check(group, plainly(policy, conditioning, store, held))
+
+
 def test_no_later_step_and_no_own_action_is_handed_to_the_policy(store: EpisodeStore) -> None:
     """Of a policy that looks where it should not, too, an honest number comes out."""
     policy = make_policy(store, ReturnToGo(10.0), False, False)

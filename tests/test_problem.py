@@ -52,7 +52,7 @@ def test_what_models_outcomes_is_asked_for_nothing(
     assert problem.config.evaluation.targets is None
     assert problem.facts.targets == ()
     evaluation = Evaluation.of(
-        EvaluationConfig(targets=(3600.0,)), problem.config.conditioning, 5, None, None
+        EvaluationConfig(targets=(3600.0,)), problem.config.conditioning, 5, problem.facts
     )
     assert evaluation.targets == ()
     assert prepare(load(Config, tree), Reporter()).spec.discount == 1.0

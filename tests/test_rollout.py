@@ -246,6 +246,23 @@ def test_drawn_actions_are_the_episodes_own() -> None:
     assert returns(SEATS, 1.0) != drawn
 
 
+def test_actions_drawn_of_a_gaussian_are_the_episodes_own(spec: Spec) -> None:
+    torch.manual_seed(0)
+    policy = DecisionTransformerConfig(K, GPTConfig(width=32), head="stochastic").build(spec)
+    count = SEATS + 3
+
+    def returns(environments: int, temperature: float, first: int = 0) -> list[float]:
+        envs, seeds = Environments("Hopper-v4", environments), range(first, first + count)
+        shared = (policy, CONDITIONING, K, envs, [50.0] * count, list(seeds))
+        return rollout(*shared, temperature=temperature)[0].tolist()
+
+    drawn = returns(SEATS, 1.0)
+    assert returns(1, 1.0) == returns(5, 1.0) == drawn
+    assert returns(SEATS, 1.0, first=1)[:-1] == drawn[1:]
+    mean = returns(SEATS, 0.0)
+    assert all(a != b for a, b in zip(mean, drawn, strict=True))
+
+
 def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
     asked = [Asked(0, 50.0, 3)]
 

@@ -37,6 +37,8 @@ HostSource.batch = batch
 sys.exit(main(sys.argv[1:]))
 """
 
+# A policy that draws numbers of its own.
+STOCHASTIC = ("--policy.head", "stochastic")
 # A policy with weights that no optimiser knows.
 CRITIC = (
     *("--policy.name", "tt", "--policy.bins", "8", "--conditioning.name", "outcome"),
@@ -133,7 +135,13 @@ def test_the_run_is_the_same_on_any_number_of_processes(
 
 
 @pytest.mark.parametrize(
-    "policy", [(), pytest.param(CRITIC, marks=pytest.mark.slow)], ids=["dt", "tt-critic"]
+    "policy",
+    [
+        STOCHASTIC,
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(CRITIC, marks=pytest.mark.slow),
+    ],
+    ids=["dt-stochastic", "dt", "tt-critic"],
 )
 def test_sharded_or_not_it_is_the_same_run(
     policy: tuple[str, ...], train: Callable[..., Path]

@@ -197,7 +197,8 @@ class _Original:
             if timestep % 7 == 0 and len(self.recorded) < RECORDED:
                 self.recorded.append((batch, draw, actions[-1].clone()))
             observation, reward, terminated, truncated, _ = env.step(actions[-1].numpy())
-            step = Transition(*(np.array([x]) for x in (observations[-1], actions[-1], reward, 0)))
+            told = 0.0 if self.opened.evaluation.delayed else reward  # its mode `delayed`
+            step = Transition(*(np.array([x]) for x in (observations[-1], actions[-1], told, 0)))
             following = conditioning.advance(
                 conditions[-1:].numpy(), targets, step, np.array([timestep])
             )

@@ -133,7 +133,12 @@ class ReturnToGo(Conditioning):
         return (conditions - rewards[:, None] / self._scale).astype(np.float32)
 
     def resolved(self, store: EpisodeStore) -> ReturnToGo:
-        clip = store.clipped if self.clip is None else self.clip
+        # A delayed reward is the sum of many, each clipped already where the data's are.
+        clip = store.clipped and not store.delayed if self.clip is None else self.clip
+        require(
+            not (clip and store.delayed),
+            "config: conditioning.clip would cut a delayed return to [-1, 1]; set it to false",
+        )
         scale = self._scale_of(store) if self.scale is None else self.scale
         return replace(self, scale=scale, clip=clip)
 
@@ -210,7 +215,7 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
     shape = (store.num_transitions, conditioning.size)
     if conditioning.size == 0:  # nothing to keep, and nothing that could be memory-mapped
         return Column(np.empty(shape, np.float32))
-    name = f"conditions-{_key(conditioning)}.npy"
+    name = f"conditions-{_key(store, conditioning)}.npy"
     for folder in (store.path, _folder_elsewhere(store)):
         with contextlib.suppress(OSError, ValueError, EOFError):  # absent, or cut short
             cached = np.load(folder / name, mmap_mode="r", allow_pickle=False)
@@ -237,12 +242,14 @@ def _folder_elsewhere(store: EpisodeStore) -> Path:
     return store_root() / f"labels-{key[:12]}"
 
 
-def _key(conditioning: Conditioning) -> str:
-    """Names the labels by their settings and by the code that makes them.
+def _key(store: EpisodeStore, conditioning: Conditioning) -> str:
+    """Names the labels by the data, by their settings and by the code that makes them.
 
+    The folder alone would not do: its data may be presented with other rewards (`transforms`).
     Without the code, labels kept from before an edit of `relabel` would be trained on in silence.
     """
-    digest = hashlib.sha256(type(conditioning).__name__.encode())
+    digest = hashlib.sha256(store.checksum.encode())
+    digest.update(type(conditioning).__name__.encode())
     digest.update(json.dumps(to_tree(conditioning), sort_keys=True).encode())
     for module in {cls.__module__ for cls in type(conditioning).__mro__} - {"builtins"}:
         if not module.startswith("draccus"):

@@ -78,6 +78,15 @@ class Outcome(Conditioning):
     ) -> np.ndarray:
         return self.prompt(targets)
 
+    def resolved(self, store: EpisodeStore) -> Outcome:
+        """UserError where the penalty would take the place of a whole return."""
+        require(
+            self.termination_penalty is None or not store.delayed,
+            f"config: conditioning.termination_penalty {self.termination_penalty} would take the"
+            " place of a delayed return; set it to null",
+        )
+        return self
+
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
         """As `relabel` does, from the rewards alone: the other columns are not read."""
         rewards = store.columns["rewards"].array
@@ -134,6 +143,7 @@ class GoalOutcome(Outcome):
 
     def resolved(self, store: EpisodeStore) -> GoalOutcome:
         """UserError where observations are no vectors, or the goal has not their size."""
+        super().resolved(store)
         shape = store.observation_shape
         require(
             len(shape) == 1,

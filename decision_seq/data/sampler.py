@@ -77,6 +77,7 @@ class WindowGatherer:
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
             mask=self.steps < (offsets[ends] - ids)[:, None],
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
+            ids=ids,
         )
 
     def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:

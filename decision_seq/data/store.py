@@ -53,6 +53,7 @@ class EpisodeStore:
     offsets: np.ndarray  # [E + 1]
     terminated: np.ndarray  # [E]
     truncated: np.ndarray  # [E]
+    delayed: bool = False  # see `transforms.delayed`
 
     @classmethod
     def open(cls, path: Path) -> EpisodeStore:
@@ -64,8 +65,8 @@ class EpisodeStore:
         }
         _check_columns(path, columns, header.get("stack", 1))
         _check_statistics(path, header, columns)
-        episodic = {name: columns.pop(name).array for name in EPISODE_COLUMNS}
-        return cls(path, header, columns, **episodic)
+        offsets, terminated, truncated = (columns.pop(name).array for name in EPISODE_COLUMNS)
+        return cls(path, header, columns, offsets, terminated, truncated)
 
     def verify(self) -> None:
         """Read every column through; StoreDamaged when one is not what was written."""
@@ -101,6 +102,7 @@ class EpisodeStore:
         """One digest for the data of all columns: equal data, equal checksum."""
         columns = sorted(self.header["columns"].items())
         lines = [f"{name} {facts['sha256']}" for name, facts in columns]
+        lines += ["delayed"] if self.delayed else []
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property

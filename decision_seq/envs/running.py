@@ -138,14 +138,17 @@ class Environments:
 
     Unlike a Gymnasium vector environment it never restarts an episode by itself, so exactly N
     episodes are seen and none is favoured for being short.
+
+    delayed: rewards are told as one sum with an episode's last step, and as 0 before.
     """
 
-    def __init__(self, env_id: str, count: int) -> None:
+    def __init__(self, env_id: str, count: int, delayed: bool = False) -> None:
         if count < 1:
             raise UserError(f"{count} environments asked for; at least 1 is needed")
         self.env_id = env_id
         self.envs = [make(env_id) for _ in range(count)]
         self.running = np.zeros(count, bool)
+        self.delayed, self.withheld = delayed, np.zeros(count)
 
     def __len__(self) -> int:
         return len(self.envs)
@@ -185,6 +188,7 @@ class Environments:
             self.envs[row].reset(seed=seed)[0] for row, seed in zip(rows, seeds, strict=True)
         ]
         self.running[list(rows)] = True
+        self.withheld[list(rows)] = 0
         return np.stack(observations)
 
     def step(
@@ -201,12 +205,16 @@ class Environments:
                 " another environment"
             )
         results = [self.envs[row].step(action) for row, action in zip(rows, actions, strict=True)]
-        observations, rewards, terminated, truncated, _ = zip(*results, strict=True)
+        observations, obtained, terminated, truncated, _ = zip(*results, strict=True)
         ended = np.array(terminated, bool) | np.array(truncated, bool)
         self.running[rows[ended]] = False
+        rewards = np.array(obtained, np.float64)
+        if self.delayed:
+            self.withheld[rows] += rewards
+            rewards = np.where(ended, self.withheld[rows], 0.0)
         return (
             np.stack(observations),
-            np.array(rewards, np.float64),
+            rewards,
             np.array(terminated, bool),
             np.array(truncated, bool),
         )

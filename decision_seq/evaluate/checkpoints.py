@@ -49,7 +49,7 @@ class Opened:
             env_id=env_id,
             checkpoint=str(self.loaded.path),
             targets=found,
-            notes=[*environment_notes(env_id), *self.notes],
+            notes=[*environment_notes(env_id), *facts.notes, *self.notes],
             env_steps_per_second=rate,
         )
 
@@ -84,8 +84,7 @@ def open_checkpoint(
         config,
         loaded.conditioning,
         loaded.policy_config.context_length,
-        facts.reference_scores,
-        facts.return_percentiles,
+        facts,
     )
     return Opened(loaded, evaluation, _replanned(loaded, planner or {}))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments, trust
@@ -44,9 +45,9 @@ class EvaluationConfig:
         that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products. temperature: discrete actions, and the tokens
-        of plans, are drawn from the softmax at it (1: as they were learnt), 0 takes the likeliest:
-        a plan then has one future and no choice.
+    precision: of the policy's matrix products. temperature: discrete actions, those of a
+        stochastic head and the tokens of plans are drawn at it (1: as they were learnt), 0 takes
+        the likeliest: a plan then has one future and no choice.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
         GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
         rank in a launch of several). On a CPU no score depends on either.
@@ -102,7 +103,8 @@ class Evaluation:
     that a score does not depend on how ranks and processes share them out.
 
     targets: empty for a policy that is asked for nothing; reference_scores: (random, expert) raw
-    returns, which normalise the others. The rest: see `EvaluationConfig`.
+    returns, which normalise the others; delayed: the policy is told rewards as one sum with an
+    episode's last step, as its data had them. The rest: see `EvaluationConfig`.
     """
 
     conditioning: Conditioning
@@ -116,6 +118,7 @@ class Evaluation:
     temperature: float = 0.0
     environments: int | None = None
     workers: int | None = None
+    delayed: bool = False
 
     @classmethod
     def of(
@@ -123,11 +126,10 @@ class Evaluation:
         config: EvaluationConfig,
         conditioning: Conditioning,
         context_length: int,
-        reference_scores: tuple[float, float] | None,
-        percentiles: Sequence[float] | None,
+        facts: DataFacts,
     ) -> Evaluation:
-        """What a resolved configuration asks for; percentiles: see `targets.resolve`."""
-        asked = resolve(config.targets or (), percentiles)
+        """What a resolved configuration asks for."""
+        asked = resolve(config.targets or (), facts.return_percentiles)
         check_targets(asked, "the data's returns:")
         return cls(
             conditioning,
@@ -136,11 +138,12 @@ class Evaluation:
             asked if conditioning.asks else (),
             config.episodes,
             config.seed,
-            reference_scores,
+            facts.reference_scores,
             config.precision,
             config.temperature,
             config.environments,
             config.workers,
+            facts.delayed,
         )
 
     @property
@@ -196,7 +199,8 @@ class Evaluation:
         if not asked:
             return
         count, processes = self.layout(policy, len(asked), alone)
-        environments = Environments(self.env_id, count)
+        made = (self.env_id, count, self.delayed)
+        environments = Environments(*made)
         check_sizes(environments, policy.spec)
         how = (self.precision, self.temperature)
         shared = (policy, self.conditioning, self.context_length, *how)
@@ -207,7 +211,7 @@ class Evaluation:
                 return
             counters = Counters(SEATS)
             claim = share_out(asked, counters)
-            given = (counters, asked, self.env_id, count, *shared)
+            given = (counters, asked, made, *shared)
             with Helpers(processes - 1, _help, *given) as helpers:
                 for episode in _roll(claim, environments, *shared, pace):
                     yield episode
@@ -275,11 +279,15 @@ def _roll(
 
 
 def _help(
-    counters: Counters, asked: list[Asked], env_id: str, count: int, policy: Policy, *rest: Any
+    counters: Counters,
+    asked: list[Asked],
+    made: tuple[str, int, bool],
+    policy: Policy,
+    *rest: Any,
 ) -> Iterator[Obtained]:
-    """What a helping process does: the same, until no episode is left."""
-    trust(env_id)  # who asks has made it, so it was named by the user or belongs to Gymnasium
-    environments = Environments(env_id, count)
+    """What a helping process does: the same, until no episode is left. made: `Environments`."""
+    trust(made[0])  # who asks has made it, so it was named by the user or belongs to Gymnasium
+    environments = Environments(*made)
     claim = share_out(asked, counters)
     yield from _roll(claim, environments, policy, *rest)
 

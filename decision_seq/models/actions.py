@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decision_seq.types import Sampling, Spec
+from decision_seq.config import require
+from decision_seq.models.draws import keys_of, mix, normals
+from decision_seq.types import Batch, Sampling, Spec
+
+LOG_STD = (-5.0, 2.0)  # the least and the largest
+MARGIN = 1e-6  # that actions keep from -1 and 1, where atanh is infinite
 
 
-class ContinuousActions(nn.Module):
+class Actions(nn.Module):
+    """What a policy does with actions: `embed` them, learn them, `choose` them.
+
+    LOSSES: the names of what it learns by; undecayed: weights that no weight decay may act on.
+    """
+
+    LOSSES: tuple[str, ...] = ("action",)
+    embed: nn.Linear | nn.Embedding
+    head: nn.Linear
+
+    @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        return ()
+
+    def losses(self, hidden: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        """hidden [B, T, D] -> [B, T] of every name; see `Policy.forward`."""
+        return {"action": self.loss(hidden, batch.actions)}
+
+    def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
+        """How far actions are from what was expected of them, [B, T]."""
+        raise NotImplementedError
+
+    def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
+        """[B, D] -> actions [B, A] or [B]."""
+        raise NotImplementedError
+
+
+class ContinuousActions(Actions):
     """Actions in [-1, 1]: linear embedding, tanh head, mean squared error over the dimensions."""
 
     def __init__(self, size: int, width: int, embedded: bool = True) -> None:
@@ -31,7 +66,79 @@ class ContinuousActions(nn.Module):
         return (self.predict(hidden).to(actions.dtype) - actions).square().mean(-1)
 
 
-class DiscreteActions(nn.Module):
+class StochasticActions(ContinuousActions):
+    """Actions in (-1, 1) of a Gaussian, each dimension's own, behind a tanh: the head of the Online
+    Decision Transformer (Zheng et al., 2022), here for learning offline.
+
+    action: the negative log-likelihood, summed over the dimensions; entropy: -lambda times the
+    entropy, estimated by one draw, through which gradients flow; temperature: lambda * (entropy -
+    target), by which lambda learns to keep the entropy at its target of -A. Padding counts nowhere
+    (the original averages the entropy over it too), and lambda is learnt by the policy's optimiser,
+    learning rate and clipping, without decay (the original gives it an Adam of its own, at 1e-4).
+    """
+
+    LOSSES = ("action", "entropy", "temperature")
+
+    def __init__(self, size: int, width: int, embedded: bool = True) -> None:
+        super().__init__(size, width, embedded)
+        self.log_std = nn.Linear(width, size)
+        for layer in (self.head, self.log_std):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        # Of lambda. A vector of one number, as FSDP shards no scalar.
+        self.log_temperature = nn.Parameter(torch.full((1,), math.log(0.1)))
+
+    @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        return (self.log_temperature,)
+
+    def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
+        """[B, D] -> [B, A] float32: the tanh of the mean, or one drawn.
+
+        A temperature tempers the Gaussian's density: it multiplies the variance.
+        """
+        if sampling is None:
+            return super().choose(hidden)
+        mean, log_std = self.gaussian(hidden)
+        drawn = normals(keys_of(sampling.draws), mean.shape[-1]) * math.sqrt(sampling.temperature)
+        return torch.tanh(mean + log_std.exp() * drawn).float()
+
+    def losses(self, hidden: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        mean, log_std = (part.to(batch.actions.dtype) for part in self.gaussian(hidden))
+        drawn = self._drawn(batch, rng).to(mean.dtype)
+        entropy = -log_likelihood(mean + log_std.exp() * drawn, mean, log_std)
+        taken = torch.atanh(batch.actions.clamp(MARGIN - 1, 1 - MARGIN))
+        temperature = self.log_temperature.to(mean.dtype).exp()
+        target = -mean.shape[-1]
+        return {
+            "action": -log_likelihood(taken, mean, log_std),
+            "entropy": -temperature.detach() * entropy,
+            "temperature": temperature * (entropy.detach() - target),
+        }
+
+    def gaussian(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., D] -> the mean and the logarithm of the standard deviation, [..., A] each."""
+        low, high = LOG_STD
+        inside = torch.tanh(self.log_std(hidden))
+        return self.head(hidden), low + (high - low) / 2 * (inside + 1)
+
+    def _drawn(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Standard normal numbers [B, T, A]: by each transition's own row, so that neither its
+        place in a batch, nor which part of a batch comes here, nor padding changes them."""
+        salt = torch.randint(2**62, (), generator=rng, device=rng.device)
+        steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+        return normals(mix(batch.ids[:, None] + steps + salt), batch.actions.shape[-1])
+
+
+def log_likelihood(before: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Of tanh(before), for the Gaussian behind a tanh: [..., A] each -> [...]."""
+    distance = (before - mean) / log_std.exp()
+    density = -0.5 * distance.square() - log_std - 0.5 * math.log(2 * math.pi)
+    slope = 2 * (math.log(2) - before - F.softplus(-2 * before))  # log(1 - tanh(before)^2)
+    return (density - slope).sum(-1)
+
+
+class DiscreteActions(Actions):
     """One of A choices: embedding table, logits, cross-entropy."""
 
     def __init__(self, size: int, width: int, embedded: bool = True) -> None:
@@ -54,13 +161,22 @@ class DiscreteActions(nn.Module):
         return F.cross_entropy(self.head(hidden).transpose(1, 2), actions, reduction="none")
 
 
-Actions = ContinuousActions | DiscreteActions
-ACTIONS: dict[str, type[Actions]] = {
-    "continuous": ContinuousActions,
-    "discrete": DiscreteActions,
+# By the kind of action and the policy's `head`.
+ACTIONS: dict[tuple[str, str], type[ContinuousActions | DiscreteActions]] = {
+    ("continuous", "plain"): ContinuousActions,
+    ("continuous", "stochastic"): StochasticActions,
+    ("discrete", "plain"): DiscreteActions,
 }
+Head = Literal["plain", "stochastic"]
 
 
-def make_actions(spec: Spec, width: int, embedded: bool = True) -> Actions:
-    """What suits the data's actions; without `embed` where no action is ever an input."""
-    return ACTIONS[spec.action_kind](spec.action_size, width, embedded)
+def make_actions(
+    spec: Spec, width: int, embedded: bool = True, head: Head = "plain"
+) -> ContinuousActions | DiscreteActions:
+    """What suits the data's actions; without `embed` where no action is ever an input.
+
+    UserError for a head that the kind of action has not.
+    """
+    kind = spec.action_kind
+    require((kind, head) in ACTIONS, f"config: policy.head {head} is not for {kind} actions")
+    return ACTIONS[kind, head](spec.action_size, width, embedded)

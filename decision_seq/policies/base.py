@@ -36,7 +36,8 @@ class Policy(nn.Module):
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """What each step counts in each loss, name -> [B, T]: computed without parameters.
 
-        rng: seeded as `forward` finds it, so what is drawn here (masked positions) is drawn alike.
+        rng: seeded as `forward` finds it, so what is drawn here (masked positions) is drawn alike;
+        and alike for every part of a batch, so what a step draws must follow from `Batch.ids`.
         """
         return {"action": batch.mask}
 
@@ -61,8 +62,8 @@ class Policy(nn.Module):
         """Actions [B, A] or [B] at the newest step of each row, and the state carried on (or None).
 
         batch: its observations are what `encode` made of them. Rows keep their place from call to
-        call; one whose newest timestep is 0 begins an episode. sampling: of discrete actions and
-        of what plans imagine, the likeliest without it.
+        call; one whose newest timestep is 0 begins an episode. sampling: of what is drawn, actions
+        or what plans imagine; the likeliest without it.
         """
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.models.actions import make_actions
+from decision_seq.models.actions import Head, make_actions
 from decision_seq.models.encoders import Standardizer
 from decision_seq.models.layers import Dropout
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
@@ -26,11 +26,13 @@ from decision_seq.types import Batch, Sampling, Spec
 @PolicyConfig.register_subclass("bc")
 @dataclass(frozen=True)
 class BehaviourCloningConfig(PolicyConfig):
-    """layers: hidden ones, each `width` wide."""
+    """layers: hidden ones, each `width` wide; head: `plain` predicts the action, `stochastic` a
+    distribution of continuous ones."""
 
     layers: int = 3
     width: int = 128
     dropout: float = 0.1
+    head: Head = "plain"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +69,7 @@ class BehaviourCloning(Policy):
             nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), Dropout(config.dropout))
             for inputs in sizes
         )
-        self.actions = make_actions(spec, width, embedded=False)
+        self.actions = make_actions(spec, width, embedded=False, head=config.head)
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.standardize.fit(store)
@@ -82,11 +84,11 @@ class BehaviourCloning(Policy):
         """
         steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         whole = (steps == self.config.context_length - 1) | (batch.timesteps[:, :1] == 0)
-        return {"action": batch.mask & whole}
+        return dict.fromkeys(self.actions.LOSSES, batch.mask & whole)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         contexts = self._contexts(self.encoded(batch))
-        return {"action": self.actions.loss(self._hidden(contexts), batch.actions)}
+        return self.actions.losses(self._hidden(contexts), batch, rng)
 
     def encode(self, observations: Tensor) -> Tensor:
         return self.standardize(observations)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.models.actions import make_actions
+from decision_seq.models.actions import Head, make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.encoders import EncoderConfig, VectorConfig
 from decision_seq.models.layers import Read
@@ -25,12 +25,15 @@ from decision_seq.types import Batch, Sampling, Spec
 @PolicyConfig.register_subclass("dt")
 @dataclass(frozen=True)
 class DecisionTransformerConfig(PolicyConfig):
-    """squash: a tanh behind every embedding, as the paper's Atari model has and its Gym one not."""
+    """squash: a tanh behind every embedding, as the paper's Atari model has and its Gym one not;
+    head: `plain` predicts the action, `stochastic` a distribution of continuous ones.
+    """
 
     backbone: BackboneConfig = field(default_factory=GPTConfig)
     encoder: EncoderConfig = field(default_factory=VectorConfig)
     positions: PositionsConfig = field(default_factory=TimestepConfig)
     squash: bool = False
+    head: Head = "plain"
 
     def build(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
@@ -57,7 +60,7 @@ class DecisionTransformer(Policy):
         self.tokens_per_step = 3 if conditioned else 2
         self.embed_condition = nn.Linear(spec.condition_size, width) if conditioned else None
         self.encoder = config.encoder.build(spec.observation_shape, width)
-        self.actions = make_actions(spec, width)
+        self.actions = make_actions(spec, width, head=config.head)
         if config.squash and spec.action_kind == "discrete":  # else tanh would saturate
             nn.init.normal_(self.actions.embed.weight, std=0.02)
         length = self.tokens_per_step * config.context_length
@@ -68,10 +71,13 @@ class DecisionTransformer(Policy):
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.encoder.fit(store)
 
+    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        return dict.fromkeys(self.actions.LOSSES, batch.mask)
+
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
         states = slice(self.tokens_per_step - 2, None, self.tokens_per_step)
         hidden = self.backbone(self.tokens(self.encoded(batch)), states)  # [B, T, D]
-        return {"action": self.actions.loss(hidden, batch.actions)}
+        return self.actions.losses(hidden, batch, rng)
 
     def encode(self, observations: Tensor) -> Tensor:
         return self._squash(self.encoder(observations))

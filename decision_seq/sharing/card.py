@@ -152,7 +152,7 @@ def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
     targets = ", ".join(f"{target:g}" for target in facts.targets)
     told.append(f"targets: {targets or 'none, it is asked for nothing'}")
     if facts.env_id and not scored:  # else they stand beside the scores
-        told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id)]
+        told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id), *facts.notes]
     return told
 
 
@@ -173,9 +173,10 @@ a rollout needs.
 _TRANSFORMERS = """
 `config.json` carries what the weights alone do not say: `state_mean` and `state_std` (states are
 given to the model as `(state - state_mean) / state_std`), `return_scale` (returns-to-go are divided
-by it), `context_length` (the steps it was trained on: give it the last ones, no more), `env_id` and
-`targets` (raw returns to ask for). Shorter histories are padded on the left with zeros, and the
-padding is masked. The newest action is not known yet and is 0. Timesteps count from 0 in the
+by it), `context_length` (the steps it was trained on: give it the last ones, no more), `env_id`,
+`targets` (raw returns to ask for) and `delayed` (whether rewards came as one sum at the end: then
+the return-to-go stays what was asked for). Shorter histories are padded on the left with zeros, and
+the padding is masked. The newest action is not known yet and is 0. Timesteps count from 0 in the
 episode and stay below `max_ep_len`.
 
 ```python
@@ -196,6 +197,7 @@ def tail(rows, width):  # [1, K, width]: the last K rows, zeros on their left
 env = gymnasium.make(config.env_id)
 state, _ = env.reset(seed=0)
 states, actions, returns, done = [(state - mean) / std], [], [config.targets[0]], False
+total = 0.0
 while not done:
     steps = np.arange(len(states)).clip(max=config.max_ep_len - 1)
     with torch.no_grad():
@@ -209,8 +211,8 @@ while not done:
     state, reward, terminated, truncated, _ = env.step(action)
     states.append((state - mean) / std)
     actions.append(action)
-    returns.append(returns[-1] - reward)
-    done = terminated or truncated
-print("return", config.targets[0] - returns[-1])
+    returns.append(returns[-1] - (0 if config.delayed else reward))
+    total, done = total + reward, terminated or truncated
+print("return", total)
 ```
 """

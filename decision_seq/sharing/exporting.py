@@ -61,6 +61,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     )
     assert isinstance(conditioning, ReturnToGo)
     require(spec.action_kind == "continuous", f"{which} discrete actions; try --to onnx")
+    require(config.head == "plain", f"{which} {config.head} head; try --to onnx")
     require(not config.squash, f"{which} tanh behind its embeddings; try --to onnx")
     activation = ACTIVATIONS.get(backbone.activation)
     require(activation is not None, f"{which} activation {backbone.activation!r}; try --to onnx")
@@ -88,6 +89,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "context_length": config.context_length,
         "return_scale": conditioning.scale,
+        "delayed": loaded.facts.delayed,
         "env_id": loaded.facts.env_id,
         "targets": list(loaded.facts.targets),
         "dataset": loaded.facts.dataset,

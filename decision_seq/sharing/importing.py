@@ -266,6 +266,7 @@ def _task(
         tuple(numbers.tolist()),
         data.reference_scores if data else (known.reference_scores if known else None),
         data.return_percentiles if data else None,
+        delayed=told.get("delayed") is True,
     )
     scales = _vector(scale, f"{source}: return_scale")
     require(scales.size == 1, f"{source}: return_scale {scale!r} must be one number")

@@ -4,8 +4,8 @@ Inputs, in the environment's own units (normalisation is inside): observations [
 [B, stack - 1 + T, H, W] uint8, each once; actions [B, T, A] or [B, T] (those taken; the newest is
 not read); conditions [B, T, C] (absent where C is 0); timesteps [B, T]; and lengths [B], the real
 steps of each row, which are padded on the right. B and T are free, T up to context_length. What a
-policy does not read is no input. Of discrete actions the likeliest is chosen. What a caller must
-know stands in the file's metadata.
+policy does not read is no input. Of discrete actions the likeliest is chosen, of a stochastic head
+the mean. What a caller must know stands in the file's metadata.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ def _metadata(loaded: Loaded) -> dict[str, str]:
         "return_scale": getattr(conditioning, "scale", None),
         "context_length": loaded.policy_config.context_length,
         "max_timestep": loaded.policy.spec.max_timestep,
+        "delayed": facts.delayed,
         "env_id": facts.env_id,
         "targets": facts.targets,
         "dataset": facts.dataset,

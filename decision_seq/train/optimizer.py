@@ -16,9 +16,11 @@ def make_optimizer(policy: Policy, config: TrainConfig) -> AdamW:
         for module in policy.modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad
     }
+    kept = {w for module in policy.modules() for w in getattr(module, "undecayed", ())}
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
-    spared = [w for w in trained if config.decay == "weights" and w not in matrices]
-    decayed = [w for w in trained if config.decay == "all" or w in matrices]
+    decays = {w: w not in kept and (config.decay == "all" or w in matrices) for w in trained}
+    spared = [w for w in trained if not decays[w]]
+    decayed = [w for w in trained if decays[w]]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},

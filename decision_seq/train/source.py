@@ -70,6 +70,7 @@ class DeviceSource:
             timesteps=timesteps.clamp_max(self.max_timestep - 1),
             mask=self.steps < (self.offsets[ends] - ids)[:, None],
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
+            ids=ids,
         )
 
     def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from decision_seq.train.config import PRECISIONS, TrainConfig
 from decision_seq.train.parallel import last_backward
 from decision_seq.types import Batch
 
+_POLICYS = 0x501C1  # keeps the policy's seed apart from torch's, that of a rank
+
 
 class Source(Protocol):
     """Where windows come from: `data.sampler.WindowGatherer` behind a copy, or the device's own."""
@@ -61,10 +63,14 @@ def masked_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) ->
 def update_seeds(seed: int, step: int, rank: int, part: int) -> tuple[int, int]:
     """Of torch's own generator, and of the policy's, in one micro-batch.
 
-    Everything random in it is a function of where it stands; nothing is carried on.
+    Everything random in it is a function of where it stands; nothing is carried on. The policy's is
+    that of every micro-batch of the update: what it draws follows from each window's own row.
     """
-    state = np.random.SeedSequence([seed, step, rank, part]).generate_state(2, np.uint64) >> 1
-    return int(state[0]), int(state[1])
+
+    def made(*entropy: int) -> int:
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    return made(seed, step, rank, part), made(seed, step, _POLICYS)
 
 
 class Update:

@@ -43,8 +43,8 @@ class Take:
 class FilmedEnvironments(Environments):
     """Filmed, one take an environment; how they behave is the same."""
 
-    def __init__(self, camera: Camera, takes: Sequence[Take]) -> None:
-        super().__init__(camera.env_id, len(takes))
+    def __init__(self, camera: Camera, takes: Sequence[Take], delayed: bool = False) -> None:
+        super().__init__(camera.env_id, len(takes), delayed)
         self.camera, self.takes = camera, takes
         for row in range(len(takes)):
             self.envs[row].close()
@@ -97,7 +97,7 @@ class Studio:
         every = max(1, round(self.camera.fps / FPS))
         with ExitStack() as open_files:
             takes = [self._take(film, every, open_files) for film in films]
-            environments = FilmedEnvironments(self.camera, takes)
+            environments = FilmedEnvironments(self.camera, takes, self.opened.evaluation.delayed)
             open_files.callback(environments.close)
             with self.reporter.bar("film", "episode", len(takes)) as bar:
                 returns, _ = rollout(

@@ -50,6 +50,7 @@ def _cases() -> list[tuple[str, str | None, str, str]]:
             for conditioning in SUITED.get(name, ("return", "none")):
                 kinds = ["continuous", *([] if name in SUITED else ["discrete"])]
                 kinds += ["frames"] if "encoder" in keys else []
+                kinds += ["stochastic"] if "head" in keys else []
                 kinds += ["critic"] if "critic" in keys and conditioning == "outcome" else []
                 cases += [(name, backbone, conditioning, kind) for kind in kinds]
     return cases
@@ -76,6 +77,8 @@ def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Sp
     asked = replace(spec, condition_size=CONDITIONINGS[conditioning].size)
     if kind == "critic":
         chosen = chosen | {"critic": IQLConfig(width=16)}
+    if kind == "stochastic":
+        chosen = chosen | {"head": "stochastic"}
     if kind in DISCRETE:
         asked = replace(asked, action_kind="discrete", action_size=CHOICES)
     if kind == "frames":
@@ -232,7 +235,7 @@ def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> 
     changed = {name: padded(getattr(batch, name)) for name in INPUTS}
     nothing = torch.zeros(len(batch.mask), 4, dtype=torch.bool)
     flags = {n: torch.cat([getattr(batch, n), nothing], 1) for n in ("mask", "terminated")}
-    longer = Batch(**changed, **flags)
+    longer = replace(batch, **changed, **flags)
     torch.testing.assert_close(policy.act(longer)[0], policy.act(batch)[0], rtol=1e-5, atol=1e-6)
     for name, (values, weights) in losses(policy, batch).items():
         assert masked_mean(*losses(policy, longer)[name]) == pytest.approx(
@@ -244,7 +247,19 @@ def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch:
     """Invariant 8: the batch's loss is the mean over its real steps, wherever they lie."""
     for values, weights in losses(policy, batch).values():
         expected = values[weights.bool()].mean()
-        assert masked_mean(values, weights).item() == pytest.approx(expected.item(), rel=1e-6)
+        found = masked_mean(values, weights).item()
+        assert found == pytest.approx(expected.item(), rel=1e-6, abs=1e-8)
+
+
+@torch.no_grad()
+def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Batch) -> None:
+    """What a policy draws, too: ranks and micro-batches are handed generators of one seed."""
+    whole = losses(policy, batch)
+    for rows in (slice(0, 3), slice(3, None)):
+        present = {n: a[rows] for n, a in vars(batch).items() if a is not None}
+        for name, (values, weights) in losses(policy, replace(batch, **present)).items():
+            torch.testing.assert_close(values, whole[name][0][rows], rtol=1e-5, atol=1e-6)
+            assert torch.equal(weights, whole[name][1][rows])
 
 
 def test_every_trained_parameter_has_a_gradient(policy: Policy, batch: Batch) -> None:

@@ -67,6 +67,17 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     assert comparison.notes == []
 
 
+def test_delayed_rewards_are_said_of_every_run_that_had_them(tmp_path: Path) -> None:
+    """Alone, too; and that others say they had none is no difference from those before the key."""
+    write_run(tmp_path / "a", more={"delayed": True})
+    assert compared(tmp_path).labels == ["dt delayed reward"]
+    write_run(tmp_path / "b", more={"delayed": False})
+    write_run(tmp_path / "c", 1)
+    comparison = compared(tmp_path)
+    assert comparison.labels == ["dt", "dt delayed reward"]
+    assert len(comparison.rows) == 1
+
+
 def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path / "a", more={"conditioning": {"scale": 1000.0}})
     other = "d4rl/walker2d-medium-v2"

@@ -61,7 +61,7 @@ def test_known_slips_stand_beside_the_numbers() -> None:
         return " ".join(caveat for e in entries for caveat in e.caveats)
 
     assert "swapped" in caveats(said("BC", "walker2d-medium"))
-    assert "slip" in caveats(said("BC", "hopper-medium-expert"))
+    assert "slip" in caveats(said("BC, delayed reward", "hopper-medium-expert"))
     assert "one target only" in caveats(said("DT", "halfcheetah-medium-expert"))
     (ours,) = [e for e in said("BC best 10 %", "hopper-medium") if not e.verified]
     assert "UNVERIFIED" in ours.title

@@ -89,6 +89,23 @@ def test_a_squashed_policy_is_not_written_without_its_tanh(
         export(path, "transformers", tmp_path / "theirs", Reporter())
 
 
+def test_a_stochastic_head_is_written_as_its_mean(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_checkpoint(DecisionTransformerConfig(K, GPTConfig(2, 2, 16), head="stochastic"))
+    with pytest.raises(UserError, match="no stochastic head; try --to onnx"):
+        export(path, "transformers", tmp_path / "theirs", Reporter())
+    file = export(path, "onnx", tmp_path / "policy.onnx", Reporter())
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    policy = checkpoint.load(path).policy.eval()
+    inputs = onnx_file._example(policy.spec, 7, K)
+    (chosen,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    mask = torch.arange(K) < inputs.pop("lengths")[:, None]
+    with torch.inference_mode():
+        expected, _ = policy.act(Batch(**inputs, rewards=None, mask=mask))
+    np.testing.assert_allclose(chosen, expected, atol=1e-5)
+
+
 class Cloning(torch.nn.Module):
     """Acts by the newest observation alone, as behaviour cloning does.
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import DecisionTransformerConfig as TheirConfig
 from transformers import DecisionTransformerModel
 
 from decision_seq import checkpoint
-from decision_seq.data.conditioning import ShuffledReturnToGo
+from decision_seq.config import read_yaml, save_text
+from decision_seq.data.conditioning import ReturnToGo, ShuffledReturnToGo
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
@@ -217,11 +219,18 @@ def test_what_transformers_cannot_express_is_refused(
     assert not (tmp_path / "not").exists()
 
 
+@pytest.mark.parametrize("delayed", [False, True])
 def test_the_cards_snippet_runs(
-    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    delayed: bool,
 ) -> None:
-    """And comes to the return of our own rollout."""
-    path = make_checkpoint()
+    """And comes to the return of our own rollout, in which a delayed policy is told no reward."""
+    path = make_checkpoint(conditioning=ReturnToGo(10.0))
+    tree = read_yaml(path / "config.yaml")
+    tree["data"]["delayed"] = delayed
+    save_text(path / "config.yaml", yaml.safe_dump(tree))
     folder = export(path, "transformers", tmp_path / "hf", Reporter())
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     capsys.readouterr()
@@ -229,3 +238,5 @@ def test_the_cards_snippet_runs(
     printed = capsys.readouterr().out
     ours = evaluate_checkpoint(path, targets=[3600.0], episodes=1, seed=0).targets[0].return_mean
     assert float(printed.split()[-1]) == pytest.approx(ours, abs=1e-2)
+    back = import_policy(str(folder), tmp_path / "back", Given(), Reporter())
+    assert checkpoint.load(back).facts.delayed is delayed

@@ -43,6 +43,17 @@ def test_decay_acts_on_weights_of_layers_alone_where_asked() -> None:
     assert torch.equal(named["actions.embed.weight"], before["actions.embed.weight"])
 
 
+def test_what_must_not_decay_never_does() -> None:
+    spec = Spec((4,), 2, "continuous", 1, 10)
+    policy = DecisionTransformerConfig(3, GPTConfig(1, 2, 16), head="stochastic").build(spec)
+    for decay in ("all", "weights"):
+        optimizer = make_optimizer(policy, TrainConfig(weight_decay=0.5, decay=decay))
+        decayed = {id(w) for g in optimizer.param_groups if g["weight_decay"] for w in g["params"]}
+        assert id(policy.actions.log_temperature) not in decayed
+        assert id(policy.actions.log_std.weight) in decayed
+        assert sum(len(g["params"]) for g in optimizer.param_groups) == len([*policy.parameters()])
+
+
 def test_the_rate_falls_to_its_floor_and_stays_there() -> None:
     config = TrainConfig(
         steps=1000, warmup_steps=10, schedule="cosine", learning_rate=2.0, floor=0.1

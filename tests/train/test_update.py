@@ -113,6 +113,7 @@ def test_windows_gathered_on_the_device_are_the_same(gatherer: WindowGatherer) -
         assert torch.equal(mine.mask, theirs.mask)
         assert torch.equal(mine.timesteps, theirs.timesteps)
         assert torch.equal(mine.terminated, theirs.terminated)
+        assert torch.equal(mine.ids, theirs.ids)
         assert mine.terminated.any()
         for name in ("observations", "actions", "rewards", "conditions"):
             real = mine.mask
@@ -218,8 +219,14 @@ def test_fp16_scales_its_loss_and_skips_what_overflows(job: Callable[..., Job]) 
 
 def test_no_two_micro_batches_draw_alike() -> None:
     places = [(step, rank, part) for step in range(8) for rank in range(4) for part in range(3)]
-    seeds = {own for seed in (0, 1) for place in places for own in update_seeds(seed, *place)}
-    assert len(seeds) == 2 * 2 * len(places)  # the policy's own draws are not dropout's
+    seeds = {(seed, place): update_seeds(seed, *place) for seed in (0, 1) for place in places}
+    assert len({everyones for everyones, _ in seeds.values()}) == 2 * len(places)
+    # The policy's own are the update's, wherever a window is, and are not dropout's.
+    owned = {(seed, place[0]): own for (seed, place), (_, own) in seeds.items()}
+    assert all(own == owned[seed, place[0]] for (seed, place), (_, own) in seeds.items())
+    assert len({*owned.values(), *(everyones for everyones, _ in seeds.values())}) == (
+        2 * len(places) + 2 * 8
+    )
 
 
 def test_uneven_batches_and_weights_of_ones_own(job: Callable[..., Job]) -> None:
