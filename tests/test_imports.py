@@ -33,6 +33,7 @@ LAYERS = [
     "problem",
     "offline",
     "prediction",
+    "matching",
     "run_folder",
     "experiment",
     "sharing",

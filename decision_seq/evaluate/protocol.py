@@ -21,6 +21,7 @@ from decision_seq.rollout import (
     SEATS,
     Asked,
     Claim,
+    Observer,
     Obtained,
     device_of,
     one_thread,
@@ -97,7 +98,8 @@ class Evaluation:
     that a score does not depend on how ranks and processes share them out.
 
     targets: empty for a policy that is asked for nothing; reference_scores: (random, expert) raw
-    returns, which normalise the others. The rest: see `EvaluationConfig`.
+    returns, which normalise the others; observer: notes a number of every step, for the traces of
+    `obtained`. The rest: see `EvaluationConfig`.
     """
 
     conditioning: Conditioning
@@ -111,6 +113,7 @@ class Evaluation:
     temperature: float = 0.0
     environments: int | None = None
     workers: int | None = None
+    observer: Observer | None = None
 
     @classmethod
     def of(
@@ -160,19 +163,26 @@ class Evaluation:
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
     ) -> dict[str, Any]:
         """This rank's episodes -> what `scores` takes; UserError when the environment misfits."""
-        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         started = time.perf_counter()
+        obtained = self.obtained(policy, rank, world, reporter)
+        return {
+            "returns": {str(episode.index): episode.total for episode in obtained},
+            "lengths": {str(episode.index): episode.length for episode in obtained},
+            "seconds": time.perf_counter() - started,
+        }
+
+    def obtained(
+        self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
+    ) -> list[Obtained]:
+        """This rank's episodes, as they ended; UserError when the environment misfits."""
+        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         obtained: list[Obtained] = []
         with (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar:
             pace = _Pace(bar)
             for episode in self._obtained(policy, mine, world == 1, pace):
                 obtained.append(episode)
                 bar.update()
-        return {
-            "returns": {str(episode.index): episode.total for episode in obtained},
-            "lengths": {str(episode.index): episode.length for episode in obtained},
-            "seconds": time.perf_counter() - started,
-        }
+        return obtained
 
     def layout(self, policy: Policy, episodes: int, alone: bool) -> tuple[int, int]:
         """Environments stepped together in a process, and processes; alone: a launch of one."""
@@ -190,7 +200,7 @@ class Evaluation:
         count, processes = self.layout(policy, len(asked), alone)
         environments = Environments(self.env_id, count)
         check_sizes(environments, policy.spec)
-        how = (self.precision, self.temperature)
+        how = (self.precision, self.temperature, self.observer)
         shared = (policy, self.conditioning, self.context_length, *how)
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
@@ -260,10 +270,11 @@ def _roll(
     context_length: int,
     precision: str,
     temperature: float,
+    observer: Observer | None,
     pace: _Pace | None = None,
 ) -> Iterator[Obtained]:
     shared = (policy, conditioning, context_length, environments, claim)
-    return roll(*shared, DTYPES[precision], temperature, pace)
+    return roll(*shared, DTYPES[precision], temperature, pace, observer)
 
 
 def _help(

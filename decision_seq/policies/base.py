@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import draccus
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
+from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.types import Batch, Sampling, Spec
+from decision_seq.types import Batch, Episode, Sampling, Spec
 
 # name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
 Losses = dict[str, Tensor]
@@ -75,6 +77,11 @@ class Policy(nn.Module):
     def encoded(self, batch: Batch) -> Batch:
         """The batch with what the policy keeps of its observations in their place."""
         return replace(batch, observations=self.encode(batch.observations))
+
+    def relabel(self, conditioning: Conditioning, episode: Episode) -> np.ndarray:
+        """The conditions of a target trajectory, [T, C]: the data's labels, where the policy makes
+        none of its own."""
+        return conditioning.relabel(episode)
 
     def after_step(self) -> None:
         """Called after every update of the weights."""
