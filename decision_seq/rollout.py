@@ -129,6 +129,7 @@ def roll(
     environments were acted in; observer: notes a number of every step, for `Obtained.trace`.
     """
     policy.eval()
+    conditioning = policy.conditioning(conditioning)
     tables = _Tables(policy, context_length, len(environments), precision, temperature)
     seats = _Seats(policy.spec, conditioning, environments, claim, tables, observer)
     seats.fill()

@@ -142,6 +142,10 @@ class Batch:
     # [B, T] bool: the environment ended the episode with this step (a time limit is no such end,
     # padding neither). None in a rollout, where no episode has ended.
     terminated: Any = None
+    # [B, F, S] the observations of the F steps behind the window, and [B, F] bool which of them the
+    # episode had; None unless the policy asks for them (`PolicyConfig.futures`).
+    futures: Any = None
+    futures_mask: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None

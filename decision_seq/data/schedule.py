@@ -15,7 +15,7 @@ from decision_seq.types import Transition
 class Schedule(Conditioning):
     """At step t of a rollout, whatever became of it, the label of step t of a target trajectory.
 
-    Behind its end the last one stays. It is asked for by number, as a rollout is for a return.
+    Behind its end the last one stays. Of several, one is asked for by number, as a return is.
     (frt03/generalized_dt eval_cdt.py.)
 
     labels: of every target [T, C], T of its own.
@@ -41,6 +41,7 @@ class Schedule(Conditioning):
 
     def _at(self, targets: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
         """[N, C] float32."""
-        chosen = [self.labels[int(target)] for target in targets]
+        several = len(self.labels) > 1
+        chosen = [self.labels[int(target) if several else 0] for target in targets]
         steps = zip(chosen, timesteps, strict=True)
         return np.stack([labels[min(t, len(labels) - 1)] for labels, t in steps])

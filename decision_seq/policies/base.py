@@ -27,6 +27,7 @@ class Policy(nn.Module):
     """
 
     spec: Spec
+    futures: int = 0  # see `PolicyConfig`
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         """Take from the data what must be known before training: statistics, into buffers.
@@ -78,9 +79,17 @@ class Policy(nn.Module):
         """The batch with what the policy keeps of its observations in their place."""
         return replace(batch, observations=self.encode(batch.observations))
 
+    def hindsight(self, batch: Batch) -> Batch:
+        """The batch of training as `forward` conditions on it: as it is, or with conditions that
+        the policy itself makes of what was still to come, where it has none yet."""
+        return batch
+
+    def conditioning(self, given: Conditioning) -> Conditioning:
+        """What conditions a rollout: `given`, or the policy's own."""
+        return given
+
     def relabel(self, conditioning: Conditioning, episode: Episode) -> np.ndarray:
-        """The conditions of a target trajectory, [T, C]: the data's labels, where the policy makes
-        none of its own."""
+        """The conditions of a target trajectory, [T, C]: its labels, or the policy's own."""
         return conditioning.relabel(episode)
 
     def after_step(self) -> None:
@@ -103,6 +112,11 @@ class PolicyConfig(draccus.ChoiceRegistry):
     @classmethod
     def default_choice_name(cls) -> str:
         return "dt"
+
+    @property
+    def futures(self) -> int:
+        """How many observations behind a window are gathered with it for training."""
+        return 0
 
     def build(self, spec: Spec) -> Policy:
         raise NotImplementedError
