@@ -92,6 +92,7 @@ def match_checkpoint(
         "dataset": store.name,
         "source": store.source,
         "env_id": opened.evaluation.env_id,
+        "policy": config.policy.get_choice_name(type(config.policy)),
         "conditioning": config.conditioning.get_choice_name(type(config.conditioning)),
         "condition": how,
         "feature": feature_name(measure.feature, store.header["family"]),

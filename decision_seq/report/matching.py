@@ -12,7 +12,7 @@ from decision_seq.report.plots import COLOURS, drawing
 from decision_seq.report.text import table
 
 CONDITIONS = {
-    "schedule": "at every step what the target's own step is labelled with",
+    "schedule": "at every step the target's own of that step",
     "constant": "one distribution from the first step to the last",
     "none": "nothing of the target: rolled out once, compared with every one",
 }
@@ -46,7 +46,8 @@ def matching_text(found: dict[str, Any]) -> str:
         f"environment  {found['env_id']}\n"
         f"feature      {found['feature']}, {len(found['edges']) - 1} bins from"
         f" {found['edges'][0]:.4g} to {found['edges'][-1]:.4g}\n"
-        f"condition    {found['conditioning']}: {CONDITIONS[found['condition']]}\n"
+        f"policy       {found['policy']}, conditioning {found['conditioning']}\n"
+        f"condition    {CONDITIONS[found['condition']]}\n"
         f"{notes}"
         f"distance     earth mover's, to the target's histogram: of the steps of all"
         f" {found['episodes']} episodes together; of each alone, their mean and its 95 % interval;"
@@ -85,6 +86,6 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
                 axes.legend(fontsize=10)
         panels.flat[0].figure.suptitle(
             f"{found['dataset']}, {Path(found['checkpoint']).name}: {found['episodes']} episodes a"
-            f" target, {found['conditioning']} ({found['condition']})",
+            f" target; {found['policy']}, conditioning {found['conditioning']}",
             fontsize=13,
         )
