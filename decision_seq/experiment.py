@@ -180,7 +180,11 @@ def make_job(problem: Problem, output: Path) -> Job:
         return policy
 
     gatherer = WindowGatherer(
-        store, conditions, config.policy.context_length, problem.spec.max_timestep
+        store,
+        conditions,
+        config.policy.context_length,
+        problem.spec.max_timestep,
+        config.policy.futures,
     )
     evaluation = config.evaluation
     return Job(

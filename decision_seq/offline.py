@@ -96,7 +96,11 @@ def offline_metrics(
         rows = np.sort(np.random.default_rng(_STREAM).choice(rows, max_steps, replace=False))
     of_step = np.searchsorted(store.offsets, rows, side="right") - 1  # the episode of each
     gatherer = WindowGatherer(
-        store, label(store, conditioning), context_length, policy.spec.max_timestep
+        store,
+        label(store, conditioning),
+        context_length,
+        policy.spec.max_timestep,
+        policy.futures,
     )
     measured = _measured(policy, gatherer, rows, store.offsets[of_step])
     quartile = np.full(store.num_episodes, -1)
@@ -123,7 +127,7 @@ def _measured(
     for at in range(0, len(rows), WAVE):
         newest = rows[at : at + WAVE]
         starts = np.maximum(newest - context_length + 1, firsts[at : at + WAVE])
-        windows = gatherer.gather(starts)
+        windows = _in_hindsight(policy, gatherer.gather(starts), device)
         lengths = newest - starts + 1
         taken = windows.actions[np.arange(len(newest)), lengths - 1]
         context = _context(windows, lengths)
@@ -135,6 +139,12 @@ def _measured(
             losses = _newest_losses(policy, context, taken, device)
             measured.append(np.stack([acted == taken, -losses], 1))
     return np.concatenate(measured)
+
+
+def _in_hindsight(policy: Policy, windows: Batch, device: torch.device) -> Batch:
+    """The windows with the conditions that the policy was trained on."""
+    conditions = policy.hindsight(windows.tensors(device)).conditions.cpu().numpy()
+    return replace(windows, conditions=conditions, futures=None, futures_mask=None)
 
 
 def _context(windows: Batch, lengths: np.ndarray) -> Batch:

@@ -38,15 +38,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Obtained:
-    """What became of it: the undiscounted raw return, the number of steps."""
+    """What became of it: the undiscounted raw return, the number of steps.
+
+    trace: what an observer noted of every step, [length]; None without one.
+    """
 
     index: int
     total: float
     length: int
+    trace: np.ndarray | None = None
 
 
 # The next episode of a seat, None when there are no more.
 Claim = Callable[[int], Asked | None]
+# Of one step of N environments, a number each, [N].
+Observer = Callable[[Transition], np.ndarray]
 
 
 def draws_of(seed: int) -> np.random.Generator:
@@ -114,15 +120,18 @@ def roll(
     precision: torch.dtype = torch.float32,
     temperature: float = 0.0,
     stepped: Callable[[int], None] | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[Obtained]:
     """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
 
     precision: of the policy's matrix products (autocast); temperature: at which actions are
-    drawn, each episode's from its own seed; 0 takes the likeliest.
+    drawn, each episode's from its own seed; 0 takes the likeliest. stepped: is told how many
+    environments were acted in; observer: notes a number of every step, for `Obtained.trace`.
     """
     policy.eval()
+    conditioning = policy.conditioning(conditioning)
     tables = _Tables(policy, context_length, len(environments), precision, temperature)
-    seats = _Seats(policy.spec, conditioning, environments, claim, tables)
+    seats = _Seats(policy.spec, conditioning, environments, claim, tables, observer)
     seats.fill()
     while seats.taken.any():
         actions = tables.act(seats.news, seats.taken)
@@ -195,8 +204,11 @@ class _Seats:
         environments: Environments,
         claim: Claim,
         tables: _Tables,
+        observer: Observer | None,
     ) -> None:
         count = tables.count * tables.seats
+        self.observer = observer
+        self.traces: list[list[float]] = [[] for _ in range(count)]
         self.conditioning, self.environments, self.claim = conditioning, environments, claim
         self.seats_a_table, self.drawn = tables.seats, tables.temperature > 0
         self.taken = np.zeros(count, bool)
@@ -225,6 +237,7 @@ class _Seats:
             self.environment[row] = self.free.popleft()
             self.targets[row] = np.nan if asked.target is None else asked.target
             self.returns[row], self.lengths[row] = 0.0, 0
+            self.traces[row] = []
             first = self.environments.reset([asked.seed], self.environment[row : row + 1])
             self.news.observations[row] = first[0]
             self._draw([int(row)])
@@ -246,6 +259,9 @@ class _Seats:
         self.news.conditions[rows] = self.conditioning.advance(
             self.news.conditions[rows], self.targets[rows], transition, self.lengths[rows]
         )
+        if self.observer is not None:
+            for row, value in zip(rows, self.observer(transition), strict=True):
+                self.traces[row].append(float(value))
         self.news.observations[rows] = following
         self.news.rewards[rows] = rewards
         self._draw(rows)
@@ -256,4 +272,5 @@ class _Seats:
             assert asked is not None
             self.taken[row] = False
             self.free.append(int(self.environment[row]))
-            yield Obtained(asked.index, float(self.returns[row]), int(self.lengths[row]))
+            trace = None if self.observer is None else np.array(self.traces[row])
+            yield Obtained(asked.index, float(self.returns[row]), int(self.lengths[row]), trace)

@@ -144,6 +144,10 @@ class Batch:
     terminated: Any = None
     # [B] int64: the row of the store with which each window begins. None in a rollout.
     ids: Any = None
+    # [B, F, S] the observations of the F steps behind the window, and [B, F] bool which of them the
+    # episode had; None unless the policy asks for them (`PolicyConfig.futures`).
+    futures: Any = None
+    futures_mask: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None

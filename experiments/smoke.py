@@ -65,9 +65,11 @@ def killed(arguments: list[str], output: Path) -> int:
 def small(recipe: str) -> dict[str, object]:
     """The overrides that make a recipe tiny."""
     policy = read_yaml(recipe_path(recipe))["policy"]
-    if "backbone" in policy:
-        sizes = {f"policy.backbone.{key}": value for key, value in SMALL_BACKBONE.items()}
-    else:
+    backbones = [part for part in ("backbone", "summary") if part in policy]
+    sizes = {
+        f"policy.{part}.{key}": value for part in backbones for key, value in SMALL_BACKBONE.items()
+    }
+    if not backbones:
         sizes = {f"policy.{key}": value for key, value in SMALL_POLICY.items()}
     if "planner" in policy:
         sizes |= {"policy.planner.horizon": 2, "policy.planner.beams": 4}

@@ -1,10 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from decision_seq import config
-from decision_seq.data.conditioning import Conditioning
+from decision_seq.data.conditioning import Conditioning, Unconditioned
+from decision_seq.data.features import FeatureToGo
+from decision_seq.data.histogram import Histogram
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path, recipe_trees
@@ -90,6 +93,26 @@ def test_numbers_of_a_list_may_be_text_to_yaml() -> None:
 def test_recipes_load(name: str) -> None:
     made = config.load(Config, *recipe_trees(name))
     assert made.policy.context_length == 20
+
+
+@pytest.mark.parametrize("policy", ["cdt", "dtx", "bdt"])
+def test_the_recipes_of_hindsight_matching_load(policy: str) -> None:
+    """Alike but for the policy and what conditions it, in the paper's sizes and in small."""
+    conditions = {"cdt": Histogram("x_velocity"), "dtx": FeatureToGo(feature="x_velocity")}
+    paper = config.load(Config, *recipe_trees(f"gdt/{policy}"))
+    assert paper.policy.context_length == 20
+    assert paper.policy.backbone == config.load(Config, *recipe_trees("dt/paper")).policy.backbone
+    if policy == "bdt":
+        assert paper.policy.summary == paper.policy.backbone
+    small = config.load(Config, *recipe_trees(f"gdt/{policy}-small"))
+    gym = config.load(Config, *recipe_trees("dt/gym"))
+    assert small.train == gym.train
+    for made, other in ((paper, "cdt"), (small, "cdt-small")):
+        assert made.conditioning == conditions.get(policy, Unconditioned())
+        like = config.load(Config, *recipe_trees(f"gdt/{other}"))
+        same = replace(like, policy=made.policy, conditioning=made.conditioning)
+        assert made == same
+    assert round(2000 * paper.held_out) == round(200 * small.held_out) == 10
 
 
 PLANS = {  # horizon, beams, k_action, cdf_action (jannerm/trajectory-transformer config/offline.py)

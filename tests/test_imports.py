@@ -34,6 +34,7 @@ LAYERS = [
     "problem",
     "offline",
     "prediction",
+    "matching",
     "run_folder",
     "experiment",
     "sharing",

@@ -14,7 +14,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import Environments, make
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.rollout import SEATS, Asked, queue_up, roll, rollout
+from decision_seq.rollout import SEATS, Asked, Observer, Obtained, queue_up, roll, rollout
 from decision_seq.types import Batch, Spec
 from tests.conftest import lived
 
@@ -274,3 +274,27 @@ def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
     exact, low = first_length(torch.float32), first_length(torch.bfloat16)
     assert low != exact
     assert low[0] == pytest.approx(exact[0], rel=0.3)
+
+
+def test_an_observer_sees_every_step_and_changes_none(policy: Policy) -> None:
+    """Its traces add up to the returns, and begin with what the environment began with."""
+    returns, lengths = together(policy, TARGETS, SEEDS)
+    asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(TARGETS, SEEDS, strict=True))]
+
+    def observed(observer: Observer | None) -> list[Obtained]:
+        environments = Environments("Hopper-v4", 3)
+        claim = queue_up(policy, asked)
+        found = list(roll(policy, CONDITIONING, K, environments, claim, observer=observer))
+        environments.close()
+        found.sort(key=lambda obtained: obtained.index)
+        assert [obtained.total for obtained in found] == returns.tolist()
+        return found
+
+    rewards = observed(lambda step: step.rewards)
+    assert [len(obtained.trace) for obtained in rewards] == lengths.tolist()
+    np.testing.assert_allclose([obtained.trace.sum() for obtained in rewards], returns, rtol=1e-9)
+    velocities = observed(lambda step: step.observations[:, 5])
+    env = make("Hopper-v4")
+    begins = [np.float32(env.reset(seed=seed)[0][5]) for seed in SEEDS]
+    assert [obtained.trace[0] for obtained in velocities] == begins
+    assert all(obtained.trace is None for obtained in observed(None))

@@ -45,6 +45,13 @@ CRITIC = (
     *("--policy.planner.context", "3", "--policy.planner.keep", "2"),
     *("--policy.critic.name", "iql", "--policy.critic.width", "16"),
 )
+# One that sees what follows its windows.
+FUTURES = (
+    *("--policy.name", "bdt", "--conditioning.name", "none"),
+    *("--policy.summary.width", "16", "--policy.summary.dropout", "0"),
+    *("--policy.backbone.width", "16", "--policy.backbone.dropout", "0"),
+    *("--policy.context_length", "6"),
+)
 
 
 @pytest.fixture
@@ -140,8 +147,9 @@ def test_the_run_is_the_same_on_any_number_of_processes(
         STOCHASTIC,
         pytest.param((), marks=pytest.mark.slow),
         pytest.param(CRITIC, marks=pytest.mark.slow),
+        pytest.param(FUTURES, marks=pytest.mark.slow),
     ],
-    ids=["dt-stochastic", "dt", "tt-critic"],
+    ids=["dt-stochastic", "dt", "tt-critic", "bdt"],
 )
 def test_sharded_or_not_it_is_the_same_run(
     policy: tuple[str, ...], train: Callable[..., Path]

@@ -34,6 +34,8 @@ from decision_seq.data import (
     atari_bundled,
     bundled,
     d4rl,
+    features,  # noqa: F401 (registers its conditioning)
+    histogram,  # noqa: F401 (the same)
     hub,
     hub_remote,
     joining,

@@ -16,6 +16,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import draccus
 import numpy as np
@@ -81,6 +82,11 @@ class Conditioning(draccus.ChoiceRegistry):
         """The same conditioning with every value that depends on the data written out."""
         return self
 
+    @property
+    def labelling(self) -> Conditioning:
+        """Itself without what a rollout alone is given: all that its labels depend on."""
+        return self
+
 
 def returns_to_go(rewards: np.ndarray) -> np.ndarray:
     """Undiscounted sum of rewards t..T-1 at every t, [T] float64 (Chen et al., 2021, section 3)."""
@@ -110,14 +116,26 @@ class ReturnToGo(Conditioning):
     def size(self) -> int:
         return 1
 
+    def of_store(self, store: EpisodeStore) -> np.ndarray:
+        """What is added up, of every transition, [N]."""
+        return store.columns["rewards"].array
+
+    def of_episode(self, episode: Episode) -> np.ndarray:
+        """The same of one episode, [T]."""
+        return episode.rewards
+
+    def of_transition(self, transition: Transition) -> np.ndarray:
+        """The same of one step of N environments, [N]."""
+        return transition.rewards
+
     def relabel(self, episode: Episode) -> np.ndarray:
-        return self._labels(episode.rewards)
+        return self._labels(self.of_episode(episode))
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """As `relabel` does, from the rewards alone: the other columns are not read."""
-        rewards, offsets = store.columns["rewards"].array, store.offsets
-        for start, end in itertools.pairwise(offsets):
-            out[start:end] = self._labels(rewards[start:end])
+        """As `relabel` does, from what is added up alone: the other columns are not read."""
+        values = self.of_store(store)
+        for start, end in itertools.pairwise(store.offsets):
+            out[start:end] = self._labels(values[start:end])
 
     def prompt(self, targets: np.ndarray) -> np.ndarray:
         return (np.asarray(targets, np.float64) / self._scale)[:, None].astype(np.float32)
@@ -129,10 +147,10 @@ class ReturnToGo(Conditioning):
         transition: Transition,
         timesteps: np.ndarray,
     ) -> np.ndarray:
-        rewards = self._counted(transition.rewards)
-        return (conditions - rewards[:, None] / self._scale).astype(np.float32)
+        values = self._counted(self.of_transition(transition))
+        return (conditions - values[:, None] / self._scale).astype(np.float32)
 
-    def resolved(self, store: EpisodeStore) -> ReturnToGo:
+    def resolved(self, store: EpisodeStore) -> Self:
         # A delayed reward is the sum of many, each clipped already where the data's are.
         clip = store.clipped and not store.delayed if self.clip is None else self.clip
         require(
@@ -150,11 +168,11 @@ class ReturnToGo(Conditioning):
         largest = float(np.abs(store.returns).max())
         return float(10.0 ** np.floor(np.log10(largest))) if largest > 0 else 1.0
 
-    def _labels(self, rewards: np.ndarray) -> np.ndarray:
-        return (returns_to_go(self._counted(rewards)) / self._scale)[:, None].astype(np.float32)
+    def _labels(self, values: np.ndarray) -> np.ndarray:
+        return (returns_to_go(self._counted(values)) / self._scale)[:, None].astype(np.float32)
 
-    def _counted(self, rewards: np.ndarray) -> np.ndarray:
-        return np.clip(rewards, -1, 1) if self.clip else rewards
+    def _counted(self, values: np.ndarray) -> np.ndarray:
+        return np.clip(values, -1, 1) if self.clip else values
 
     @property
     def _scale(self) -> float:
@@ -250,7 +268,7 @@ def _key(store: EpisodeStore, conditioning: Conditioning) -> str:
     """
     digest = hashlib.sha256(store.checksum.encode())
     digest.update(type(conditioning).__name__.encode())
-    digest.update(json.dumps(to_tree(conditioning), sort_keys=True).encode())
+    digest.update(json.dumps(to_tree(conditioning.labelling), sort_keys=True).encode())
     for module in {cls.__module__ for cls in type(conditioning).__mro__} - {"builtins"}:
         if not module.startswith("draccus"):
             digest.update(inspect.getsource(sys.modules[module]).encode())

@@ -51,13 +51,22 @@ def rank_slice(ids: np.ndarray, rank: int, world_size: int) -> np.ndarray:
 
 
 class WindowGatherer:
-    """Windows of `context_length` steps, one fancy index a column."""
+    """Windows of `context_length` steps, one fancy index a column.
+
+    futures: so many observations behind each window are gathered with it.
+    """
 
     def __init__(
-        self, store: EpisodeStore, conditions: Column, context_length: int, max_timestep: int
+        self,
+        store: EpisodeStore,
+        conditions: Column,
+        context_length: int,
+        max_timestep: int,
+        futures: int = 0,
     ) -> None:
         self.store, self.conditions = store, conditions
         self.steps = np.arange(context_length)
+        self.behind = np.arange(context_length, context_length + futures)
         # [E] the row with which the environment ended an episode, -1 where it did not
         self.terminal = np.where(store.terminated, store.offsets[1:] - 1, -1)
         self.frames = np.arange(1 - store.stack, context_length)  # relative to a window's first
@@ -69,16 +78,23 @@ class WindowGatherer:
         ends = np.searchsorted(offsets, ids, side="right")
         firsts = offsets[ends - 1]
         timesteps = (ids - firsts)[:, None] + self.steps  # [B, T]
+        left = (offsets[ends] - ids)[:, None]  # [B, 1] from the window's first step on
         return Batch(
             observations=self._observations(ids, firsts),
             actions=columns["actions"].windows(ids, len(self.steps)),
             rewards=columns["rewards"].windows(ids, len(self.steps)),
             conditions=self.conditions.windows(ids, len(self.steps)),
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
-            mask=self.steps < (offsets[ends] - ids)[:, None],
+            mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
             ids=ids,
+            **(self._futures(ids, left) if len(self.behind) else {}),
         )
+
+    def _futures(self, ids: np.ndarray, left: np.ndarray) -> dict[str, np.ndarray]:
+        starts = ids + len(self.steps)
+        states = self.store.columns["observations"].windows(starts, len(self.behind))
+        return {"futures": states, "futures_mask": self.behind < left}
 
     def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """firsts: [B] the first rows of the episodes -> [B, T, ...]; of frames

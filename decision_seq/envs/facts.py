@@ -62,6 +62,8 @@ class EnvironmentFacts:
     targets: the raw returns the Decision Transformer's code asks for (kzl/decision-transformer
     gym/experiment.py, atari/mingpt); return_scale: what it divides returns by. None where nobody
     published one.
+    velocity: the dimension of an observation that holds the velocity along x
+    (frt03/generalized_dt train_cdt.py).
     differences: of the environment from the one that made the data, a sentence each; absent: why
     no environment stands for the task.
     """
@@ -72,6 +74,7 @@ class EnvironmentFacts:
     sizes: tuple[int, int] | None = None  # observation and action size
     return_scale: float | None = None
     targets: tuple[float, ...] | None = None
+    velocity: int | None = None
     differences: tuple[str, ...] = ()
     absent: str | None = None
 
@@ -118,13 +121,13 @@ def _atari(game: str, scores: tuple[float, float]) -> EnvironmentFacts:
 # fits wins.
 FACTS: dict[str, EnvironmentFacts] = {
     "hopper": EnvironmentFacts(
-        "Hopper-v4", (-20.272305, 3234.3), 1000, (11, 3), 1000.0, (3600.0, 1800.0)
+        "Hopper-v4", (-20.272305, 3234.3), 1000, (11, 3), 1000.0, (3600.0, 1800.0), 5
     ),
     "halfcheetah": EnvironmentFacts(
-        "HalfCheetah-v4", (-280.178953, 12135.0), 1000, (17, 6), 1000.0, (12000.0, 6000.0)
+        "HalfCheetah-v4", (-280.178953, 12135.0), 1000, (17, 6), 1000.0, (12000.0, 6000.0), 8
     ),
     "walker2d": EnvironmentFacts(
-        "Walker2d-v4", (1.629008, 4592.3), 1000, (17, 6), 1000.0, (5000.0, 2500.0)
+        "Walker2d-v4", (1.629008, 4592.3), 1000, (17, 6), 1000.0, (5000.0, 2500.0), 8
     ),
     "reacher2d": EnvironmentFacts("Reacher2d-v0", None, 100, (12, 2), 10.0, (76.0, 40.0)),
     # Ant-v4 leaves the contact forces out unless asked; D4RL's data have their 84 columns.

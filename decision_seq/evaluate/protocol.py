@@ -23,6 +23,7 @@ from decision_seq.rollout import (
     SEATS,
     Asked,
     Claim,
+    Observer,
     Obtained,
     device_of,
     one_thread,
@@ -104,7 +105,8 @@ class Evaluation:
 
     targets: empty for a policy that is asked for nothing; reference_scores: (random, expert) raw
     returns, which normalise the others; delayed: the policy is told rewards as one sum with an
-    episode's last step, as its data had them. The rest: see `EvaluationConfig`.
+    episode's last step, as its data had them; observer: notes a number of every step, for the
+    traces of `obtained`. The rest: see `EvaluationConfig`.
     """
 
     conditioning: Conditioning
@@ -119,6 +121,7 @@ class Evaluation:
     environments: int | None = None
     workers: int | None = None
     delayed: bool = False
+    observer: Observer | None = None
 
     @classmethod
     def of(
@@ -168,8 +171,19 @@ class Evaluation:
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
     ) -> dict[str, Any]:
         """This rank's episodes -> what `scores` takes; UserError when the environment misfits."""
-        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         started = time.perf_counter()
+        obtained = self.obtained(policy, rank, world, reporter)
+        return {
+            "returns": {str(episode.index): episode.total for episode in obtained},
+            "lengths": {str(episode.index): episode.length for episode in obtained},
+            "seconds": time.perf_counter() - started,
+        }
+
+    def obtained(
+        self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
+    ) -> list[Obtained]:
+        """This rank's episodes, as they ended; UserError when the environment misfits."""
+        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         obtained: list[Obtained] = []
         with (
             large_enough(TOO_LARGE),
@@ -179,11 +193,7 @@ class Evaluation:
             for episode in self._obtained(policy, mine, world == 1, pace):
                 obtained.append(episode)
                 bar.update()
-        return {
-            "returns": {str(episode.index): episode.total for episode in obtained},
-            "lengths": {str(episode.index): episode.length for episode in obtained},
-            "seconds": time.perf_counter() - started,
-        }
+        return obtained
 
     def layout(self, policy: Policy, episodes: int, alone: bool) -> tuple[int, int]:
         """Environments stepped together in a process, and processes; alone: a launch of one."""
@@ -202,7 +212,7 @@ class Evaluation:
         made = (self.env_id, count, self.delayed)
         environments = Environments(*made)
         check_sizes(environments, policy.spec)
-        how = (self.precision, self.temperature)
+        how = (self.precision, self.temperature, self.observer)
         shared = (policy, self.conditioning, self.context_length, *how)
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
@@ -272,10 +282,11 @@ def _roll(
     context_length: int,
     precision: str,
     temperature: float,
+    observer: Observer | None,
     pace: _Pace | None = None,
 ) -> Iterator[Obtained]:
     shared = (policy, conditioning, context_length, environments, claim)
-    return roll(*shared, DTYPES[precision], temperature, pace)
+    return roll(*shared, DTYPES[precision], temperature, pace, observer)
 
 
 def _help(

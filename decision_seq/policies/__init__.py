@@ -11,12 +11,15 @@ change in `after_step` alone: replicas are compared to the bit when a run ends.
 
 from decision_seq.policies.base import Policy, PolicyConfig
 from decision_seq.policies.bc import BehaviourCloning, BehaviourCloningConfig
+from decision_seq.policies.bdt import BidirectionalTransformer, BidirectionalTransformerConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
 
 __all__ = [
     "BehaviourCloning",
     "BehaviourCloningConfig",
+    "BidirectionalTransformer",
+    "BidirectionalTransformerConfig",
     "DecisionTransformer",
     "DecisionTransformerConfig",
     "Policy",

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import draccus
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
+from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.types import Batch, Sampling, Spec
+from decision_seq.types import Batch, Episode, Sampling, Spec
 
 # name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
 Losses = dict[str, Tensor]
@@ -25,6 +27,7 @@ class Policy(nn.Module):
     """
 
     spec: Spec
+    futures: int = 0  # see `PolicyConfig`
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         """Take from the data what must be known before training: statistics, into buffers.
@@ -77,6 +80,19 @@ class Policy(nn.Module):
         """The batch with what the policy keeps of its observations in their place."""
         return replace(batch, observations=self.encode(batch.observations))
 
+    def hindsight(self, batch: Batch) -> Batch:
+        """The batch of training as `forward` conditions on it: as it is, or with conditions that
+        the policy itself makes of what was still to come, where it has none yet."""
+        return batch
+
+    def conditioning(self, given: Conditioning) -> Conditioning:
+        """What conditions a rollout: `given`, or the policy's own."""
+        return given
+
+    def relabel(self, conditioning: Conditioning, episode: Episode) -> np.ndarray:
+        """The conditions of a target trajectory, [T, C]: its labels, or the policy's own."""
+        return conditioning.relabel(episode)
+
     def after_step(self) -> None:
         """Called after every update of the weights."""
 
@@ -104,6 +120,11 @@ class PolicyConfig(draccus.ChoiceRegistry):
     def predicts(self) -> bool:
         """Whether it predicts its conditions, and is not told them."""
         return False
+
+    @property
+    def futures(self) -> int:
+        """How many observations behind a window are gathered with it for training."""
+        return 0
 
     def build(self, spec: Spec) -> Policy:
         raise NotImplementedError

@@ -56,7 +56,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     require(isinstance(backbone, GPTConfig), f"{which} {type(backbone).__name__}; try --to onnx")
     assert isinstance(backbone, GPTConfig)
     require(
-        isinstance(conditioning, ReturnToGo) and spec.condition_size == 1,
+        isinstance(conditioning, ReturnToGo) and conditioning.asks and spec.condition_size == 1,
         f"{which} {type(conditioning).__name__} conditioning, only a return-to-go; try --to onnx",
     )
     assert isinstance(conditioning, ReturnToGo)

@@ -51,6 +51,7 @@ class DeviceSource:
         self.offsets = torch.as_tensor(np.array(store.offsets)).to(device)
         self.terminal = torch.as_tensor(gatherer.terminal).to(device)
         self.steps = torch.as_tensor(gatherer.steps).to(device)
+        self.behind = torch.as_tensor(gatherer.behind).to(device)
         self.max_timestep = gatherer.max_timestep
         self.device = device
 
@@ -64,14 +65,20 @@ class DeviceSource:
         firsts = self.offsets[ends - 1]
         rows = (ids[:, None] + self.steps).clamp_max(len(self.columns["rewards"]) - 1)  # [B, T]
         timesteps = (ids - firsts)[:, None] + self.steps
+        left = (self.offsets[ends] - ids)[:, None]
         return Batch(
             observations=self._stacked(ids, firsts) if self.framed else self.observations[rows],
             **{name: column[rows] for name, column in self.columns.items()},
             timesteps=timesteps.clamp_max(self.max_timestep - 1),
-            mask=self.steps < (self.offsets[ends] - ids)[:, None],
+            mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
             ids=ids,
+            **(self._futures(ids, left) if len(self.behind) else {}),
         )
+
+    def _futures(self, ids: Tensor, left: Tensor) -> dict[str, Tensor]:
+        rows = (ids[:, None] + self.behind).clamp_max(len(self.observations) - 1)
+        return {"futures": self.observations[rows], "futures_mask": self.behind < left}
 
     def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:
         """[B, T + stack - 1, H, W], as `WindowGatherer` lays frames out."""

@@ -31,7 +31,9 @@ CONDITIONINGS: dict[str, Conditioning] = {
     "goal": GoalOutcome(goal=(0.0,) * OBSERVATION),
 }
 # The conditionings that suit a policy, and what else it is built with to be quick here.
-SUITED = {"tt": ("outcome", "goal")}
+SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",)}
+SIMPLE = {"tt"}  # of actions that are no choices
+VECTORS = {"bdt"}  # not of frames
 BUILT: dict[str, dict[str, Any]] = {
     "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)}
 }
@@ -48,8 +50,8 @@ def _cases() -> list[tuple[str, str | None, str, str]]:
         backbones = sorted(BackboneConfig.get_known_choices()) if "backbone" in keys else [None]
         for backbone in backbones:
             for conditioning in SUITED.get(name, ("return", "none")):
-                kinds = ["continuous", *([] if name in SUITED else ["discrete"])]
-                kinds += ["frames"] if "encoder" in keys else []
+                kinds = ["continuous", *([] if name in SIMPLE else ["discrete"])]
+                kinds += ["frames"] if "encoder" in keys and name not in VECTORS else []
                 kinds += ["stochastic"] if "head" in keys else []
                 kinds += ["critic"] if "critic" in keys and conditioning == "outcome" else []
                 cases += [(name, backbone, conditioning, kind) for kind in kinds]
@@ -64,7 +66,8 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str | None, str, str]:
 @pytest.fixture
 def ignored(case: tuple[str, str | None, str, str]) -> set[str]:
     name, _, conditioning, _ = case
-    return IGNORED.get(name, set()) | ({"conditions"} if conditioning == "none" else set())
+    blind = conditioning == "none" and name != "bdt"  # which makes its own
+    return IGNORED.get(name, set()) | ({"conditions"} if blind else set())
 
 
 @pytest.fixture
@@ -93,9 +96,10 @@ def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Sp
 
 
 @pytest.fixture
-def batch(case: tuple[str, str | None, str, str], store: EpisodeStore) -> Batch:
+def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore) -> Batch:
     conditioning, kind = case[2:]
-    gatherer = WindowGatherer(store, label(store, CONDITIONINGS[conditioning]), LENGTH, 1000)
+    labels = label(store, CONDITIONINGS[conditioning])
+    gatherer = WindowGatherer(store, labels, LENGTH, 1000, policy.futures)
     # The first of an episode, some in its middle, and short ones at its end (rows 28, 36, 88).
     found = gatherer.gather(torch.tensor([0, 3, 28, 36, 60, 88, 92]).numpy()).tensors()
     draw = torch.Generator().manual_seed(1)
@@ -105,6 +109,13 @@ def batch(case: tuple[str, str | None, str, str], store: EpisodeStore) -> Batch:
         shape = (len(found.mask), FRAMES[0] - 1 + LENGTH, *FRAMES[1:])
         found = replace(found, observations=torch.randint(0, 256, shape, generator=draw).byte())
     return found
+
+
+@pytest.fixture
+def batch(policy: Policy, gathered: Batch) -> Batch:
+    """With its conditions, of which hindsight is no part of what may not be seen."""
+    with torch.no_grad():
+        return policy.hindsight(gathered)
 
 
 def before_window(batch: Batch, name: str) -> int:
@@ -262,9 +273,9 @@ def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Bat
             assert torch.equal(weights, whole[name][1][rows])
 
 
-def test_every_trained_parameter_has_a_gradient(policy: Policy, batch: Batch) -> None:
+def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch) -> None:
     """DDP waits forever for a parameter that no loss reaches."""
-    means = [masked_mean(*loss) for loss in losses(policy, batch).values()]
+    means = [masked_mean(*loss) for loss in losses(policy, gathered).values()]
     torch.stack(means).sum().backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []

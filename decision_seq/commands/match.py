@@ -1,0 +1,100 @@
+"""`decision-seq match ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "match",
+        run_match,
+        "Roll out a checkpoint after target trajectories, and compare distributions of a feature.",
+        "  decision-seq match runs/cdt\n"
+        "  decision-seq match runs/cdt --targets 10 --episodes 50 --output figures\n"
+        "  decision-seq match runs/bc --feature x_velocity\n"
+        "  decision-seq match runs/cdt --mixture 0,4\n"
+        "  decision-seq match runs/cdt --histogram two-modes.json",
+    )
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--targets",
+        type=int,
+        default=5,
+        help="held-out episodes, evenly spaced from the least to the greatest mean of the feature"
+        " (default 5)",
+    )
+    parser.add_argument("--episodes", type=int, default=20, help="a target (default 20)")
+    parser.add_argument(
+        "--feature",
+        type=_feature,
+        help="reward, x_velocity, or the number of a dimension of the observation (default: what"
+        " the policy is conditioned on, else x_velocity where it is known, else reward)",
+    )
+    synthetic = parser.add_mutually_exclusive_group()
+    synthetic.add_argument(
+        "--histogram", type=Path, metavar="FILE", help="match this instead: a JSON list of shares"
+    )
+    synthetic.add_argument(
+        "--mixture", type=_pair, metavar="I,J", help="match two of the targets mixed instead"
+    )
+    parser.add_argument(
+        "--seed", type=int, help="episode i starts from seed + i (default: the run's)"
+    )
+    parser.add_argument("--dataset", help="where the data are (default: as trained)")
+    parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
+    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--workers", type=int, help="processes (default one a core); no distance depends on it"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the folder of matching.json and .png (default DIR)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def _feature(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _pair(text: str) -> tuple[int, int]:
+    first, _, second = text.partition(",")
+    if not (first.isdecimal() and second.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of target numbers such as 0,4")
+    return int(first), int(second)
+
+
+def run_match(options: argparse.Namespace) -> int:
+    from decision_seq.envs import trust
+    from decision_seq.matching import match_checkpoint
+    from decision_seq.report import matching_text, plot_matching, write_json
+
+    trust(options.env or "")
+    reporter = make_reporter()
+    folder = folder_to_write(options.path, options.output)
+    found = match_checkpoint(
+        options.path,
+        options.targets,
+        options.feature,
+        options.histogram,
+        options.mixture,
+        options.dataset,
+        options.device,
+        reporter,
+        episodes=options.episodes,
+        seed=options.seed,
+        env_id=options.env,
+        workers=options.workers,
+    )
+    print(json.dumps(found, indent=1) if options.json else matching_text(found), flush=True)
+    write_json(folder / "matching.json", found)
+    plot_matching(found, folder / "matching.png")
+    reporter.say(f"written: {folder}/matching.json, matching.png")
+    return 0
