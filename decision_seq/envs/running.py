@@ -108,7 +108,12 @@ def _find(name: str) -> None:
     """Fill Gymnasium's registry from the packages that may know the id."""
     import gymnasium
 
-    from decision_seq.envs import cheetahs, reacher2d, standins  # noqa: F401 (they register)
+    from decision_seq.envs import (  # noqa: F401 (they register)
+        cheetahs,
+        key_to_door,
+        reacher2d,
+        standins,
+    )
 
     missing = missing_extra(name)
     if missing:

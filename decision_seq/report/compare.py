@@ -23,9 +23,10 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-# Said in every label they are in: the share of the best episodes trained on, that rewards came as
-# one sum, and that a policy which could be asked for a return is asked for nothing.
-BEST, DELAYED, ASKED = "best_fraction", "delayed", "conditioning.name"
+# Said in every label they are in: which of the best episodes are trained on, that rewards came as one
+# sum, and that a policy which could be asked for a return is asked for nothing.
+BEST, LEAST, DELAYED = "best_fraction", "least_return", "delayed"
+ASKED = "conditioning.name"
 NEVER_ASKED = ("bc",)
 
 
@@ -202,9 +203,12 @@ def _label(settings: dict[str, Any], varying: set[str]) -> str:
     share = settings.get(BEST)
     if isinstance(share, int | float) and share < 1:
         parts.append(f"best {100 * share:g} %")
+    least = settings.get(LEAST)
+    if isinstance(least, int | float):
+        parts.append(f"returns >= {least:g}")
     if settings.get(DELAYED) is True:
         parts.append("delayed reward")
-    short = {key: _short(key) for key in varying - {BEST, DELAYED, ASKED}}
+    short = {key: _short(key) for key in varying - {BEST, LEAST, DELAYED, ASKED}}
     if settings.get(ASKED) != "none" and ASKED in varying:
         short[ASKED] = _short(ASKED)
     times = Counter(short.values())
