@@ -12,6 +12,7 @@ change in `after_step` alone: replicas are compared to the bit when a run ends.
 from decision_seq.policies.base import Policy, PolicyConfig
 from decision_seq.policies.bc import BehaviourCloning, BehaviourCloningConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
+from decision_seq.policies.return_predictor import ReturnPredictor, ReturnPredictorConfig
 from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "DecisionTransformerConfig",
     "Policy",
     "PolicyConfig",
+    "ReturnPredictor",
+    "ReturnPredictorConfig",
     "TrajectoryTransformer",
     "TrajectoryTransformerConfig",
 ]

@@ -31,9 +31,10 @@ CONDITIONINGS: dict[str, Conditioning] = {
     "goal": GoalOutcome(goal=(0.0,) * OBSERVATION),
 }
 # The conditionings that suit a policy, and what else it is built with to be quick here.
-SUITED = {"tt": ("outcome", "goal")}
+SUITED = {"tt": ("outcome", "goal"), "return_predictor": ("outcome",)}
 BUILT: dict[str, dict[str, Any]] = {
-    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)}
+    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
+    "return_predictor": {"predicts": "return"},
 }
 FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 DISCRETE = ("discrete", "frames")  # the kinds of case whose actions are choices
@@ -48,7 +49,7 @@ def _cases() -> list[tuple[str, str | None, str, str]]:
         backbones = sorted(BackboneConfig.get_known_choices()) if "backbone" in keys else [None]
         for backbone in backbones:
             for conditioning in SUITED.get(name, ("return", "none")):
-                kinds = ["continuous", *([] if name in SUITED else ["discrete"])]
+                kinds = ["continuous", *([] if name == "tt" else ["discrete"])]
                 kinds += ["frames"] if "encoder" in keys else []
                 kinds += ["critic"] if "critic" in keys and conditioning == "outcome" else []
                 cases += [(name, backbone, conditioning, kind) for kind in kinds]
