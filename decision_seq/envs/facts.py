@@ -48,6 +48,11 @@ HUMAN_NOTE = (
     "normalized scores are human-normalised: 0 a random player, 100 a human"
     " (google-deepmind/dqn_zoo, 30 minutes, no-op starts)"
 )
+KEY_TO_DOOR = "KeyToDoor-v0"
+KEY_TO_DOOR_DIFFERENCES = (
+    "the Decision Transformer paper's Key-to-Door was never released; this one is ours, and its"
+    " scores are success rates in percent",
+)
 ADROIT_DIFFERENCES = (
     "rewards and ends are computed as D4RL's source has them; gymnasium-robotics' own differ",
 )
@@ -127,6 +132,14 @@ FACTS: dict[str, EnvironmentFacts] = {
         "Walker2d-v4", (1.629008, 4592.3), 1000, (17, 6), 1000.0, (5000.0, 2500.0)
     ),
     "reacher2d": EnvironmentFacts("Reacher2d-v0", None, 100, (12, 2), 10.0, (76.0, 40.0)),
+    "key-to-door": EnvironmentFacts(
+        KEY_TO_DOOR,
+        (0.0, 1.0),
+        30,
+        return_scale=1.0,
+        targets=(1.0,),
+        differences=KEY_TO_DOOR_DIFFERENCES,
+    ),
     # Ant-v4 leaves the contact forces out unless asked; D4RL's data have their 84 columns.
     "ant": EnvironmentFacts(
         'Ant-v4?{"use_contact_forces": true}',
@@ -176,9 +189,15 @@ def canonical(name: str) -> str:
 
 
 def facts_by_name(name: str) -> tuple[str, EnvironmentFacts] | None:
-    """The family whose name begins `name` (a dataset's, a file's or an environment id)."""
+    """The family whose name begins `name` (a dataset's, a file's or an environment id), or whose
+    environment it is."""
+    bare = name.partition("?")[0]
     name = canonical(name)
-    fitting = [key for key in FACTS if name == key or name.startswith(key + "-")]
+    fitting = [
+        key
+        for key, facts in FACTS.items()
+        if name == key or name.startswith(key + "-") or bare == facts.env_id
+    ]
     return max(((key, FACTS[key]) for key in fitting), key=lambda item: len(item[0]), default=None)
 
 
@@ -233,6 +252,8 @@ def environment_notes(env_id: str) -> list[str]:
         simulators.append("gymnasium-robotics")
     elif name.startswith(ATARI):
         simulators = ["ale-py"]
+    elif name == KEY_TO_DOOR:
+        simulators = []
     notes = [", ".join(f"{package} {version(package)}" for package in ["gymnasium", *simulators])]
     for facts in FACTS.values():
         if facts.env_id in (env_id, name):

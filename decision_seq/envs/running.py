@@ -108,7 +108,7 @@ def _find(name: str) -> None:
     """Fill Gymnasium's registry from the packages that may know the id."""
     import gymnasium
 
-    from decision_seq.envs import reacher2d, standins  # noqa: F401 (they register themselves)
+    from decision_seq.envs import key_to_door, reacher2d, standins  # noqa: F401 (they register)
 
     missing = missing_extra(name)
     if missing:
