@@ -33,6 +33,7 @@ LAYERS = [
     "problem",
     "offline",
     "prediction",
+    "explanation",
     "run_folder",
     "experiment",
     "sharing",

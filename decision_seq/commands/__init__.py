@@ -10,6 +10,7 @@ from decision_seq.commands import (
     data,
     doctor,
     evaluate,
+    explain,
     predict,
     report,
     sharing,
@@ -18,7 +19,7 @@ from decision_seq.commands import (
 )
 from decision_seq.commands.parsing import Parser
 
-VERBS = (train, sweep, doctor, evaluate, predict, report, sharing, data, bench)
+VERBS = (train, sweep, doctor, evaluate, predict, explain, report, sharing, data, bench)
 
 
 def build_parser() -> Parser:
