@@ -253,6 +253,11 @@ def load(
         policy_config = load_config(PolicyConfig, tree["policy"], changed)
         conditioning = load_config(Conditioning, tree["conditioning"])
         conditioning.prompt(np.zeros(1))  # as a rollout will: a scale may be lacking
+        labelled = (conditioning.size, conditioning.discount)
+        require(
+            (spec.condition_size, spec.discount) == labelled,
+            f"checkpoint {path}: config.yaml: its spec does not fit its conditioning",
+        )
         policy = policy_config.build(spec)
     except UserError:
         raise

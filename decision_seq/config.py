@@ -152,7 +152,8 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     """UserError, by name, for a value that is not of the type of its key."""
     if hint in (int, float, str, bool) and value is None:
         raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
-    kind = float if hint == float | None and value is not None else hint
+    optional = (number for number in _WORDS if hint == number | None and value is not None)
+    kind = next(optional, hint)
     if kind in _WORDS and not _is_number(kind, value):
         raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
     if "tuple[str" in str(hint):
@@ -162,8 +163,10 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
             raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
-        kinds = (int, float, str) if "str" in str(hint) else (int, float)  # words for numbers
-        if not listed or not all(type(item) in kinds for item in value):
+        words = "str" in str(hint)  # for numbers
+        if not listed or not all(
+            _is_number(float, item) or (words and isinstance(item, str)) for item in value
+        ):
             raise UserError(f"config: {path} {value!r} is no list of numbers; write [3600, 1800]")
 
 

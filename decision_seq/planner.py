@@ -19,6 +19,8 @@ from torch import Tensor
 from decision_seq.config import require
 from decision_seq.types import Sampling
 
+MOST = 100_000  # steps ahead, futures, and continuations of each
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -82,6 +84,9 @@ class PlannerConfig:
             value = getattr(self, key)
             fine = (value is None and key not in counts) or (value is not None and value >= 1)
             require(fine, f"{where}{key} {value} must be at least 1")
+        for key in ("horizon", "beams", "expand"):  # else a run fails at its evaluation
+            value = getattr(self, key)
+            require(value <= MOST, f"{where}{key} {value} must be at most {MOST:,}")
         require(self.context >= 0, f"{where}context {self.context} must not be negative")
         for key in ("cdf_observation", "cdf_action", "percentile"):
             value = getattr(self, key)

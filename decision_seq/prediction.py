@@ -17,13 +17,15 @@ from torch import Tensor
 
 from decision_seq import checkpoint
 from decision_seq.config import require
+from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import compute_device
-from decision_seq.planner import Drawing, Futures
+from decision_seq.memory import large_enough
+from decision_seq.planner import MOST, Drawing, Futures
 from decision_seq.policies import TrajectoryTransformer
 from decision_seq.policies.imagination import Imagination
 from decision_seq.problem import config_of, open_data
 from decision_seq.statistics import mean_interval
-from decision_seq.types import Bar, Batch, Reporter, Sampling
+from decision_seq.types import Bar, Batch, Reporter, Sampling, Spec
 
 
 @torch.inference_mode()
@@ -84,6 +86,8 @@ def predict_checkpoint(
     reporter = reporter or Reporter()
     for name, value in (("steps", steps), ("episodes", episodes), ("samples", samples)):
         require(value >= 1, f"--{name} {value} must be at least 1")
+    require(samples <= MOST, f"--samples {samples} must be at most {MOST:,}")
+    require(seed >= 0, f"--seed {seed} must not be negative")
     loaded = checkpoint.load(path, compute_device(device))
     policy = loaded.policy.eval()
     require(
@@ -94,6 +98,7 @@ def predict_checkpoint(
     config = config_of(loaded.config)
     store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
     past = policy.config.planner.context
+    _check_sizes(store, policy.spec)
     needed = past + steps + 1
     long = np.flatnonzero(store.lengths >= needed)
     require(
@@ -109,7 +114,10 @@ def predict_checkpoint(
     home = policy.positions.device
     prefix = _prefix(policy, observations, actions, rewards)
     draws = torch.as_tensor(rng.random(len(lived)), device=home)
-    with reporter.bar("predict", "step", steps) as bar:
+    with (
+        large_enough("these futures: lower --samples, --episodes or --steps"),
+        reporter.bar("predict", "step", steps) as bar,
+    ):
         predicted = predict(policy, prefix, actions[:, past:].to(home), samples, draws, bar).cpu()
     truth = observations[:, past + 1 :]
     binned = policy.tokenizer.decode(policy.tokenizer.encode(truth.to(home))).cpu()
@@ -146,6 +154,23 @@ def predict_checkpoint(
             "deviation": deviation.tolist(),
         },
     }
+
+
+def _check_sizes(store: EpisodeStore, spec: Spec) -> None:
+    """UserError unless the data are of the policy's sizes."""
+    taken = store.columns["actions"]
+    kind = "continuous" if taken.dtype.kind == "f" else "discrete"
+    found = (store.observation_shape, taken.array.shape[1:], kind)
+    expected = (spec.observation_shape, (spec.action_size,), spec.action_kind)
+
+    def named(observation: tuple[int, ...], action: tuple[int, ...], kind: str) -> str:
+        return f"observations {list(observation)} and {kind} actions {list(action)}"
+
+    require(
+        found == expected,
+        f"{store.name} has {named(*found)}, the policy {named(*expected)}; name other data with"
+        " --dataset",
+    )
 
 
 def _prefix(

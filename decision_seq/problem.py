@@ -75,6 +75,12 @@ class Config:
         require(0 <= held < 1, f"config: held_out {held} must be at least 0 and below 1")
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
+        require(
+            self.policy.predicts or not self.conditioning.predicted,
+            f"config: conditioning.name {Conditioning.get_choice_name(type(self.conditioning))}"
+            " tells what came of a step, which no rollout knows; the policy"
+            f" {PolicyConfig.get_choice_name(type(self.policy))} takes another, such as return",
+        )
         evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
         require(
             self.train.keep_best is None or evaluated,

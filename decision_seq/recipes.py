@@ -45,6 +45,9 @@ def _fitting(special: Any, dataset: str, where: str) -> Iterator[dict[str, Any]]
     require(isinstance(special, dict), f"{where} must hold patterns of names, not {special!r}")
     for pattern, tree in special.items():
         require(isinstance(tree, dict), f"{where}.{pattern} must hold keys, not {tree!r}")
+        require(
+            "dataset" not in tree, f"{where}.{pattern} must not name a dataset: it is chosen by it"
+        )
         if fnmatchcase(canonical(Path(dataset).name), str(pattern)):
             yield tree
 

@@ -87,6 +87,15 @@ def test_what_models_outcomes_is_told_their_discount_and_asked_for_nothing(
             calibrate(open_checkpoint(path), 3)
 
 
+@pytest.mark.parametrize(("of", "labels"), [(Outcome(0.9), 1), (Outcome(0.9), 13), (Outcome(), 2)])
+def test_a_policy_of_other_labels_is_refused(
+    make_checkpoint: Callable[..., Path], spec: Spec, of: Outcome, labels: int
+) -> None:
+    path = make_checkpoint(conditioning=of, spec=replace(spec, condition_size=labels, discount=0.9))
+    with pytest.raises(UserError, match="its spec does not fit its conditioning"):
+        checkpoint.load(path)
+
+
 def test_a_checkpoint_from_before_there_was_a_discount(save: Callable[..., Path]) -> None:
     path = save()
     text = (path / "config.yaml").read_text()

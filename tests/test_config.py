@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from decision_seq import config
+from decision_seq.data.conditioning import Conditioning
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path, recipe_trees
@@ -65,6 +66,10 @@ def test_scientific_notation_without_a_dot_is_a_number() -> None:
         ({"evaluation": {"targets": "3600"}}, "targets '3600' is no list of numbers"),
         ({"evaluation": {"targets": 3600}}, "write [3600, 1800]"),
         ({"policy": {"name": ["dt"]}}, "name ['dt'] is unknown"),
+        ({"policy": {"context_length": 10**12}}, "context_length 1000000000000 must be at most"),
+        ({"evaluation": {"workers": "abc"}}, "evaluation.workers 'abc' is no whole number"),
+        ({"evaluation": {"workers": True}}, "evaluation.workers True is no whole number"),
+        ({"evaluation": {"workers": []}}, "evaluation.workers [] is no whole number"),
     ],
 )
 def test_a_bad_value_is_named(tree: dict, named: str) -> None:
@@ -72,6 +77,13 @@ def test_a_bad_value_is_named(tree: dict, named: str) -> None:
         config.load(Config, tree)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_a_list_may_be_text_to_yaml() -> None:
+    made = config.load(Conditioning, {"name": "goal", "goal": ["1e3", 2]})
+    assert made.goal == (1000.0, 2.0)
+    with pytest.raises(UserError, match="is no list of numbers"):
+        config.load(Conditioning, {"name": "goal", "goal": ["1e3", True]})
 
 
 @pytest.mark.parametrize("name", ["bc/gym", "bc/paper", "bc/transformer", "dt/gym", "dt/paper"])
@@ -129,11 +141,13 @@ def test_what_a_recipe_says_of_datasets_goes_over_the_rest(tmp_path: Path) -> No
     assert recipe_trees(str(path), "b")[1:] == []
 
 
-@pytest.mark.parametrize("special", [["a-*"], "a-*", {"a-*": 3}, {"a-*": None}, None, 0])
+@pytest.mark.parametrize(
+    "special", [["a-*"], "a-*", {"a-*": 3}, {"a-*": None}, None, 0, {"a-*": {"dataset": "b"}}]
+)
 def test_what_a_recipe_says_of_datasets_is_checked(tmp_path: Path, special: object) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"for_datasets": special}))
-    with pytest.raises(UserError, match=r"mine.yaml: for_datasets.* must hold"):
+    with pytest.raises(UserError, match=r"mine.yaml: for_datasets.* must "):
         recipe_trees(str(path), "a-b")
 
 

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 # From the top: a module may import from those before it, and from its own group.
 LAYERS = [
     "types",
+    "memory",
     "config",
     "workers",
     "targets",

@@ -12,7 +12,10 @@ from decision_seq.bench.planning import Uncached
 from decision_seq.cli import main
 from decision_seq.data.outcome import Outcome
 from decision_seq.data.store import EpisodeStore
+from decision_seq.data.writer import StoreWriter
 from decision_seq.prediction import predict
+from decision_seq.types import UserError
+from tests.conftest import make_episode
 from tests.policies.test_tt import BINS, SIZE, WINDOW, make_policy
 
 
@@ -102,6 +105,8 @@ def test_errors_and_pictures(
         (["--steps", "5000"], "no episode has 5,006 steps"),
         (["--steps", "0"], "--steps 0 must be at least 1"),
         (["--samples", "0"], "--samples 0 must be at least 1"),
+        (["--samples", str(10**21)], "must be at most 100,000"),
+        (["--seed", "-1"], "--seed -1 must not be negative"),
     ],
 )
 def test_what_cannot_be_predicted_is_said(run: Path, options, named, capsys) -> None:
@@ -109,6 +114,24 @@ def test_what_cannot_be_predicted_is_said(run: Path, options, named, capsys) -> 
     error = capsys.readouterr().err
     assert named in error
     assert not (run / "prediction.json").exists()
+
+
+def test_data_of_other_sizes_are_refused(run: Path, tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "walker") as writer:
+        writer.append(make_episode(30, 0, sizes=(17, 6)))
+        facts = {"env_id": None, "family": None, "max_episode_steps": 100, "has_timeouts": True}
+        writer.finish("walker", {"kind": "test", "description": "x"}, transitions_in=30, **facts)
+    with pytest.raises(UserError, match=r"walker has observations \[17\] .* the policy .* \[11\]"):
+        prediction.predict_checkpoint(run, str(tmp_path / "walker"), steps=5)
+
+
+def test_what_memory_does_not_hold_is_one_line(run: Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(prediction, "predict", full)
+    with pytest.raises(UserError, match="memory does not hold these futures: lower --samples"):
+        prediction.predict_checkpoint(run, steps=5)
 
 
 def test_what_has_stopped_is_left_out_of_the_errors() -> None:

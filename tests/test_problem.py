@@ -46,7 +46,7 @@ def test_what_models_outcomes_is_asked_for_nothing(
 ) -> None:
     """Though it has labels: no target is declared, and the discount reaches the policy."""
     tree = {"dataset": str(write_d4rl()), "evaluation": {"targets": [3600.0]}}
-    asked = {"conditioning": {"name": name, "discount": 0.9}}
+    asked = {"policy": {"name": "tt"}, "conditioning": {"name": name, "discount": 0.9}}
     problem = prepare(load(Config, tree, asked), Reporter())
     assert (problem.spec.condition_size, problem.spec.discount) == (size, 0.9)
     assert problem.config.evaluation.targets is None
@@ -71,3 +71,15 @@ def test_what_is_taken_of_logs_is_configured(tmp_path: Path) -> None:
     for key, value in {"transitions": "0", "seed": "-1", "scheme": "some"}.items():
         with pytest.raises(UserError, match=f"replay.{key}|{value}"):
             load(Config, override(f"replay.{key}", value))
+
+
+@pytest.mark.parametrize("policy", ["dt", "bc"])
+@pytest.mark.parametrize("conditioning", ["outcome", "goal"])
+def test_what_no_rollout_knows_conditions_nothing_but_what_predicts_it(
+    policy: str, conditioning: str
+) -> None:
+    tree = {"conditioning": {"name": conditioning}}
+    named = f"conditioning.name {conditioning} .* the policy {policy} takes another"
+    with pytest.raises(UserError, match=named):
+        load(Config, tree, {"policy": {"name": policy}})
+    load(Config, tree, {"policy": {"name": "tt"}})

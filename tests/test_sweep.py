@@ -299,7 +299,7 @@ def test_a_finished_run_is_listed_as_such_without_a_look_at_its_data(
 ) -> None:
     """Targets by word, and those of a policy that is asked for nothing, only the data resolve."""
     cloning = {"conditioning": {"name": "none"}}
-    goal = {"conditioning": {"name": "goal"}}
+    goal = {"policy": {"name": "tt"}, "conditioning": {"name": "goal"}}
     path = write_grid(policies={"dt": {}, "cloned": {"set": cloning}, "goal": {"set": goal}})
     runs = read_grid(path, [f"evaluation.targets=[{asked}]"])
     for run in runs:

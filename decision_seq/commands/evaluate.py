@@ -54,6 +54,7 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--planner",
         nargs="+",
+        action="extend",
         metavar="KEY=VALUE",
         help="of a policy that plans: what is to differ from its policy.planner",
     )
@@ -149,8 +150,13 @@ def run_evaluate(options: argparse.Namespace) -> int:
 def _planner(settings: list[str]) -> dict[str, Any]:
     from decision_seq.config import setting
 
-    trees = [setting("--planner", text, "beams=8") for text in settings]
-    return {key: value for tree in trees for key, value in tree.items()}
+    given: dict[str, Any] = {}
+    for text in settings:
+        ((key, value),) = setting("--planner", text, "beams=8").items()
+        if key in given:
+            raise UserError(f"--planner {key} is given twice; leave one of them out")
+        given[key] = value
+    return given
 
 
 def _measure_offline(options: argparse.Namespace) -> int:

@@ -45,6 +45,11 @@ class Conditioning(draccus.ChoiceRegistry):
         return self.size > 0
 
     @property
+    def predicted(self) -> bool:
+        """Whether the labels are what no rollout knows, so that a policy has to predict them."""
+        return False
+
+    @property
     def discount(self) -> float:
         """Of what is still to come, in the labels."""
         return 1.0

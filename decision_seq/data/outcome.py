@@ -47,8 +47,8 @@ class Outcome(Conditioning):
             f"config: conditioning.discount {discount} must be above 0, and 1 at most",
         )
         require(
-            penalty is None or bool(np.isfinite(penalty)),
-            f"config: conditioning.termination_penalty {penalty} must be a finite number",
+            penalty is None or _finite(penalty),
+            f"config: conditioning.termination_penalty {penalty} must be a finite float32",
         )
 
     @property
@@ -58,6 +58,10 @@ class Outcome(Conditioning):
     @property
     def asks(self) -> bool:
         return False
+
+    @property
+    def predicted(self) -> bool:
+        return True
 
     def relabel(self, episode: Episode) -> np.ndarray:
         return self._outcomes(episode.rewards, episode.terminated)
@@ -105,8 +109,9 @@ class GoalOutcome(Outcome):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.goal is None or bool(np.isfinite(self.goal).all()),
-            "config: conditioning.goal holds NaN or infinity; give finite numbers",
+            self.goal is None or _finite(self.goal),
+            "config: conditioning.goal holds NaN, infinity or more than a float32 can; give finite"
+            " numbers",
         )
 
     @property
@@ -149,6 +154,11 @@ class GoalOutcome(Outcome):
         if self.goal is None:
             raise ValueError("the goal is not resolved: call resolved(store) first")
         return self.goal
+
+
+def _finite(numbers: float | tuple[float, ...]) -> bool:
+    """In float32, which labels are."""
+    return bool((np.abs(numbers) < np.finfo(np.float32).max).all())
 
 
 def _ended_in(store: EpisodeStore, index: int) -> np.ndarray:

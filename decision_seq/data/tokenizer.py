@@ -42,6 +42,7 @@ class Tokenizer(nn.Module):
         edges = torch.arange(bins + 1, dtype=torch.float32)
         self.register_buffer("edges", edges.repeat(dimensions, 1))
         self.register_buffer("centers", self.edges[:, :-1] + 0.5)
+        self.register_load_state_dict_post_hook(_check_edges)
 
     def fit(self, columns: Iterable[np.ndarray], binning: Binning) -> None:
         """Take the edges from all rows, which come in blocks [n, D] and are looked at once.
@@ -83,6 +84,13 @@ class Tokenizer(nn.Module):
         width = probabilities.shape[-2]
         # No matrix product: autocast would round the centres.
         return (probabilities * self.centers[first : first + width]).sum(-1)
+
+
+def _check_edges(tokenizer: Tokenizer, keys: object) -> None:
+    """UserError for what no `fit` leaves, of which `encode` would make tokens that are none."""
+    edges = tokenizer.edges
+    ascend = (edges.diff(dim=1) >= 0).all() and (edges[:, 0] < edges[:, -1]).all()
+    require(bool(ascend), "the edges of a tokenizer's bins do not ascend; use another checkpoint")
 
 
 def _checked(columns: Iterable[np.ndarray], dimensions: int) -> Iterator[np.ndarray]:

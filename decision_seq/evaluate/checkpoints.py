@@ -11,9 +11,10 @@ import torch
 
 from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as load_config
-from decision_seq.config import read_yaml, require
+from decision_seq.config import read_yaml, require, to_tree
 from decision_seq.envs import environment_notes, obstacle
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
+from decision_seq.policies import PolicyConfig
 from decision_seq.rollout import device_of
 from decision_seq.types import Reporter, Scores, UserError
 
@@ -91,11 +92,16 @@ def open_checkpoint(
 
 def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
     """What is not as the run had it."""
-    trained = loaded.config["policy"].get("planner", {})
+    if not planner:
+        return ()
+    trained, now = (
+        to_tree(config)["planner"]
+        for config in (load_config(PolicyConfig, loaded.config["policy"]), loaded.policy_config)
+    )
     return tuple(
-        f"planner.{key} {value}, {trained.get(key)} in training"
-        for key, value in planner.items()
-        if value != trained.get(key)
+        f"planner.{key} {now[key]}, {trained[key]} in training"
+        for key in planner
+        if now[key] != trained[key]
     )
 
 

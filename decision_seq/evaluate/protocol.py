@@ -16,6 +16,7 @@ from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments, trust
 from decision_seq.evaluate.scores import score
+from decision_seq.memory import large_enough
 from decision_seq.policies.base import Policy
 from decision_seq.rollout import (
     SEATS,
@@ -87,6 +88,10 @@ class EvaluationConfig:
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ON_A_GPU = 256  # environments stepped together
+TOO_LARGE = (
+    "these rollouts: lower evaluation.environments (evaluate: --environments), or the beams, expand"
+    " or horizon of what plans"
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,10 @@ class Evaluation:
         mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         started = time.perf_counter()
         obtained: list[Obtained] = []
-        with (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar:
+        with (
+            large_enough(TOO_LARGE),
+            (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar,
+        ):
             pace = _Pace(bar)
             for episode in self._obtained(policy, mine, world == 1, pace):
                 obtained.append(episode)

@@ -92,10 +92,17 @@ class PolicyConfig(draccus.ChoiceRegistry):
     def __post_init__(self) -> None:
         length = self.context_length
         require(length >= 1, f"config: policy.context_length {length} must be at least 1")
+        most = 100_000  # else windows are laid out until memory ends
+        require(length <= most, f"config: policy.context_length {length} must be at most {most:,}")
 
     @classmethod
     def default_choice_name(cls) -> str:
         return "dt"
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it predicts its conditions, and is not told them."""
+        return False
 
     def build(self, spec: Spec) -> Policy:
         raise NotImplementedError

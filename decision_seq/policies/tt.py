@@ -43,6 +43,7 @@ class LossWeights:
         for key, value in vars(self).items():
             fine = np.isfinite(value) and value >= 0
             require(fine, f"config: policy.weights.{key} {value} must not be negative")
+        require(any(vars(self).values()), "config: policy.weights are all 0: nothing is learnt")
 
 
 @PolicyConfig.register_subclass("tt")
@@ -76,6 +77,10 @@ class TrajectoryTransformerConfig(PolicyConfig):
                 planner.objective == "return",
                 "config: policy.critic serves the policy.planner.objective `return` alone",
             )
+
+    @property
+    def predicts(self) -> bool:
+        return True
 
     def build(self, spec: Spec) -> TrajectoryTransformer:
         return TrajectoryTransformer(self, spec)

@@ -21,6 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from decision_seq.config import require
+from decision_seq.memory import large_enough
 from decision_seq.train.config import TrainConfig
 from decision_seq.types import UserError
 
@@ -114,6 +115,10 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     )
 
 
+_TOO_LARGE = (
+    "this model and batch: lower train.batch_size, cut it by train.accumulation, or take a smaller"
+    " policy"
+)
 # How gloo says that the other side is no more; it has no error of its own for it.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
 
@@ -122,12 +127,9 @@ _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
 def watched() -> Iterator[None]:
     """UserError when memory runs out, or when another process of the launch is gone."""
     try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _too_large(error) from error
+        with large_enough(_TOO_LARGE, OfOneRank):
+            yield
     except RuntimeError as error:
-        if "DefaultCPUAllocator" in str(error):  # has no error of its own
-            raise _too_large(error) from error
         gone = any(word in str(error) for word in _GONE)
         if not gone and not isinstance(error, torch.distributed.DistError):
             raise
@@ -139,14 +141,6 @@ def watched() -> Iterator[None]:
 
 class OfOneRank(UserError):
     """What only the rank that raises it can say."""
-
-
-def _too_large(error: Exception) -> UserError:
-    first = " ".join(str(error).split())[:120]
-    return OfOneRank(
-        "memory does not hold this model and batch: lower train.batch_size, cut it by"
-        f" train.accumulation, or take a smaller policy ({first})"
-    )
 
 
 class Ranks:

@@ -136,6 +136,10 @@ def test_what_cannot_be_is_one_line(
             Outcome(discount)
     with pytest.raises(UserError, match="termination_penalty"):
         Outcome(termination_penalty=float("inf"))
+    with pytest.raises(UserError, match="must be a finite float32"):
+        Outcome(termination_penalty=1e300)
+    with pytest.raises(UserError, match="more than a float32"):
+        GoalOutcome(goal=(1.0, -1e39))
     with pytest.raises(UserError, match="goal"):
         GoalOutcome(goal=(1.0, float("nan")))
     with pytest.raises(UserError, match="goal has 2 numbers, an observation of the data has 11"):

@@ -57,6 +57,13 @@ def check(made: Tokenizer, columns: np.ndarray) -> None:
     assert made.centers.isfinite().all()
 
 
+@pytest.mark.parametrize("change", [lambda e: e.flip(1), torch.zeros_like])
+def test_edges_that_do_not_ascend_are_refused(change) -> None:
+    state = Tokenizer(2, 4).state_dict()
+    with pytest.raises(UserError, match="do not ascend"):
+        Tokenizer(2, 4).load_state_dict({**state, "edges": change(state["edges"])})
+
+
 def test_the_worked_example() -> None:
     made = fitted(np.arange(10.0)[:, None], 5, "quantile", block=3)
     assert made.edges.tolist() == [[0, 2, 4, 6, 8, 9]]

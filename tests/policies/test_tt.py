@@ -384,6 +384,18 @@ def test_what_it_cannot_model_is_refused(changes, named) -> None:
         TrajectoryTransformerConfig().build(spec)
 
 
+@pytest.mark.parametrize("key", ["horizon", "beams", "expand"])
+def test_plans_without_end_are_refused_before_training(key: str) -> None:
+    with pytest.raises(UserError, match=f"policy.planner.{key} 1000000000000 must be at most"):
+        PlannerConfig(**{key: 10**12})
+
+
+def test_a_loss_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="weights are all 0"):
+        LossWeights(0, 0, 0, 0)
+    LossWeights(0, 1, 0, 0)
+
+
 def test_a_context_and_a_plan_that_exceed_the_window_are_refused() -> None:
     with pytest.raises(UserError, match="the window of 8 transitions"):
         TrajectoryTransformerConfig(context_length=8)
