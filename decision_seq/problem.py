@@ -50,14 +50,16 @@ class Config:
     unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
     are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
     best_fraction: train on the episodes of the highest returns alone that make up this part of the
-    steps (the X % of %BC). held_out: part of the episodes that are not trained on, the same for
-    every seed; on them `offline` measures the policy without an environment. frame_memory: MiB of
-    decoded frames that are kept in memory, by every process.
+    steps (the X % of %BC). least_return: train on episodes of this raw return at least alone, null
+    for all; 1 are the successes of Key-to-Door. held_out: part of the episodes that are not trained
+    on, the same for every seed; on them `offline` measures the policy without an environment.
+    frame_memory: MiB of decoded frames that are kept in memory, by every process.
     """
 
     dataset: str = DEFAULT_DATASET
     unfinished: Literal["keep", "exclude"] = "keep"
     best_fraction: float = 1.0
+    least_return: float | None = None
     held_out: float = 0.0
     seed: int = 0
     frame_memory: int = CACHE_MEBIBYTES
@@ -72,6 +74,9 @@ class Config:
         require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
         best, held = self.best_fraction, self.held_out
         require(0 < best <= 1, f"config: best_fraction {best} must be above 0, and 1 at most")
+        least = self.least_return
+        finite = least is None or bool(np.isfinite(least))
+        require(finite, f"config: least_return {least} must be a finite number")
         require(0 <= held < 1, f"config: held_out {held} must be at least 0 and below 1")
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
@@ -208,7 +213,9 @@ def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
 
 def trained_episodes(config: Config, store: EpisodeStore) -> np.ndarray:
     """Which episodes windows are drawn from, [E] bool."""
-    return trained_on(store, config.unfinished, config.best_fraction, config.held_out)
+    return trained_on(
+        store, config.unfinished, config.best_fraction, config.held_out, config.least_return
+    )
 
 
 def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:

@@ -206,7 +206,7 @@ def test_other_data_are_refused(run: Path, write_d4rl: Callable[..., Path]) -> N
 
 def test_what_is_trained_on_belongs_to_a_run(run: Path) -> None:
     saved = configs.read_yaml(run / "config.yaml")
-    for key, value in (("held_out", 0.5), ("best_fraction", 0.5)):
+    for key, value in (("held_out", 0.5), ("best_fraction", 0.5), ("least_return", 0.5)):
         changed = configs.load(Config, saved, {key: value})
         with pytest.raises(UserError, match=f"cannot resume .* another {key}"):
             experiment.train(changed, run, resume="must")
@@ -231,6 +231,7 @@ def test_a_run_that_held_out_nothing_says_how_to(
         ({"held_out": -0.1}, "held_out -0.1 must be"),
         ({"best_fraction": 0}, "best_fraction 0.0 must be"),
         ({"best_fraction": 1.5}, "best_fraction 1.5 must be"),
+        ({"least_return": float("nan")}, "least_return nan must be"),
     ],
 )
 def test_parts_that_are_none_are_refused(asked: dict[str, float], said: str) -> None:

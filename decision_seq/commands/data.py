@@ -116,7 +116,9 @@ def _add_collect(verbs: Any) -> None:
         "  decision-seq data collect atari/bundled-pong --steps 20000 --output pong\n"
         "  decision-seq data collect --policy hopper_medium-v2.hdf5 --env Hopper-v4 \\\n"
         "      --steps 200000 --output regrown\n"
-        "  decision-seq data collect --policy uniform --env Hopper-v4 --output random",
+        "  decision-seq data collect --policy uniform --env Hopper-v4 --output random\n"
+        "  decision-seq data collect --policy uniform --env KeyToDoor-v0 --episodes 1000 \\\n"
+        "      --output walks",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="a bundled dataset")
     parser.add_argument(
@@ -128,7 +130,8 @@ def _add_collect(verbs: Any) -> None:
     size.add_argument(
         "--steps",
         type=int,
-        help="transitions, rounded up to whole episodes (default 200000, of Atari 100000)",
+        help="transitions, rounded up to whole episodes (default: as many as NAME has, see"
+        " `data list`, else 200000)",
     )
     size.add_argument("--episodes", type=int, help="so many episodes instead")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")

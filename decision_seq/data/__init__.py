@@ -5,6 +5,7 @@
 | `hopper-medium`, `-v2` | the best at hand: D4RL's file, the same fetched, the bundled collection |
 | `d4rl/hopper-medium-v2` | D4RL's file, fetched where it is not at hand |
 | `bundled/hopper-medium` | the bundled collection, made on first use |
+| `key-to-door-1k`, `-10k` | random walks in Key-to-Door: as many episodes, made on first use |
 | `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or fetched |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
 | `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
@@ -222,16 +223,11 @@ def _open_d4rl(name: str, request: Request) -> EpisodeStore:
 
 
 def _open_bundled(name: str, request: Request) -> EpisodeStore:
-    size = request.size or bundled.DEFAULT_SIZE
+    recipe = bundled.recipe(name)
+    size = request.size or recipe.size
     output = store_root() / bundled.store_name(name, size, request.seed)
     return _reopen(output, request) or bundled.collect_recipe(
-        name,
-        bundled.recipe(name),
-        output,
-        size,
-        request.seed,
-        request.workers,
-        request.reporter,
+        name, recipe, output, size, request.seed, request.workers, request.reporter
     )
 
 

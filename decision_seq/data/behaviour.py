@@ -25,10 +25,13 @@ class Actor(Protocol):
 
     @property
     def sizes(self) -> tuple[int, int] | None:
-        """Observation and action size it was made for; None for any."""
+        """Observation and action size it was made for; None for any environment."""
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """observations [N, S], standard normal noise [N, A] -> actions [N, A] in [-1, 1]."""
+        """observations [N, S], standard normal noise [N, A] -> actions [N, A] in [-1, 1].
+
+        Where an action is one of A choices, the largest number's is taken.
+        """
         ...
 
 
@@ -103,7 +106,7 @@ class GaussianPolicy:
 
 @dataclass(frozen=True)
 class UniformPolicy:
-    """Actions uniform in [-1, 1], whatever the observation."""
+    """Actions uniform in [-1, 1], or among the choices, whatever the observation."""
 
     description: str = "uniformly random actions"
     sizes: None = None

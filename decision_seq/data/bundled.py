@@ -1,8 +1,9 @@
 """Datasets that can be had with no network: small behaviour policies, rolled out on first use.
 
 The policies were trained by `experiments/behaviour/train_behaviour.py`; `data/README.md` in the
-repository lists how long, and what they return. A bundled collection is made by us in Gymnasium's
-environments: it is never D4RL's data, and says so wherever it is used.
+repository lists how long, and what they return; in Key-to-Door random walks do. A bundled
+collection is made by us in Gymnasium's environments and our own: it is never D4RL's data, and says
+so wherever it is used.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from decision_seq.types import Reporter, UserError
 
 DEFAULT_SIZE = Size(200_000)
 POLICIES = Path(__file__).parent / "behaviours"
+# The environments that are ours -> the files of `envs` that decide what they do.
+OUR_FILES = {"Reacher2d-v0": "reacher2d.[px]*", "KeyToDoor-v0": "key_to_door.py"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Bundled:
     """A dataset's recipe: who acts, in which environment; what the default collection holds.
 
     parts: policy files in `POLICIES`, or `uniform`; each collects an equal share, in this order.
+    size: of the default collection.
     """
 
     env_id: str
@@ -42,6 +46,7 @@ class Bundled:
     return_mean: float
     return_std: float = 0.0
     return_max: float = 0.0
+    size: Size = DEFAULT_SIZE
 
     def actors(self) -> list[Actor]:
         return [
@@ -54,9 +59,11 @@ class Bundled:
 def bundled() -> dict[str, Bundled]:
     """Every bundled dataset by its name, from `behaviours/datasets.json`."""
     table = json.loads((POLICIES / "datasets.json").read_text())
-    return {
-        name: Bundled(**{**facts, "parts": tuple(facts["parts"])}) for name, facts in table.items()
-    }
+    return {name: _recipe(**facts) for name, facts in table.items()}
+
+
+def _recipe(parts: list[str], size: dict[str, Any] | None = None, **facts: Any) -> Bundled:
+    return Bundled(parts=tuple(parts), size=Size(**size) if size else DEFAULT_SIZE, **facts)
 
 
 def recipe(name: str) -> Bundled:
@@ -77,23 +84,31 @@ def store_name(name: str, size: Size, seed: int) -> str:
         version("mujoco"),
         version("numpy"),
         version("scipy"),
-        *(sha256(file) for file in sorted(Path(envs.__file__).parent.glob("reacher2d.[px]*"))),
+        *map(sha256, _our_files(found.env_id)),
     ]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     return f"bundled-{name}-{size.count}{size.unit}s-seed{seed}-{key}"
+
+
+def _our_files(env_id: str) -> list[Path]:
+    folder, pattern = Path(envs.__file__).parent, OUR_FILES.get(env_id)
+    return sorted(folder.glob(pattern)) if pattern else []
 
 
 def collect_recipe(
     name: str,
     found: Bundled,
     output: Path,
-    size: Size = DEFAULT_SIZE,
+    size: Size | None = None,
     seed: int = 0,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> EpisodeStore:
-    """Collect by a recipe, in the table or not, into a store at `output`."""
-    actors = found.actors()
+    """Collect by a recipe, in the table or not, into a store at `output`.
+
+    size: None for the recipe's own.
+    """
+    actors, size = found.actors(), size or found.size
     source = {
         "kind": "bundled",
         "description": (
@@ -123,7 +138,8 @@ def collect_named(
 ) -> EpisodeStore:
     """`data collect`: a bundled dataset by name, or any policy file in any environment.
 
-    size: None for the collection's own. UserError when `output` exists: nothing is overwritten.
+    size: None for the bundled dataset's own, or `DEFAULT_SIZE`. UserError when `output` exists:
+    nothing is overwritten.
     """
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
@@ -131,12 +147,11 @@ def collect_named(
         name = name.removeprefix(ATARI)
         size = size or atari_bundled.DEFAULT_SIZE
         return atari_bundled.collect(name, output, size, seed, workers, reporter)
-    size = size or DEFAULT_SIZE
     if name is not None:
         return collect_recipe(name, recipe(name), output, size, seed, workers, reporter)
     assert policy is not None
     assert env_id is not None
-    actor = load_actor(policy)
+    actor, size = load_actor(policy), size or DEFAULT_SIZE
     source: dict[str, Any] = {
         "kind": "collected",
         "description": f"collected here ({env_id}, {actor.description}, seed {seed})",

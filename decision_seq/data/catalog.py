@@ -37,12 +37,12 @@ def _scores(references: tuple[float, float] | None, mean: float) -> dict[str, An
 def _bundled() -> Iterator[dict[str, Any]]:
     for name, recipe in bundled.bundled().items():
         found = envs.facts_by_name(name)
-        made = store_root() / bundled.store_name(name, bundled.DEFAULT_SIZE, 0)
+        made = store_root() / bundled.store_name(name, recipe.size, 0)
         yield {
             "name": f"bundled/{name}",
             "source": "collected here, not D4RL's data",
             "environment": recipe.env_id,
-            "size": f"{bundled.DEFAULT_SIZE.count:,} steps",
+            "size": f"{recipe.size.count:,} {recipe.size.unit}s",
             "episodes": recipe.episodes,
             **_scores(found[1].reference_scores if found else None, recipe.return_mean),
             "here": "yes" if made.is_dir() else "made on first use",

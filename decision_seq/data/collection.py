@@ -70,7 +70,7 @@ def collect(
     if seed < 0 or workers < 1:
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     trust(env_id)
-    limit = _check_fits(actors, env_id)
+    limit, choices = _check_fits(actors, env_id)
     found = facts_by_name(env_id)
     total = 0
     reporter = reporter or Reporter()
@@ -96,23 +96,34 @@ def collect(
             max_episode_steps=limit or max(writer.lengths),
             transitions_in=total,
             has_timeouts=True,
+            **({} if choices is None else {"choices": choices}),
         )
 
 
-def _check_fits(actors: Sequence[Actor], env_id: str) -> int | None:
-    """The environment's step limit; UserError unless it exists and has the actors' sizes."""
+def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int | None]:
+    """The environment's step limit and its choices, where an action is one of several.
+
+    UserError unless it exists, shows vectors, and is one that the actors can act in.
+    """
     envs = Environments(env_id, 1)
     (shape, action_size), limit = envs.sizes, envs.max_episode_steps
     envs.close()
-    if envs.discrete:
-        raise UserError(f"{env_id} takes a choice as an action; the actors here give vectors")
+    if len(shape) != 1:
+        raise UserError(f"{env_id} shows observations of shape {shape}; only vectors are collected")
     for actor in actors:
-        if actor.sizes not in (None, (shape[0], action_size)):
+        if actor.sizes is None:
+            continue
+        if envs.discrete:
+            raise UserError(
+                f"{env_id} takes a choice as an action; {actor.description} gives vectors; name"
+                " another environment, or the policy `uniform`"
+            )
+        if actor.sizes != (shape[0], action_size):
             raise UserError(
                 f"{actor.description} has {actor.sizes} observation and action dimensions;"
                 f" {env_id} has {shape[0]} and {action_size}"
             )
-    return limit
+    return limit, action_size if envs.discrete else None
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,8 @@ def run_chunk(
         for row in rows:
             noise[slots[row]] = generators[row].standard_normal(action_size)
         actions = actor.act(observations, noise)[slots[rows]]
+        if envs.discrete:
+            actions = actions.argmax(1)
         following, rewards, terminated, truncated = envs.step(rows, actions)
         for i, row in enumerate(rows):
             steps[row].append((observations[slots[row]].copy(), actions[i], rewards[i]))

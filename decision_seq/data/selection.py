@@ -1,4 +1,4 @@
-"""Which episodes are trained on: the best X % of the steps, and those held out for measuring.
+"""Which episodes are trained on: the best of them, and which are held out for measuring.
 
 Masks over a store's episodes; nothing is copied. What is held out, training sees in two places
 alone: in the mean and deviation by which observations are standardised, which are those of the
@@ -54,10 +54,12 @@ def trained_on(
     unfinished: Literal["keep", "exclude"],
     best_fraction: float,
     held_out_fraction: float,
+    least_return: float | None = None,
 ) -> np.ndarray:
     """The episodes in which windows may start, [E] bool; UserError when none would be left.
 
-    The best are chosen among what is not held out and, with `exclude`, has an end.
+    The best are chosen among what is not held out, with `exclude` has an end, and returned
+    `least_return` at least.
     """
     among = ~held_out(store.num_episodes, held_out_fraction)
     if unfinished == "exclude":
@@ -67,6 +69,14 @@ def trained_on(
             "no episode to train on is left: those that have an end are all held out; lower"
             " --held_out, or train with --unfinished keep"
         )
+    if least_return is not None:
+        best = store.returns[among].max()
+        among &= store.returns >= least_return
+        if not among.any():
+            raise UserError(
+                f"no episode to train on is left: the best of them returned {best:,.6g}, and"
+                f" --least_return asks for {least_return:,.6g}; lower it"
+            )
     if best_fraction == 1:
         return among
     return best_of(store.lengths, store.returns, best_fraction, among)

@@ -23,9 +23,9 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-# Said in every label they are in: the share of the best episodes trained on, and that a policy
+# Said in every label they are in: which of the best episodes are trained on, and that a policy
 # which could be asked for a return is asked for nothing.
-BEST, ASKED = "best_fraction", "conditioning.name"
+BEST, LEAST, ASKED = "best_fraction", "least_return", "conditioning.name"
 NEVER_ASKED = ("bc",)
 
 
@@ -202,7 +202,10 @@ def _label(settings: dict[str, Any], varying: set[str]) -> str:
     share = settings.get(BEST)
     if isinstance(share, int | float) and share < 1:
         parts.append(f"best {100 * share:g} %")
-    short = {key: _short(key) for key in varying - {BEST, ASKED}}
+    least = settings.get(LEAST)
+    if isinstance(least, int | float):
+        parts.append(f"returns >= {least:g}")
+    short = {key: _short(key) for key in varying - {BEST, LEAST, ASKED}}
     if settings.get(ASKED) != "none" and ASKED in varying:
         short[ASKED] = _short(ASKED)
     times = Counter(short.values())

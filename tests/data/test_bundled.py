@@ -5,7 +5,7 @@ import pytest
 
 from decision_seq.data import Request, open_dataset
 from decision_seq.data.behaviour import UniformPolicy
-from decision_seq.data.bundled import POLICIES, bundled, recipe
+from decision_seq.data.bundled import POLICIES, bundled, recipe, store_name
 from decision_seq.data.collection import Size
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
@@ -19,7 +19,8 @@ def test_bundled_data_are_as_said(name: str) -> None:
     found = recipe(name)
     for part in set(found.parts) - {"uniform"}:
         assert (POLICIES / part).stat().st_size <= SMALL
-    request = Request(size=Size(12 * len(found.parts), "episode"))
+    count = 300 if found.size.unit == "episode" else 12 * len(found.parts)
+    request = Request(size=Size(count, "episode"))
     store = open_dataset(f"bundled/{name}", request)
     assert store.header["source"]["kind"] == "bundled"
     assert "not D4RL's data" in store.source
@@ -31,6 +32,32 @@ def test_bundled_data_are_as_said(name: str) -> None:
     weights = np.array(rates) / np.sum(rates)
     error = (weights**2 @ np.square(errors)) ** 0.5
     assert abs(weights @ means - found.return_mean) < 5 * error + 1e-6
+
+
+def test_random_walks_are_as_many_as_their_name_says() -> None:
+    """Under either name, and to the byte: neither a simulator nor a network takes part."""
+    assert recipe("key-to-door-10k").size == Size(10_000, "episode")
+    store = open_dataset("key-to-door-1k")
+    assert open_dataset("bundled/key-to-door-1k").path == store.path
+    found = recipe("key-to-door-1k")
+    assert (store.num_episodes, store.returns.sum()) == (found.episodes, 30) == (1000, 30)
+    assert store.returns.std() == pytest.approx(found.return_std, abs=1e-4)
+    assert store.checksum.startswith("b393696d5d63")
+    assert (store.choices, store.header["max_episode_steps"]) == (4, 30)
+    assert (store.header["family"], store.reference_scores) == ("key-to-door", (0.0, 1.0))
+    assert store.terminated.all()
+
+
+def test_a_store_is_made_anew_when_our_environment_is_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def names() -> list[str]:
+        known = ("key-to-door-1k", "reacher2d-random", "hopper-random")
+        return [store_name(name, Size(8), 0) for name in known]
+
+    before = names()
+    monkeypatch.setattr("decision_seq.data.bundled.sha256", lambda file: file.name)
+    assert [old == new for old, new in zip(before, names(), strict=True)] == [False, False, True]
 
 
 def test_a_bundled_store_is_made_once_and_again_when_damaged() -> None:

@@ -7,7 +7,7 @@ import pytest
 from decision_seq.cli import main
 from decision_seq.data import Request, open_dataset
 from decision_seq.data.atari_bundled import COLLECTIONS
-from decision_seq.data.bundled import DEFAULT_SIZE, bundled
+from decision_seq.data.bundled import DEFAULT_SIZE, bundled, store_name
 from decision_seq.data.catalog import COLUMNS, catalog
 from decision_seq.data.collection import Size
 from decision_seq.data.d4rl import published
@@ -44,6 +44,16 @@ def test_a_bundled_dataset_is_here_once_it_is_made() -> None:
     folder = open_dataset("bundled/hopper-random", Request(size=Size(40))).path
     folder.rename(folder.with_name(folder.name.replace("40steps", f"{size.count}steps")))
     assert rows_by_name()["bundled/hopper-random"]["here"] == "yes"
+
+
+def test_a_collection_has_a_size_of_its_own(stores: Path) -> None:
+    rows = rows_by_name()
+    assert rows["bundled/hopper-random"]["size"] == "200,000 steps"
+    row = rows["bundled/key-to-door-10k"]
+    assert (row["size"], row["episodes"], row["normalized"]) == ("10,000 episodes", 10_000, "3.1")
+    assert row["here"] == "made on first use"
+    (stores / store_name("key-to-door-10k", Size(10_000, "episode"), 0)).mkdir(parents=True)
+    assert rows_by_name()["bundled/key-to-door-10k"]["here"] == "yes"
 
 
 def test_the_table_and_its_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,10 +25,15 @@ def actor() -> GaussianPolicy:
 
 
 def collected(
-    folder: Path, actors: Sequence[Actor], size: Size, seed: int = 3, workers: int = 1
+    folder: Path,
+    actors: Sequence[Actor],
+    size: Size,
+    seed: int = 3,
+    workers: int = 1,
+    env_id: str = "Hopper-v4",
 ) -> EpisodeStore:
     source = {"kind": "test", "description": "test"}
-    return collect(actors, "Hopper-v4", size, seed, folder, folder.name, source, workers)
+    return collect(actors, env_id, size, seed, folder, folder.name, source, workers)
 
 
 def test_a_collection_is_what_the_environment_did(actor: GaussianPolicy) -> None:
@@ -86,6 +91,43 @@ def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
     for count in (100, 300, 500, 700):
         store = collected(tmp_path / str(count), [UniformPolicy()], Size(count))
         assert store.num_transitions - store.lengths[-1] < count <= store.num_transitions
+
+
+def test_choices_are_drawn_uniformly(tmp_path: Path) -> None:
+    store = collected(tmp_path / "a", [UniformPolicy()], Size(5000), env_id="CartPole-v1")
+    actions = store.columns["actions"].array
+    assert (actions.dtype, actions.shape) == (np.int64, (store.num_transitions,))
+    assert (store.choices, store.header["max_episode_steps"]) == (2, 500)
+    assert abs(actions.mean() - 0.5) < 4 * 0.5 / len(actions) ** 0.5
+    same = (actions[1:] == actions[:-1]).mean()  # one says nothing of the next
+    assert abs(same - 0.5) < 4 * 0.5 / len(actions) ** 0.5
+
+
+def test_a_collection_of_choices_is_what_the_environment_did() -> None:
+    (episode,) = run_chunk(UniformPolicy(), "KeyToDoor-v0", (5, 1), 3, 1)
+    env = make("KeyToDoor-v0")
+    observation, _ = env.reset(seed=int(np.random.default_rng([5, 1, 3]).integers(2**31)))
+    for t in range(len(episode)):
+        np.testing.assert_array_equal(episode.observations[t], observation)
+        observation, reward, terminated, _, _ = env.step(episode.actions[t])
+        assert (episode.rewards[t], t == len(episode) - 1) == (reward, terminated)
+    np.testing.assert_array_equal(episode.observations[-1], observation)
+    assert (episode.terminated, episode.truncated) == (True, False)
+
+
+def test_choices_stay_what_they_were(tmp_path: Path) -> None:
+    """To the bit, as no simulator and no matrix product takes part; made by one worker first."""
+    size, env_id = Size(20, "episode"), "KeyToDoor-v0"
+    store = collected(tmp_path / "x", [UniformPolicy()], size, workers=2, env_id=env_id)
+    assert store.checksum.startswith("be485be88fc0390d")
+
+
+def test_what_actors_cannot_act_in_is_refused(actor: GaussianPolicy, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="CartPole-v1 takes a choice as an action; a test's policy"):
+        collected(tmp_path / "x", [UniformPolicy(), actor], Size(10), env_id="CartPole-v1")
+    with pytest.raises(UserError, match=r"shape \(4, 84, 84\); only vectors"):
+        collected(tmp_path / "x", [UniformPolicy()], Size(10), env_id="atari/Pong-v0")
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_policy_for_another_environment_is_refused(actor: GaussianPolicy, tmp_path: Path) -> None:

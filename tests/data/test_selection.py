@@ -81,6 +81,26 @@ def test_the_filter_leaves_held_out_episodes_alone(
         assert trained[~held].all() or worst >= store.returns[~held & ~trained].max()
 
 
+def test_a_least_return_is_asked_of_what_is_not_held_out(
+    make_store: Callable[..., EpisodeStore],
+) -> None:
+    store = make_store([30, 7, 51, 1, 24, 12, 9, 40])
+    held = held_out(store.num_episodes, 0.3)
+    least = float(np.median(store.returns[~held]))
+    trained = trained_on(store, "keep", 1.0, 0.3, least)
+    np.testing.assert_array_equal(trained, ~held & (store.returns >= least))
+    assert 0 < trained.sum() < (~held).sum()
+    # The best part is one of what is left: half of these steps, not of all.
+    best = trained_on(store, "keep", 0.5, 0.3, least)
+    assert best.sum() == 1 or store.lengths[best].sum() <= store.lengths[trained].sum() / 2
+    assert (trained >= best).all()
+    best_return = float(store.returns[~held].max())
+    assert trained_on(store, "keep", 1.0, 0.3, best_return).sum() == 1
+    with pytest.raises(UserError, match=r"the best of them returned .*--least_return") as caught:
+        trained_on(store, "keep", 1.0, 0.3, best_return + 1)
+    assert "\n" not in str(caught.value)
+
+
 def test_nothing_left_to_train_on_is_said(make_store: Callable[..., EpisodeStore]) -> None:
     store = make_store([5, 6, 7])
     held = held_out(3, 0.4)

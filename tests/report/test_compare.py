@@ -56,10 +56,12 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     write_run(tmp_path / "b", policy={**dt, "context_length": 5})
     write_run(tmp_path / "c", 1, policy=BC, targets=(None,), more={"best_fraction": 1.0})
     write_run(tmp_path / "d", 1, policy=BC, targets=(None,), more={"best_fraction": 0.1})
+    write_run(tmp_path / "e", 1, policy=BC, targets=(None,), more={"least_return": 1.0})
     comparison = compared(tmp_path)
     assert comparison.labels == [
         "bc",
         "bc best 10 %",
+        "bc returns >= 1",
         "dt context_length 20",
         "dt context_length 5",
     ]
