@@ -23,17 +23,21 @@ from decision_seq.types import Batch, Spec
 @PolicyConfig.register_subclass("return_predictor")
 @dataclass(frozen=True)
 class ReturnPredictorConfig(DecisionTransformerConfig):
-    """predicts: `success`, the probability of a return of 1 where all others are 0, learnt by
+    """estimates: `success`, the probability of a return of 1 where all others are 0, learnt by
     cross-entropy; `return`, the expected return-to-go, by squared error. weight: of that loss,
     beside the action's."""
 
-    predicts: Literal["success", "return"] = "success"
+    estimates: Literal["success", "return"] = "success"
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         fine = 0 < self.weight < float("inf")
         require(fine, f"config: policy.weight {self.weight} must be above 0, and finite")
+
+    @property
+    def predicts(self) -> bool:
+        return True
 
     def build(self, spec: Spec) -> ReturnPredictor:
         return ReturnPredictor(self, spec)
@@ -53,19 +57,19 @@ class ReturnPredictor(DecisionTransformer):
             " --conditioning.discount 1",
         )
         super().__init__(config, replace(spec, condition_size=0))
-        self.spec, self.predicts, self.weight = spec, config.predicts, config.weight
+        self.spec, self.estimates, self.weight = spec, config.estimates, config.weight
         self.actions.embed.requires_grad_(True)  # even alone in its window, an action is read
         self.head = nn.Linear(self.backbone.width, 1)
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         """UserError where success is to be told of returns that are neither 0 nor 1."""
         super().fit(store, conditions)
-        if self.predicts == "success":
+        if self.estimates == "success":
             binary = bool(((store.returns == 0) | (store.returns == 1)).all())
             require(
                 binary and self.spec.discount == 1,
-                "policy.predicts success needs returns of 0 or 1, and --conditioning.discount 1;"
-                " take --policy.predicts return",
+                "policy.estimates success needs returns of 0 or 1, and --conditioning.discount 1;"
+                " take --policy.estimates return",
             )
 
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
@@ -75,7 +79,7 @@ class ReturnPredictor(DecisionTransformer):
         hidden = self.backbone(self.all_tokens(self.encoded(batch)))
         rewards, values = batch.conditions.unbind(-1)
         found, returns = self._read(hidden), rewards + self.spec.discount * values
-        if self.predicts == "success":
+        if self.estimates == "success":
             errors = F.binary_cross_entropy_with_logits(found, returns, reduction="none")
         else:
             errors = (found - returns) ** 2
@@ -85,7 +89,7 @@ class ReturnPredictor(DecisionTransformer):
     def expected(self, batch: Batch) -> Tensor:
         """The return-to-go, or the probability of success, once each action is known: [B, T]."""
         found = self._read(self.backbone(self.all_tokens(self.encoded(batch))))
-        return found.sigmoid() if self.predicts == "success" else found
+        return found.sigmoid() if self.estimates == "success" else found
 
     def _read(self, hidden: Tensor) -> Tensor:
         """hidden [B, 2T, D] -> [B, T] float32."""

@@ -34,7 +34,7 @@ CONDITIONINGS: dict[str, Conditioning] = {
 SUITED = {"tt": ("outcome", "goal"), "return_predictor": ("outcome",)}
 BUILT: dict[str, dict[str, Any]] = {
     "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
-    "return_predictor": {"predicts": "return"},
+    "return_predictor": {"estimates": "return"},
 }
 FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 DISCRETE = ("discrete", "frames")  # the kinds of case whose actions are choices
