@@ -161,3 +161,28 @@ def _shared(x: TaskScores, y: TaskScores) -> tuple[list[np.ndarray], list[np.nda
     if not common:
         raise ValueError(f"no task in common: {', '.join(x)} and {', '.join(y)}")
     return _arrays({task: x[task] for task in common}), _arrays({task: y[task] for task in common})
+
+
+def area_under_curve(
+    scores: np.ndarray, positive: np.ndarray, resamples: int = RESAMPLES
+) -> tuple[float, Interval]:
+    """Of the receiver operating characteristic: how often a positive outscores a negative, ties a
+    half (Mann-Whitney's U). scores, positive [n], of both kinds at least one; the 95 % interval by
+    bootstrap within each kind.
+    """
+    positive = np.asarray(positive, bool)
+    high, low = (np.asarray(scores, np.float64)[kind] for kind in (positive, ~positive))
+
+    def area(high: np.ndarray, low: np.ndarray) -> float:
+        low = np.sort(low)
+        below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+        return float(below.mean() / (2 * len(low)))
+
+    rng = np.random.default_rng(0)
+
+    def resampled(values: np.ndarray) -> np.ndarray:
+        return values[rng.integers(len(values), size=len(values))]
+
+    drawn = [area(resampled(high), resampled(low)) for _ in range(resamples)]
+    low_end, high_end = percentile_interval(np.array(drawn))
+    return area(high, low), (float(low_end), float(high_end))

@@ -35,6 +35,7 @@ LAYERS = [
     "offline",
     "prediction",
     "matching",
+    "explanation",
     "run_folder",
     "experiment",
     "sharing",

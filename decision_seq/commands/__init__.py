@@ -10,6 +10,7 @@ from decision_seq.commands import (
     data,
     doctor,
     evaluate,
+    explain,
     match,
     predict,
     report,
@@ -19,7 +20,7 @@ from decision_seq.commands import (
 )
 from decision_seq.commands.parsing import Parser
 
-VERBS = (train, sweep, doctor, evaluate, match, predict, report, sharing, data, bench)
+VERBS = (train, sweep, doctor, evaluate, match, predict, explain, report, sharing, data, bench)
 
 
 def build_parser() -> Parser:

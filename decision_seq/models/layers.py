@@ -111,6 +111,12 @@ class CausalSelfAttention(nn.Module):
         mixed = self._mixed(self._split(query), self._split(key), self._split(value), mask)
         return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
 
+    def weights(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """tokens [B, L, D] -> what `forward` mixes values by, [B, heads, L, L]."""
+        query, key, _ = self.query_key_value(tokens).chunk(3, -1)
+        mask = causal_mask(tokens.shape[1], slice(None), tokens.device, seen)
+        return self._weights(self._split(query), self._split(key), mask)
+
     def _mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """[B, heads, R, D / heads] of keys and values at L positions; mask: None for causal."""
         dropped = self.training and self.dropout.probability > 0
@@ -122,9 +128,13 @@ class CausalSelfAttention(nn.Module):
         # On a CPU torch multiplies plain matrices too, and waits for its own masks (see Dropout).
         if mask is None:
             mask = causal_mask(key.shape[2], slice(None), key.device)
+        return self.dropout(self._weights(query, key, mask)) @ value
+
+    @staticmethod
+    def _weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+        """[B, heads, R, D / heads], [B, heads, L, D / heads] -> [B, heads, R, L]."""
         hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-        scores = (query * query.shape[-1] ** -0.5) @ key.mT + hidden
-        return self.dropout(scores.softmax(-1)) @ value
+        return ((query * query.shape[-1] ** -0.5) @ key.mT + hidden).softmax(-1)
 
     def extend(
         self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None
@@ -184,6 +194,10 @@ class Block(nn.Module):
         """tokens [B, L, D] -> [B, L, D] or [B, R, D]."""
         mixed = self.attention(self.attention_norm(tokens), read, seen)
         return self._behind(tokens if read is None else select(tokens, read), mixed)
+
+    def weights(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """How much each token looks at each, [B, heads, L, L]."""
+        return self.attention.weights(self.attention_norm(tokens), seen)
 
     def extend(
         self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None

@@ -13,6 +13,7 @@ from decision_seq.policies.base import Policy, PolicyConfig
 from decision_seq.policies.bc import BehaviourCloning, BehaviourCloningConfig
 from decision_seq.policies.bdt import BidirectionalTransformer, BidirectionalTransformerConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
+from decision_seq.policies.return_predictor import ReturnPredictor, ReturnPredictorConfig
 from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "DecisionTransformerConfig",
     "Policy",
     "PolicyConfig",
+    "ReturnPredictor",
+    "ReturnPredictorConfig",
     "TrajectoryTransformer",
     "TrajectoryTransformerConfig",
 ]

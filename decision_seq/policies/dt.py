@@ -75,9 +75,13 @@ class DecisionTransformer(Policy):
         return dict.fromkeys(self.actions.LOSSES, batch.mask)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        states = slice(self.tokens_per_step - 2, None, self.tokens_per_step)
-        hidden = self.backbone(self.tokens(self.encoded(batch)), states)  # [B, T, D]
+        hidden = self.backbone(self.tokens(self.encoded(batch)), self.states)  # [B, T, D]
         return self.actions.losses(hidden, batch, rng)
+
+    @property
+    def states(self) -> slice:
+        """Where the states' tokens are."""
+        return slice(self.tokens_per_step - 2, None, self.tokens_per_step)
 
     def encode(self, observations: Tensor) -> Tensor:
         return self._squash(self.encoder(observations))
@@ -90,11 +94,16 @@ class DecisionTransformer(Policy):
         return self.actions.choose(hidden[:, 0], sampling), None
 
     def tokens(self, encoded: Batch) -> Tensor:
-        """[B, L, D]: the steps' tokens interleaved and told when they are."""
+        """[B, L, D]: the steps' tokens interleaved and told when they are; without the last one,
+        an action that no other is to follow."""
+        return self.all_tokens(encoded)[:, :-1]
+
+    def all_tokens(self, encoded: Batch) -> Tensor:
+        """[B, L + 1, D], as `tokens` has them, and the last action's."""
         streams = [encoded.observations, self._squash(self.actions.embed(encoded.actions))]
         if self.embed_condition is not None:
             streams.insert(0, self._squash(self.embed_condition(encoded.conditions)))
-        return self.positions(torch.stack(streams, 2), encoded.timesteps)[:, :-1]
+        return self.positions(torch.stack(streams, 2), encoded.timesteps)
 
     def _squash(self, tokens: Tensor) -> Tensor:
         return torch.tanh(tokens) if self.config.squash else tokens

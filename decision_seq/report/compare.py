@@ -23,8 +23,8 @@ NOT_OF_THE_METHOD = (
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-# Said in every label they are in: which of the best episodes are trained on, that rewards came as one
-# sum, and that a policy which could be asked for a return is asked for nothing.
+# Said in every label they are in: which of the best episodes are trained on, that rewards came as
+# one sum, and that a policy which could be asked for a return is asked for nothing.
 BEST, LEAST, DELAYED = "best_fraction", "least_return", "delayed"
 ASKED = "conditioning.name"
 NEVER_ASKED = ("bc",)

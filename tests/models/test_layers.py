@@ -4,7 +4,7 @@ import torch
 
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.encoders import VectorEncoder
-from decision_seq.models.layers import Dropout, causal_mask, select
+from decision_seq.models.layers import CausalSelfAttention, Dropout, causal_mask, select
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
@@ -76,6 +76,37 @@ def test_a_backbone_is_causal(name: str) -> None:
 def test_causal_mask_is_a_triangle() -> None:
     whole = causal_mask(5, slice(None), torch.device("cpu"))
     assert torch.equal(whole, torch.ones(5, 5).tril().bool())
+
+
+@pytest.mark.parametrize("hidden", [None, 3])
+def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> None:
+    """Shown, and written out under dropout of none: the kernels' outcome, a hidden place too."""
+    torch.manual_seed(0)
+    layer, tokens = CausalSelfAttention(12, 3, 0.2).eval(), torch.randn(2, 7, 12)
+    seen = None if hidden is None else torch.arange(7) != hidden
+    expected = layer(tokens, seen=seen)
+    weights = layer.weights(tokens, seen)
+    values = layer._split(layer.query_key_value(tokens).chunk(3, -1)[2])
+    mixed = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(layer.output(mixed), expected)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 7))
+    assert (weights.triu(1) == 0).all()
+    assert hidden is None or (weights[..., hidden] == 0).all()
+    layer.train().dropout.probability = 1e-9  # dropped by a probability that rounds to none
+    torch.testing.assert_close(layer(tokens, seen=seen), expected)
+
+
+@pytest.mark.parametrize("name", sorted(BackboneConfig.get_known_choices()))
+def test_a_backbone_shows_where_it_looks(name: str) -> None:
+    """All of a token's looks add up to 1, and nobody looks at what is hidden."""
+    torch.manual_seed(0)
+    seen = (True, False, True, True)
+    backbone = BackboneConfig.get_choice_class(name)().build(seen).eval()
+    shown = backbone.attention(torch.randn(2, 4, backbone.width))
+    assert shown.shape[1:2] + shown.shape[3:] == (2, 4, 4)
+    torch.testing.assert_close(shown.sum(-1), torch.ones_like(shown[..., 0]))
+    assert (shown[..., 1] == 0).all()
+    assert (shown[..., 3, [0, 2, 3]] > 0).all()
 
 
 def test_more_heads_see_more() -> None:

@@ -31,11 +31,12 @@ CONDITIONINGS: dict[str, Conditioning] = {
     "goal": GoalOutcome(goal=(0.0,) * OBSERVATION),
 }
 # The conditionings that suit a policy, and what else it is built with to be quick here.
-SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",)}
+SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",), "return_predictor": ("outcome",)}
 SIMPLE = {"tt"}  # of actions that are no choices
 VECTORS = {"bdt"}  # not of frames
 BUILT: dict[str, dict[str, Any]] = {
-    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)}
+    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
+    "return_predictor": {"estimates": "return"},
 }
 FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 DISCRETE = ("discrete", "frames")  # the kinds of case whose actions are choices

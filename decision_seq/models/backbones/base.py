@@ -27,6 +27,13 @@ class Backbone(nn.Module):
         """tokens [B, L, D] -> hidden [B, R, D] at the positions `read`, by default all."""
         raise NotImplementedError
 
+    def attention(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> how much each looks at each, [layers, B, heads, L, L], rows of sum 1.
+
+        Of `forward`, for people to look at: it costs memory that no training needs.
+        """
+        raise NotImplementedError
+
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         """Nothing read yet, by so many rows. shared, memory: see `Cache`."""
         raise NotImplementedError

@@ -78,6 +78,15 @@ class GPT(Backbone):
             tokens = block(tokens, seen=seen)
         return self.norm(last(tokens, read, seen))
 
+    def attention(self, tokens: Tensor) -> Tensor:
+        tokens = self.dropout(tokens)
+        seen = None if self.seen is None else self.seen[: tokens.shape[1]]
+        weights = []
+        for block in self.blocks:
+            weights.append(cast(Block, block).weights(tokens, seen))
+            tokens = block(tokens, seen=seen)
+        return torch.stack(weights)
+
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads
         shape = Shape(len(self.blocks), self.heads, size, self.norm.weight)

@@ -1,0 +1,60 @@
+"""`decision-seq explain ...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from decision_seq.commands.console import make_reporter
+from decision_seq.commands.parsing import add_verb, folder_to_write
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "explain",
+        run_explain,
+        "Show what a policy expects of episodes while they go on, and where it looks.",
+        "  decision-seq explain runs/key-to-door-predictor\n"
+        "  decision-seq explain runs/mine --episodes 300 --event key --stage phase --json",
+    )
+    parser.add_argument("path", type=Path, metavar="DIR", help="a run or a checkpoint")
+    parser.add_argument(
+        "--episodes", type=int, default=1000, help="played at random (default 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default 0)")
+    parser.add_argument(
+        "--event", default="key", help="entry of `info` that turns true (default key)"
+    )
+    parser.add_argument(
+        "--stage", default="phase", help="entry of `info` that counts stages (default phase)"
+    )
+    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--output", type=Path, help="the folder of explanation.json and .png (default DIR)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    from decision_seq.explanation import explain
+    from decision_seq.report import explanation_text, plot_explanation, write_json
+
+    reporter = make_reporter()
+    folder = folder_to_write(options.path, options.output)
+    found = explain(
+        options.path,
+        options.episodes,
+        options.seed,
+        options.event,
+        options.stage,
+        options.device,
+        reporter,
+    )
+    print(json.dumps(found, indent=1) if options.json else explanation_text(found), flush=True)
+    write_json(folder / "explanation.json", found)
+    plot_explanation(found, folder / "explanation.png")
+    reporter.say(f"written: {folder}/explanation.json, explanation.png")
+    return 0
