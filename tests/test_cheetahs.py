@@ -78,6 +78,7 @@ def test_the_same_seed_is_the_same_episode() -> None:
     assert lived() == lived()
 
 
+@pytest.mark.filterwarnings("ignore:.*A Box observation space")  # without bounds, as HalfCheetah's
 def test_gymnasium_has_no_objections() -> None:
     from gymnasium.utils.env_checker import check_env
 

