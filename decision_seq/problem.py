@@ -54,6 +54,8 @@ class Config:
     steps (the X % of %BC). least_return: train on episodes of this raw return at least alone, null
     for all; 1 are the successes of Key-to-Door. delayed: rewards come as one sum with the last step
     of an episode, in the data and in what a rollout is told; scores count those of the environment.
+    windows: begin at `any` step, or as `whole` episodes with their first, which is all that a
+    rollout shows where the context holds an episode, but drawn alike however long they are.
     held_out: part of the episodes that are not trained on, the same for every seed; on them
     `offline` measures the policy without an environment. frame_memory: MiB of decoded frames that
     are kept in memory, by every process.
@@ -64,6 +66,7 @@ class Config:
     best_fraction: float = 1.0
     least_return: float | None = None
     delayed: bool = False
+    windows: Literal["any", "whole"] = "any"
     held_out: float = 0.0
     seed: int = 0
     frame_memory: int = CACHE_MEBIBYTES
@@ -213,6 +216,8 @@ def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -
 def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
     """Where windows may start."""
     trained = trained_episodes(config, store)
+    if config.windows == "whole":
+        return WindowIndex(store.offsets, starts=np.array(store.offsets[:-1])[trained])
     if trained.all():
         return WindowIndex(store.offsets)
     return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(trained, store.lengths)))
