@@ -12,7 +12,12 @@ from decision_seq.types import UserError
 
 DEFAULT_RECIPE, DEFAULT_DATASET = "dt/gym", "hopper-medium"
 # What datasets take whose names begin so, the longest first.
-OF_DATASETS = {"atari/bundled-": "atari/small", "atari/": "atari/dt"}
+OF_DATASETS = {
+    "atari/bundled-": "atari/small",
+    "atari/": "atari/dt",
+    "bundled/key-to-door-": "dt/key-to-door",
+    "key-to-door-": "dt/key-to-door",
+}
 TABLES = "tables"  # the folder of `experiments/` that holds no recipes
 _PACKAGE = Path(__file__).parent
 FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")  # installed, or a checkout

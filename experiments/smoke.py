@@ -20,6 +20,7 @@ from decision_seq.report import table
 STEPS, KILL_AFTER = 60, 30
 DATASET = "bundled/hopper-medium"  # of every family but
 DATASETS = {"atari": "atari/bundled-pong"}
+OF_TASKS = {"key-to-door": "key-to-door-1k"}  # whatever the family
 SMALL = {
     "collection.steps": 4000,
     "train.steps": STEPS,
@@ -81,7 +82,8 @@ def smoke(name: str, folder: Path) -> list[str]:
     started = time.monotonic()
     output = folder / name.replace("/", "-")
     overrides = [part for key, value in small(name).items() for part in (f"--{key}", str(value))]
-    dataset = DATASETS.get(name.partition("/")[0], DATASET)
+    family, _, task = name.partition("/")
+    dataset = OF_TASKS.get(task) or DATASETS.get(family, DATASET)
     arguments = ["train", "--config", name, "--dataset", dataset, "--output", str(output)]
     logged = killed([*arguments, *overrides], output)
     resumed = run(["train", "--output", str(output), "--resume"])

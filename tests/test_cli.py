@@ -296,7 +296,7 @@ def test_bad_evaluation_input(
                 "-1",
             ]
         ],
-        ["data", "collect", "--policy", "uniform", "--env", "CartPole-v1", "--output", "x"],
+        ["data", "collect", "--policy", "uniform", "--env", "atari/Pong-v0", "--output", "x"],
         ["bench", "rollouts"],
         ["bench", "rollouts", "--checkpoint", "nowhere"],
         ["bench", "train", "--rounds", "0"],

@@ -2,18 +2,25 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from decision_seq import envs
+from decision_seq import config, envs, experiment
 from decision_seq.envs.key_to_door import ROOMS, STEPS, KeyToDoor
+from decision_seq.problem import Config, prepare, trained_episodes
+from decision_seq.recipes import recipe_of, recipe_trees, table_path
+from decision_seq.report.published import published
+from decision_seq.sweep.grid import read_grid
 from decision_seq.types import UserError
+from tests.conftest import Lines
 
 NORTH, SOUTH, WEST, EAST = range(4)
 FLOOR, WALL, KEY, DOOR = range(4)
 WAYS = ((-1, 0), (1, 0), (0, -1), (0, 1))
+KINDS = ("dt", "bc")  # of recipes
 Cell = tuple[int, int]
 
 
@@ -97,7 +104,7 @@ def through_rooms_1_and_2(env: KeyToDoor, seed: int, take: bool) -> np.ndarray:
 
 
 def test_the_random_walk_succeeds_as_often_as_is_computed() -> None:
-    """2 to 5 % by the brief of the experiment, 3.1 % in the paper's data."""
+    """2 to 5 % were aimed at; the paper reports 3.1 % of its own."""
     exact = succeeds()
     assert 0.02 < exact < 0.05
     assert exact == pytest.approx(0.031, abs=0.0005)
@@ -268,3 +275,59 @@ def test_pictures_have_one_size_and_show_what_there_is() -> None:
         assert picture.dtype == np.uint8
         colours = {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
         assert colours == {player, wall, floor} | thing
+
+
+def test_its_datasets_have_a_recipe_that_sees_whole_episodes() -> None:
+    for name in ("key-to-door-1k", "bundled/key-to-door-10k"):
+        assert recipe_of(name) == "dt/key-to-door"
+    made, cloned = (config.load(Config, *recipe_trees(f"{kind}/key-to-door")) for kind in KINDS)
+    assert made.policy.context_length == sum(STEPS)
+    assert made.evaluation.temperature == 0
+    # What the condition is worth is the difference between the two.
+    assert (made.conditioning.size, cloned.conditioning.size) == (1, 0)
+    assert (made.policy, made.train, made.evaluation) == (
+        cloned.policy,
+        cloned.train,
+        cloned.evaluation,
+    )
+
+
+def test_its_table_has_the_papers_rows() -> None:
+    runs = read_grid(table_path("key-to-door"))
+    assert len(runs) == 2 * 3 * 3
+    least = {run.name.split("-seed")[0].split("k-")[1]: run.config.least_return for run in runs}
+    assert least == {"dt": None, "bc": None, "bc-success": 1.0}
+    said = {e.method: e for e in published() if "key-to-door-1k" in e.scores}
+    assert {method: entry.scores["key-to-door-1k"][0] for method, entry in said.items()} == {
+        "DT": 71.8,
+        "CQL": 13.1,
+        "BC": 1.4,
+        "BC of the successes (%BC)": 69.9,
+        "random walk": 3.1,
+    }
+    for entry in said.values():
+        assert not entry.comparable
+        assert "never released" in entry.environment
+
+
+def test_successes_alone_are_trained_on_and_the_score_is_their_rate(tmp_path: Path) -> None:
+    """From a name to a score, tiny: what is learnt is the business of `make reproduce`."""
+    asked = {
+        "dataset": "key-to-door-1k",
+        "collection": {"steps": 3000},
+        "least_return": 1.0,
+        "train": {"steps": 2, "warmup_steps": 1, "batch_size": 4},
+        "evaluation": {"episodes": 4},
+    }
+    made = config.load(Config, *recipe_trees("bc/key-to-door"), asked)
+    finished = experiment.train(made, tmp_path / "run")
+    assert finished is not None
+    (score,) = finished.scores.targets
+    assert score.normalized_score == pytest.approx(100 * np.mean(score.returns))
+    assert finished.scores.env_id == "KeyToDoor-v0"
+    lines = Lines()
+    problem = prepare(made, lines)
+    trained = trained_episodes(problem.config, problem.store)
+    np.testing.assert_array_equal(trained, problem.store.returns == 1)
+    (said,) = [line for line in lines.lines if "trained on" in line]
+    assert f"trained on {int(trained.sum())} of the episodes" in said

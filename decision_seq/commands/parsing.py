@@ -46,7 +46,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         help="a YAML file or a recipe's name (default: the dataset's kind's,"
-        f" {', '.join((DEFAULT_RECIPE, *OF_DATASETS.values()))})",
+        f" {', '.join(dict.fromkeys((DEFAULT_RECIPE, *OF_DATASETS.values())))})",
     )
     parser.add_argument("--dataset", help="a dataset's name or path (see `decision-seq data list`)")
     parser.add_argument(

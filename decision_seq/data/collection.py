@@ -109,7 +109,10 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int |
     (shape, action_size), limit = envs.sizes, envs.max_episode_steps
     envs.close()
     if len(shape) != 1:
-        raise UserError(f"{env_id} shows observations of shape {shape}; only vectors are collected")
+        raise UserError(
+            f"{env_id} shows observations of shape {shape}; only vectors are collected, so name"
+            " another environment"
+        )
     for actor in actors:
         if actor.sizes is None:
             continue

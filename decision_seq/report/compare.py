@@ -191,9 +191,18 @@ def labels(runs: Sequence[Run]) -> list[str]:
         kinds.setdefault((run.scores.dataset, mine["policy.name"]), []).append(mine)
     for (_, policy), alike in kinds.items():
         for key in set(itertools.chain(*alike)):
-            if len({repr(mine.get(key)) for mine in alike}) > 1:
+            if _varies(key, alike):
                 varying.setdefault(policy, set()).add(key)
     return [_label(mine, varying.get(mine["policy.name"], set())) for mine in settings]
+
+
+def _varies(key: str, alike: Sequence[dict[str, Any]]) -> bool:
+    """Whether methods differ in it; what belongs to a conditioning counts among its own alone."""
+    own = key.startswith("conditioning.") and key != ASKED
+    found: dict[str, set[str]] = {}
+    for mine in alike:
+        found.setdefault(str(mine.get(ASKED)) if own else "", set()).add(repr(mine.get(key)))
+    return any(len(values) > 1 for values in found.values())
 
 
 def _label(settings: dict[str, Any], varying: set[str]) -> str:

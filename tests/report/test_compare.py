@@ -80,6 +80,15 @@ def test_delayed_rewards_are_said_of_every_run_that_had_them(tmp_path: Path) -> 
     assert len(comparison.rows) == 1
 
 
+def test_what_only_one_conditioning_has_is_no_difference(tmp_path: Path) -> None:
+    asked = {"name": "return", "scale": 1.0, "clip": False}
+    write_run(tmp_path / "a", more={"conditioning": asked})
+    write_run(tmp_path / "b", targets=(None,), more={"conditioning": {"name": "none"}})
+    assert compared(tmp_path).labels == ["dt asked nothing", "dt conditioning return"]
+    write_run(tmp_path / "c", more={"conditioning": {**asked, "scale": 2.0}})
+    assert "dt conditioning return scale 2.0" in compared(tmp_path).labels
+
+
 def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path / "a", more={"conditioning": {"scale": 1000.0}})
     other = "d4rl/walker2d-medium-v2"
