@@ -217,6 +217,12 @@ def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
     """Where windows may start."""
     trained = trained_episodes(config, store)
     if config.windows == "whole":
+        longest, length = int(store.lengths[trained].max()), config.policy.context_length
+        require(
+            longest <= length,
+            f"config: windows whole: an episode has {longest:,} steps, and policy.context_length"
+            f" {length:,} does not hold them; give it as many, or take windows any",
+        )
         return WindowIndex(store.offsets, starts=np.array(store.offsets[:-1])[trained])
     if trained.all():
         return WindowIndex(store.offsets)

@@ -18,7 +18,7 @@ from decision_seq.data.writer import StoreWriter
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.offline import OfflineGroup, _estimate, offline_checkpoint, offline_metrics
 from decision_seq.policies import BehaviourCloningConfig, DecisionTransformerConfig, Policy
-from decision_seq.problem import Config, prepare, window_index
+from decision_seq.problem import Config, prepare, trained_episodes, window_index
 from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import Lines, lived, make_episode
 from tests.test_train import TINY
@@ -217,7 +217,8 @@ def test_other_data_are_refused(run: Path, write_d4rl: Callable[..., Path]) -> N
 
 def test_what_is_trained_on_belongs_to_a_run(run: Path) -> None:
     saved = configs.read_yaml(run / "config.yaml")
-    for key, value in (("held_out", 0.5), ("best_fraction", 0.5), ("least_return", 0.5)):
+    others = {"held_out": 0.5, "best_fraction": 0.5, "least_return": 0.5, "windows": "whole"}
+    for key, value in others.items():
         changed = configs.load(Config, saved, {key: value})
         with pytest.raises(UserError, match=f"cannot resume .* another {key}"):
             experiment.train(changed, run, resume="must")
@@ -263,6 +264,21 @@ def test_windows_are_drawn_from_what_is_trained_on(write_d4rl: Callable[..., Pat
         assert index.count == steps < sum(LENGTHS) / 2
     trained = [said for said in reporter.lines if "trained on" in said]
     assert trained[0] == trained[1]  # whatever the seed
+
+
+def test_windows_may_be_whole_episodes(write_d4rl: Callable[..., Path]) -> None:
+    asked = {"dataset": str(write_d4rl(LENGTHS)), "windows": "whole", "held_out": 0.34}
+    long = {"policy": {"context_length": max(LENGTHS)}}
+    problem = prepare(configs.load(Config, TINY, asked, long), Lines())
+    index = window_index(problem.config, problem.store)
+    firsts = problem.store.offsets[:-1]
+    np.testing.assert_array_equal(
+        index.starts, firsts[trained_episodes(problem.config, problem.store)]
+    )
+    assert index.count == len(LENGTHS) - 2
+    short = prepare(configs.load(Config, TINY, asked), Lines())
+    with pytest.raises(UserError, match=r"windows whole: an episode has .* take windows any"):
+        window_index(short.config, short.store)
 
 
 def test_all_the_data_need_no_line(write_d4rl: Callable[..., Path]) -> None:
