@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from decision_seq.types import Bar, Reporter, UserError
@@ -52,6 +53,22 @@ class Console(Reporter):
 
 def make_reporter() -> Reporter:
     return Console() if is_main_rank() else Reporter()
+
+
+def show_finding(
+    found: dict[str, Any],
+    name: str,
+    folder: Path,
+    text: Callable[[dict[str, Any]], str] | None,
+    plot: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """Print what was found, as JSON without `text`; write NAME.json and NAME.png into a folder."""
+    from decision_seq.report import write_json
+
+    print(json.dumps(found, indent=1) if text is None else text(found), flush=True)
+    write_json(folder / f"{name}.json", found)
+    plot(found, folder / f"{name}.png")
+    make_reporter().say(f"written: {folder}/{name}.json, {name}.png")
 
 
 def is_main_rank() -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import add_verb, folder_to_write
+from decision_seq.commands.console import make_reporter, show_finding
+from decision_seq.commands.parsing import add_finding, add_verb, folder_to_write
 
 
 def add(verbs: Any) -> None:
@@ -31,18 +30,13 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--stage", default="phase", help="entry of `info` that counts stages (default phase)"
     )
-    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
-    parser.add_argument(
-        "--output", type=Path, help="the folder of explanation.json and .png (default DIR)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_finding(parser, "explanation")
 
 
 def run_explain(options: argparse.Namespace) -> int:
     from decision_seq.explanation import explain
-    from decision_seq.report import explanation_text, plot_explanation, write_json
+    from decision_seq.report import explanation_text, plot_explanation
 
-    reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = explain(
         options.path,
@@ -51,10 +45,8 @@ def run_explain(options: argparse.Namespace) -> int:
         options.event,
         options.stage,
         options.device,
-        reporter,
+        make_reporter(),
     )
-    print(json.dumps(found, indent=1) if options.json else explanation_text(found), flush=True)
-    write_json(folder / "explanation.json", found)
-    plot_explanation(found, folder / "explanation.png")
-    reporter.say(f"written: {folder}/explanation.json, explanation.png")
+    text = None if options.json else explanation_text
+    show_finding(found, "explanation", folder, text, plot_explanation)
     return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
+from decision_seq.commands.console import make_reporter, show_finding
+from decision_seq.commands.parsing import add_checkpoint, add_finding, add_verb, folder_to_write
 
 
 def add(verbs: Any) -> None:
@@ -50,14 +49,10 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--dataset", help="where the data are (default: as trained)")
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
-    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
     parser.add_argument(
         "--workers", type=int, help="processes (default one a core); no distance depends on it"
     )
-    parser.add_argument(
-        "--output", type=Path, help="the folder of matching.json and .png (default DIR)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_finding(parser, "matching")
 
 
 def _feature(text: str) -> int | str:
@@ -74,10 +69,9 @@ def _pair(text: str) -> tuple[int, int]:
 def run_match(options: argparse.Namespace) -> int:
     from decision_seq.envs import trust
     from decision_seq.matching import match_checkpoint
-    from decision_seq.report import matching_text, plot_matching, write_json
+    from decision_seq.report import matching_text, plot_matching
 
     trust(options.env or "")
-    reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = match_checkpoint(
         options.path,
@@ -87,14 +81,12 @@ def run_match(options: argparse.Namespace) -> int:
         options.mixture,
         options.dataset,
         options.device,
-        reporter,
+        make_reporter(),
         episodes=options.episodes,
         seed=options.seed,
         env_id=options.env,
         workers=options.workers,
     )
-    print(json.dumps(found, indent=1) if options.json else matching_text(found), flush=True)
-    write_json(folder / "matching.json", found)
-    plot_matching(found, folder / "matching.png")
-    reporter.say(f"written: {folder}/matching.json, matching.png")
+    text = None if options.json else matching_text
+    show_finding(found, "matching", folder, text, plot_matching)
     return 0

@@ -65,6 +65,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_finding(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where a verb that looks into a policy computes, and puts what it finds (`show_finding`)."""
+    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    parser.add_argument(
+        "--output", type=Path, help=f"the folder of {name}.json and .png (default DIR)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+
 def folder_to_write(path: Path, output: Path | None) -> Path:
     """Where a verb about the run at `path` writes: `output`, or else that folder.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import add_verb, folder_to_write
+from decision_seq.commands.console import make_reporter, show_finding
+from decision_seq.commands.parsing import add_finding, add_verb, folder_to_write
 
 
 def add(verbs: Any) -> None:
@@ -31,18 +30,13 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the draws")
     parser.add_argument("--dataset", help="where the data are (default: as trained)")
-    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
-    parser.add_argument(
-        "--output", type=Path, help="the folder of prediction.json and .png (default DIR)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    add_finding(parser, "prediction")
 
 
 def run_predict(options: argparse.Namespace) -> int:
     from decision_seq.prediction import predict_checkpoint
-    from decision_seq.report import plot_prediction, prediction_text, write_json
+    from decision_seq.report import plot_prediction, prediction_text
 
-    reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = predict_checkpoint(
         options.path,
@@ -52,10 +46,8 @@ def run_predict(options: argparse.Namespace) -> int:
         options.samples,
         options.seed,
         options.device,
-        reporter=reporter,
+        reporter=make_reporter(),
     )
-    print(json.dumps(found, indent=1) if options.json else prediction_text(found), flush=True)
-    write_json(folder / "prediction.json", found)
-    plot_prediction(found, folder / "prediction.png")
-    reporter.say(f"written: {folder}/prediction.json, prediction.png")
+    text = None if options.json else prediction_text
+    show_finding(found, "prediction", folder, text, plot_prediction)
     return 0

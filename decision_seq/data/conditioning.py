@@ -70,8 +70,8 @@ class Conditioning(draccus.ChoiceRegistry):
         transition: Transition,
         timesteps: np.ndarray,
     ) -> np.ndarray:
-        """The conditions [N, C] after a transition at `timesteps` [N]."""
-        raise NotImplementedError
+        """The conditions [N, C] after a transition at `timesteps` [N]; by default the same."""
+        return conditions
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
         """Write the labels of every transition into `out` [N, C]."""
@@ -214,15 +214,6 @@ class Unconditioned(Conditioning):
 
     def prompt(self, targets: np.ndarray) -> np.ndarray:
         return np.empty((len(targets), 0), np.float32)
-
-    def advance(
-        self,
-        conditions: np.ndarray,
-        targets: np.ndarray,
-        transition: Transition,
-        timesteps: np.ndarray,
-    ) -> np.ndarray:
-        return conditions
 
 
 def label(store: EpisodeStore, conditioning: Conditioning) -> Column:

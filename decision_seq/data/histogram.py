@@ -15,7 +15,7 @@ from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.features import Featured
 from decision_seq.data.store import EpisodeStore
-from decision_seq.types import Episode, Transition
+from decision_seq.types import Episode
 
 MOST_BINS = 10_000
 
@@ -89,15 +89,6 @@ class Histogram(Featured):
             raise ValueError("the target is not resolved: call resolved(store) first")
         wanted = np.array(self.target, np.float64)
         return np.tile((wanted / wanted.sum()).astype(np.float32), (len(targets), 1))
-
-    def advance(
-        self,
-        conditions: np.ndarray,
-        targets: np.ndarray,
-        transition: Transition,
-        timesteps: np.ndarray,
-    ) -> np.ndarray:
-        return conditions
 
     def resolved(self, store: EpisodeStore) -> Histogram:
         """UserError where the feature never varies in the data and no range is given."""

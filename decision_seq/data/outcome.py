@@ -14,7 +14,7 @@ import numpy as np
 from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.store import EpisodeStore
-from decision_seq.types import Episode, Transition
+from decision_seq.types import Episode
 
 
 def values(rewards: np.ndarray, discount: float) -> np.ndarray:
@@ -68,15 +68,6 @@ class Outcome(Conditioning):
 
     def prompt(self, targets: np.ndarray) -> np.ndarray:
         return np.zeros((len(targets), self.size), np.float32)
-
-    def advance(
-        self,
-        conditions: np.ndarray,
-        targets: np.ndarray,
-        transition: Transition,
-        timesteps: np.ndarray,
-    ) -> np.ndarray:
-        return self.prompt(targets)
 
     def resolved(self, store: EpisodeStore) -> Outcome:
         """UserError where the penalty would take the place of a whole return."""
