@@ -31,6 +31,22 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return float(low), float(high)
 
 
+def returns_interval(returns: np.ndarray) -> Interval:
+    """95 % interval of the mean return of a policy's episodes.
+
+    Student's t; of successes and failures, returns of 1 and 0, Wilson's (1927), which is right at
+    both ends, where nothing varies, and never leaves [0, 1].
+    """
+    if not np.isin(returns, (0, 1)).all():
+        return mean_interval(returns)
+    from scipy.special import ndtri
+
+    count, rate, z = len(returns), float(np.mean(returns)), float(ndtri((1 + LEVEL) / 2))
+    middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def student_interval(values: np.ndarray) -> np.ndarray:
     """Runs [..., n], n at least 2 -> the ends of the mean's 95 % interval [2, ...]."""
     from scipy.special import stdtrit  # the only part of scipy that evaluation needs

@@ -25,6 +25,7 @@ from decision_seq.statistics import (
     probability_of_improvement,
     profile_band,
     resample,
+    returns_interval,
     student_interval,
 )
 
@@ -73,6 +74,16 @@ def test_student_interval_is_scipys(count: int, rng: np.random.Generator) -> Non
     values = rng.normal(50, 10, count)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert mean_interval(values) == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("successes", [0, 1, 13, 39, 40])
+def test_the_interval_of_a_success_rate_is_wilsons(successes: int) -> None:
+    returns = np.array([1.0] * successes + [0.0] * (40 - successes))
+    told = stats.binomtest(successes, 40).proportion_ci(method="wilson")
+    assert returns_interval(returns) == pytest.approx((told.low, told.high), abs=1e-12)
+    other = returns.copy()
+    other[0] = 0.5
+    assert returns_interval(other) == mean_interval(other)
 
 
 def test_student_interval_of_many_experiments_at_once(rng: np.random.Generator) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.config import require
 from decision_seq.evaluate.checkpoints import Opened
-from decision_seq.statistics import mean_interval
+from decision_seq.statistics import returns_interval
 from decision_seq.types import Reporter
 
 MOST = 1_000  # targets
@@ -51,7 +51,7 @@ def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> 
             {
                 "target": target.target,
                 "return_mean": target.return_mean,
-                "interval_95": mean_interval(np.array(target.returns)),
+                "interval_95": returns_interval(np.array(target.returns)),
                 "returns": target.returns,
             }
             for target in scores.targets

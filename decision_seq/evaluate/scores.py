@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from decision_seq.envs import normalize
-from decision_seq.statistics import mean_interval
+from decision_seq.statistics import returns_interval
 from decision_seq.types import TargetScore
 
 
@@ -17,7 +17,7 @@ def score(
     reference_scores: tuple[float, float] | None,
 ) -> TargetScore:
     """Summarise one target's episodes, normalised where reference scores are known."""
-    low, high = mean_interval(returns)
+    low, high = returns_interval(returns)
     mean = float(returns.mean())
     normalized = None
     if reference_scores is not None:
