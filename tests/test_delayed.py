@@ -113,7 +113,7 @@ def test_who_helps_is_told_as_late(policy: Policy) -> None:
     def returns(delayed: bool) -> tuple[list[float], list[float]]:
         protocol = ReturnToGo(20.0), K, "Hopper-v4", (50.0,), 9, 3
         evaluation = Evaluation(*protocol, workers=1, delayed=delayed)
-        shared = (policy, *protocol[:2], "fp32", 0.0)
+        shared = (policy, *protocol[:2], "fp32", 0.0, None)
         asked, made = evaluation.asked(), ("Hopper-v4", 8, delayed)
         helped = sorted(_help(Counters(SEATS), asked, made, *shared), key=lambda o: o.index)
         alone = evaluation.scores([evaluation.roll(policy)])[0][0].returns

@@ -189,7 +189,7 @@ def test_a_wrong_grid_is_one_line_before_anything_runs(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["nothing"], "no table is called 'nothing'; there are delayed, gym, gym-medium"),
+        (["nothing"], f"no table is called 'nothing'; there are {', '.join(sorted(tables()))}"),
         (["nothing.yaml"], "nothing.yaml: No such file"),
         (["GRID", "--set", "train.steps"], "is no key=value"),
         (["GRID", "--set", "dataset=x"], "may not set dataset"),

@@ -87,7 +87,7 @@ class WindowGatherer:
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
             mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
-            ids=ids,
+            ids=np.array(ids),  # its own, which may be written to
             **(self._futures(ids, left) if len(self.behind) else {}),
         )
 

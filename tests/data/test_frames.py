@@ -132,7 +132,7 @@ def test_the_device_holds_the_same_windows(frames: EpisodeStore, monkeypatch) ->
             assert getattr(device, name) is None
             continue
         assert tensor.dtype == getattr(device, name).dtype
-        padded_alike = ("observations", "mask", "timesteps", "terminated")
+        padded_alike = ("observations", "mask", "timesteps", "terminated", "ids")
         real = slice(None) if name in padded_alike else host.mask
         assert torch.equal(tensor[real], getattr(device, name)[real]), name
 
