@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from decision_seq import cli
+from decision_seq.commands.console import Console
 from tests.test_train import TINY
 
 NEWS = ("1 process trains", "data: ")
@@ -334,3 +335,15 @@ def test_every_help_has_an_example(capsys: pytest.CaptureFixture, verb: list[str
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert f"decision-seq {' '.join(verb)}" in text.partition("Examples:")[2]
+
+
+def test_a_log_has_no_line_for_what_only_a_person_would_watch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console().bar("wait", "step", 2) as bar:
+        for second in range(50):
+            bar.set_postfix_str(f"{second} seconds")
+        bar.update()
+    told = capsys.readouterr().err
+    assert told.count("\r") <= 3
+    assert "49 seconds" in told

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Console(Reporter):
             ncols=None if interactive else 100,
             mininterval=0.2 if interactive else 15.0,  # a log wants a line now and then
         ) as bar:
+            if not interactive:  # what stands behind the bar is told with its next line
+                bar.set_postfix_str = partial(bar.set_postfix_str, refresh=False)
             self._bars += 1
             try:
                 yield bar
