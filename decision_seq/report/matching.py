@@ -88,4 +88,5 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
             f"{found['dataset']}, {Path(found['checkpoint']).name}: {found['episodes']} episodes a"
             f" target; {found['policy']}, conditioning {found['conditioning']}",
             fontsize=13,
+            wrap=True,  # a single panel is narrower than that
         )
