@@ -223,7 +223,7 @@ def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
             f"config: windows whole: an episode has {longest:,} steps, and policy.context_length"
             f" {length:,} does not hold them; give it as many, or take windows any",
         )
-        return WindowIndex(store.offsets, starts=np.array(store.offsets[:-1])[trained])
+        return WindowIndex(store.offsets, starts=store.offsets[:-1][trained])
     if trained.all():
         return WindowIndex(store.offsets)
     return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(trained, store.lengths)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter, show_finding
-from decision_seq.commands.parsing import add_finding, add_verb, folder_to_write
+from decision_seq.commands.parsing import add_checkpoint, add_finding, add_verb, folder_to_write
 
 
 def add(verbs: Any) -> None:
@@ -19,7 +18,7 @@ def add(verbs: Any) -> None:
         "  decision-seq explain runs/key-to-door-predictor\n"
         "  decision-seq explain runs/mine --episodes 300 --event key --stage phase --json",
     )
-    parser.add_argument("path", type=Path, metavar="DIR", help="a run or a checkpoint")
+    add_checkpoint(parser)
     parser.add_argument(
         "--episodes", type=int, default=1000, help="played at random (default 1000)"
     )

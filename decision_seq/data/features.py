@@ -33,6 +33,10 @@ class Featured(Conditioning):
 
     feature: Feature = REWARD
 
+    @property
+    def asks(self) -> bool:
+        return False  # for a return: rollouts are given a target of the conditioning's own
+
     def of_store(self, store: EpisodeStore) -> np.ndarray:
         """The feature of every transition, [N] float64."""
         if self.feature == REWARD:
@@ -113,10 +117,6 @@ class FeatureToGo(Featured, ReturnToGo):
             self.target is None or bool(np.isfinite(self.target)),
             f"config: conditioning.target {self.target} must be a finite number",
         )
-
-    @property
-    def asks(self) -> bool:
-        return False
 
     @property
     def labelling(self) -> FeatureToGo:

@@ -56,10 +56,6 @@ class Histogram(Featured):
         return self.bins
 
     @property
-    def asks(self) -> bool:
-        return False
-
-    @property
     def labelling(self) -> Histogram:
         return replace(self, target=None)
 
