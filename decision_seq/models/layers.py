@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.models.cache import Cache
+from decision_seq.models.products import Linear, linear
 
 # Which positions of a sequence are wanted: a slice or [R] for all rows alike, [B, R] row by row.
 Read = slice | Tensor
@@ -69,17 +70,17 @@ class _CpuDropout(torch.autograd.Function):
         words = np.random.SFC64(seed).random_raw((count + 3) // 4)
         bits = torch.from_numpy(words.view(np.int16)[:count])
         threshold = min(round(probability * 65536), 65535)
-        keep = (bits >= threshold - 32768).view(inputs.shape)
+        # 0 and 1 as numbers: a product with booleans is no vector instruction.
+        keep = inputs.new_empty(count)
+        keep = torch.ge(bits, threshold - 32768, out=keep).view(inputs.shape)
         ctx.save_for_backward(keep)
         ctx.scale = 65536 / (65536 - threshold)
-        return torch.ops.aten.native_dropout_backward(
-            inputs, keep, ctx.scale
-        )  # inputs * keep * scale
+        return (inputs * keep).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(gradient, keep, ctx.scale), None, None
+        return (gradient * keep).mul_(ctx.scale), None, None
 
 
 class CausalSelfAttention(nn.Module):
@@ -89,8 +90,8 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.width, self.heads = width, heads
         self.dropout = Dropout(dropout)  # of the weights
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width)
+        self.output = Linear(width, width)
 
     def forward(
         self, tokens: Tensor, read: Read | None = None, seen: Tensor | None = None
@@ -100,10 +101,10 @@ class CausalSelfAttention(nn.Module):
             return self._carried(tokens, read, seen)
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         if read is None:
-            query, key, value = F.linear(tokens, weight, bias).chunk(3, -1)
+            query, key, value = linear(tokens, weight, bias).chunk(3, -1)
         else:
-            query = F.linear(select(tokens, read), weight[: self.width], bias[: self.width])
-            key, value = F.linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
+            query = linear(select(tokens, read), weight[: self.width], bias[: self.width])
+            key, value = linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
         mask = None
         if read is not None or seen is not None:
             everywhere: Read = slice(None) if read is None else read
@@ -155,7 +156,7 @@ class CausalSelfAttention(nn.Module):
         """
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         query, key, value = weight.unflatten(0, (3, self.heads, -1))  # [heads, D / heads, D] each
-        asked = F.linear(select(tokens, read), query.flatten(0, 1), bias[: self.width])
+        asked = linear(select(tokens, read), query.flatten(0, 1), bias[: self.width])
         shared = tokens[:, None].expand(-1, self.heads, -1, -1)  # [B, heads, L, D]
         mixed = F.scaled_dot_product_attention(
             self._split(asked) @ key,
@@ -184,7 +185,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), ACTIVATIONS[activation](), nn.Linear(4 * width, width)
+            Linear(width, 4 * width), ACTIVATIONS[activation](), Linear(4 * width, width)
         )
         self.dropout = Dropout(dropout)
 

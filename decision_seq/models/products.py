@@ -1,0 +1,77 @@
+"""Linear layers that multiply with what a processor has.
+
+On x86 torch hands fp32 products to MKL, which leaves the AVX-512 of other makers' processors unused;
+oneDNN, which torch brings along too, uses it: the products of the paper's update take 2.3 times less
+time on such an AMD EPYC (`decision-seq bench train`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
+
+FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """inputs [..., I], weight [O, I], bias [O] -> [..., O], as `F.linear`; by oneDNN where it helps."""
+    if not _quicker(inputs, weight):
+        return F.linear(inputs, weight, bias)
+    if torch.is_grad_enabled():
+        return _Product.apply(inputs, weight, bias)
+    return _product(inputs, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by way of `linear`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
+
+
+def _quicker(inputs: Tensor, weight: Tensor) -> bool:
+    return (
+        inputs.dtype == weight.dtype == torch.float32
+        and inputs.device.type == "cpu"
+        and inputs.numel() >= FEWEST * inputs.shape[-1]
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        gradient = gradient.flatten(0, -2)  # [N, O]
+        found: list[Tensor | None] = [None, None, None]
+        if ctx.needs_input_grad[0]:
+            found[0] = _product(gradient, weight.mT, None).view_as(inputs)
+        if ctx.needs_input_grad[1]:
+            found[1] = _product(gradient.mT, inputs.flatten(0, -2).mT, None)
+        if ctx.needs_input_grad[2]:
+            found[2] = gradient.sum(0)
+        return tuple(found)
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _operations(inputs: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """For torch's counter, which knows its own products alone."""
+    return 2 * inputs.numel() * weight[0]

@@ -1,0 +1,71 @@
+"""Products by oneDNN are those of torch, and are counted as they are."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from decision_seq.models import products
+
+SHAPES = [((3, 59, 24), 40), ((130, 8), 3), ((64, 1), 16)]
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor where oneDNN is the quicker one."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+@pytest.mark.parametrize(("shape", "outputs"), SHAPES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_values_and_gradients(shape: tuple[int, ...], outputs: int, biased: bool) -> None:
+    torch.manual_seed(0)
+    inputs, weight = torch.randn(shape), torch.randn(outputs, shape[-1])
+    leaves = [inputs, weight, *([torch.randn(outputs)] if biased else [])]
+    upstream = torch.randn(*shape[:-1], outputs)
+
+    def run(multiply, dtype: torch.dtype) -> list[torch.Tensor]:
+        own = [leaf.to(dtype, copy=True).requires_grad_() for leaf in leaves]
+        result = multiply(own[0], own[1], own[2] if biased else None)
+        return [result.detach(), *torch.autograd.grad(result, own, upstream.to(dtype))]
+
+    for ours, exact in zip(
+        run(products.linear, torch.float32), run(F.linear, torch.float64), strict=True
+    ):
+        assert ours.shape == exact.shape
+        assert (ours - exact).abs().max() < 1e-6 * max(1.0, float(exact.abs().max())) * 10
+
+
+def test_it_is_taken_where_it_helps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = products.Linear(8, 16)
+
+    def taken(rows: int, dtype: torch.dtype = torch.float32) -> bool:
+        with FlopCounterMode(display=False) as counter:
+            layer.to(dtype)(torch.randn(rows, 8, dtype=dtype))
+        assert counter.get_total_flops() == 2 * rows * 8 * 16
+        names = [str(name) for name in counter.get_flop_counts()["Global"]]
+        return names == ["mkldnn._linear_pointwise"]
+
+    assert taken(64)
+    assert not taken(63)
+    assert not taken(64, torch.float64)
+    layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(64, 8)).dtype == torch.bfloat16
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not taken(64)
+
+
+def test_what_needs_no_gradient_costs_nothing() -> None:
+    layer, inputs = products.Linear(8, 16), torch.randn(64, 8)
+
+    def operations(inputs: torch.Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            layer(inputs).sum().backward()
+        return counter.get_total_flops()
+
+    once = 2 * 64 * 8 * 16
+    assert operations(inputs) == 2 * once  # there, and back to the weight
+    assert operations(inputs.requires_grad_()) == 3 * once
+    layer.weight.requires_grad_(False)
+    assert operations(inputs) == 2 * once
