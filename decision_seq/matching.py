@@ -9,8 +9,9 @@ in the target (Furuta et al., 2022; frt03/generalized_dt eval_cdt.py).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,16 @@ SCHEDULE, CONSTANT, NONE = "schedule", "constant", "none"  # how a policy is con
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be matched: an episode of the data, or a distribution alone."""
+    """What is to be matched: an episode of the data, parts of several, or a distribution alone."""
 
     name: str
     shares: np.ndarray  # [bins] of the feature, over the whole of it
     index: int | None = None  # of the episode
-    episode: Episode | None = None
+    parts: tuple[tuple[Episode, slice], ...] = ()  # what is followed: these steps of each
+
+    def joined(self, column: Callable[[Episode], np.ndarray]) -> np.ndarray:
+        """A column [T, ...] of the episodes, the parts of each one behind the other."""
+        return np.concatenate([column(episode)[steps] for episode, steps in self.parts])
 
 
 def match_checkpoint(
@@ -51,6 +56,7 @@ def match_checkpoint(
     feature: Feature | None = None,
     histogram: Path | None = None,
     mixture: tuple[int, int] | None = None,
+    splice: tuple[int, int] | None = None,
     dataset: str | None = None,
     device: str | None = None,
     reporter: Reporter | None = None,
@@ -60,13 +66,16 @@ def match_checkpoint(
 
     targets: so many episodes, evenly spaced in the order of their mean feature from the least to
     the greatest; a single one is the median. feature: null for the conditioning's, or else the
-    velocity along x where it is known, or else the reward. In their place, for a policy conditioned
-    on histograms or on nothing: histogram, a file with a JSON list of shares; mixture, two of the
-    targets by number, mixed half and half. asked: keys of `EvaluationConfig`, None for the run's.
+    velocity along x where it is known, or else the reward. In their place: splice, two of the
+    targets by number, followed through the first half of one and then the second of the other; or,
+    for a policy conditioned on histograms or on nothing: histogram, a file with a JSON list of
+    shares; mixture, two of the targets, half and half from the first step to the last.
+    asked: keys of `EvaluationConfig`, None for the run's.
     """
     reporter = reporter or Reporter()
     require(1 <= targets <= MOST, f"--targets {targets} must be at least 1, and {MOST:,} at most")
-    require(histogram is None or mixture is None, "give one of --histogram and --mixture")
+    given = sum(one is not None for one in (histogram, mixture, splice))
+    require(given <= 1, "give one of --histogram, --mixture and --splice")
     opened = open_checkpoint(path, device, **asked)
     config = config_of(opened.loaded.config)
     store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
@@ -85,7 +94,9 @@ def match_checkpoint(
         if config.held_out == 0:
             notes.append("the run held no episode out: its targets were trained on")
     if mixture is not None:
-        wanted = [_mixed(wanted, mixture)]
+        wanted = [_mixed(*_pair(wanted, mixture, "--mixture"))]
+    if splice is not None:
+        wanted = [_spliced(measure, *_pair(wanted, splice, "--splice"))]
     how, obtained = roll_out(opened, wanted, measure, reporter)
     return {
         "checkpoint": str(opened.loaded.path),
@@ -137,7 +148,7 @@ def choose(store: EpisodeStore, measure: Histogram, held: float, count: int) -> 
     for index in map(int, ranked[places.astype(np.int64)]):
         episode = store.episode(index)
         shares = measure.shares(measure.of_episode(episode))
-        chosen.append(Target(f"episode {index}", shares, index, episode))
+        chosen.append(Target(f"episode {index}", shares, index, ((episode, slice(None)),)))
     return chosen
 
 
@@ -151,12 +162,12 @@ def roll_out(
     """
     policy, evaluation = opened.loaded.policy, replace(opened.evaluation, targets=())
     conditioning = evaluation.conditioning
-    lived = [target.episode for target in targets if target.episode is not None]
     if policy.spec.condition_size == 0 or isinstance(conditioning, Outcome):
         how = NONE
-    elif len(lived) == len(targets):
+    elif all(target.parts for target in targets):
         how = SCHEDULE
-        labels = [policy.relabel(conditioning, episode) for episode in lived]
+        labelled = partial(policy.relabel, conditioning)
+        labels = [target.joined(labelled) for target in targets]
         numbers = tuple(map(float, range(len(labels))))
         evaluation = replace(evaluation, conditioning=Schedule(labels), targets=numbers)
     else:
@@ -200,7 +211,7 @@ def compare(
         pooled = np.concatenate(traces)
         shares = measure.shares(pooled)
         own = [_distance(measure, measure.shares(trace), target.shares) for trace in traces]
-        lived = None if target.episode is None else measure.of_episode(target.episode)
+        lived = target.joined(measure.of_episode) if target.parts else None
         found.append(
             {
                 "name": target.name,
@@ -239,13 +250,29 @@ def _interval(values: Sequence[float]) -> tuple[float, float] | None:
     return (max(low, 0.0), high) if len(values) > 1 else None
 
 
-def _mixed(targets: Sequence[Target], numbers: tuple[int, int]) -> Target:
-    """Two modes, half of the steps each."""
+def _pair(targets: Sequence[Target], numbers: tuple[int, int], flag: str) -> list[Target]:
     inside = all(0 <= number < len(targets) for number in numbers)
     named = ",".join(map(str, numbers))
-    require(inside, f"--mixture {named}: targets are numbered from 0 to {len(targets) - 1}")
-    first, second = (targets[number] for number in numbers)
+    require(inside, f"{flag} {named}: targets are numbered from 0 to {len(targets) - 1}")
+    return [targets[number] for number in numbers]
+
+
+def _mixed(first: Target, second: Target) -> Target:
+    """Two modes, half of the steps each."""
     return Target(f"{first.name} + {second.name}", (first.shares + second.shares) / 2)
+
+
+def _spliced(measure: Histogram, first: Target, second: Target) -> Target:
+    """Two modes, one after the other: each half is asked for with its own episode's labels.
+
+    The labels of the joined trajectory would be mixtures while its first half lasts, as no episode
+    of the data has them, and a policy does something between the two.
+    """
+    (before, _), (behind, _) = first.parts[0], second.parts[0]
+    middle = min(len(before), len(behind)) // 2
+    parts = ((before, slice(middle)), (behind, slice(middle, None)))
+    spliced = Target(f"{first.name}, then {second.name}", first.shares, parts=parts)
+    return replace(spliced, shares=measure.shares(spliced.joined(measure.of_episode)))
 
 
 def _read(path: Path, measure: Histogram) -> Target:

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from decision_seq import matching
 from decision_seq.cli import main
 from decision_seq.data import open_dataset
 from decision_seq.data.histogram import Histogram
 from decision_seq.data.schedule import Schedule
 from decision_seq.data.selection import held_out
 from decision_seq.evaluate import open_checkpoint
-from decision_seq.matching import choose, compare, match_checkpoint, measure_of, roll_out
+from decision_seq.matching import Target, choose, compare, match_checkpoint, measure_of, roll_out
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import matching_text
 from decision_seq.rollout import Obtained
-from decision_seq.types import Transition, UserError
+from decision_seq.types import Episode, Transition, UserError
 
 LENGTHS = (12, 30, 7, 25, 18, 40, 9, 21, 33, 15)
 HELD = 0.5
@@ -48,6 +49,12 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Train:
         return output
 
     return train
+
+
+def episode_of(target: Target) -> Episode:
+    ((episode, steps),) = target.parts
+    assert steps == slice(None)
+    return episode
 
 
 def test_a_schedule_is_the_targets_own() -> None:
@@ -86,7 +93,7 @@ def test_a_policy_is_shown_the_targets_labels(
     (target,) = choose(store, measure, HELD, 1)
     how, (episodes,) = roll_out(opened, [target], measure)
     assert how == "schedule"
-    labels = opened.evaluation.conditioning.relabel(target.episode)
+    labels = opened.evaluation.conditioning.relabel(episode_of(target))
     assert len(shown) == episodes[0].length > 4  # the window has slid
     for timestep, condition in shown:
         assert condition == labels[min(timestep, len(labels) - 1)].tolist()
@@ -103,7 +110,9 @@ def test_targets_are_held_out_and_evenly_spaced(train: Train) -> None:
         chosen = choose(store, measure, HELD, count)
         assert [target.index for target in chosen] == expected
     for target in chosen:
-        assert target.shares.tolist() == pytest.approx(measure.relabel(target.episode)[0].tolist())
+        assert target.shares.tolist() == pytest.approx(
+            measure.relabel(episode_of(target))[0].tolist()
+        )
     assert len(choose(store, measure, 0.0, 10)) == 10
     with pytest.raises(UserError, match="5 episodes that were held out"):
         choose(store, measure, HELD, 6)
@@ -124,7 +133,7 @@ def test_distances_are_as_defined(train: Train) -> None:
     centres = measure.edges[:-1] + 1.5
     for target, episodes, told in zip(targets, obtained, found["targets"], strict=True):
         lived = np.histogram(
-            target.episode.observations[: told["steps"], 5].clip(-8, 10), 6, (-8, 10)
+            episode_of(target).observations[: told["steps"], 5].clip(-8, 10), 6, (-8, 10)
         )[0]
 
         def distance(*traces: np.ndarray, lived: np.ndarray = lived) -> float:
@@ -190,9 +199,43 @@ def test_two_modes_are_asked_for_from_beginning_to_end(train: Train, tmp_path: P
     assert given["interval_95"] is None
 
 
+@pytest.mark.parametrize("conditioning", [CDT, {"name": "return"}])
+def test_two_halves_are_followed_one_behind_the_other(
+    conditioning: dict[str, Any], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(conditioning)
+    labels: list[np.ndarray] = []
+
+    def noted(own: list[np.ndarray]) -> Schedule:
+        labels.extend(own)
+        return Schedule(own)
+
+    monkeypatch.setattr(matching, "Schedule", noted)
+    whole = match_checkpoint(run, 4, episodes=1, workers=1)
+    own = {target["episode"]: row for target, row in zip(whole["targets"], labels, strict=True)}
+    first, last = (whole["targets"][number] for number in (0, 3))
+    labels.clear()
+    found = match_checkpoint(run, 4, splice=(0, 3), episodes=1, workers=1)
+    middle = min(first["steps"], last["steps"]) // 2
+    assert found["condition"] == "schedule"
+    (only,), (asked,) = found["targets"], labels
+    joined = [*own[first["episode"]][:middle], *own[last["episode"]][middle:]]
+    np.testing.assert_array_equal(asked, joined)
+    assert only["steps"] == last["steps"]
+    opened = open_checkpoint(run, "cpu")
+    store = open_dataset(str(opened.loaded.facts.dataset))
+    measure = measure_of(opened.evaluation.conditioning, None, store)
+    halves = [
+        measure.of_episode(store.episode(target["episode"]))[steps]
+        for target, steps in ((first, slice(middle)), (last, slice(middle, None)))
+    ]
+    np.testing.assert_allclose(only["shares"], measure.shares(np.concatenate(halves)))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        (["--splice", "5,0"], "--splice 5,0: targets are numbered from 0 to 4"),
         (["--targets", "6"], "5 episodes that were held out"),
         (["--targets", "0"], "--targets 0"),
         (["--episodes", "0"], "at least 1 is needed"),

@@ -19,6 +19,7 @@ def add(verbs: Any) -> None:
         "  decision-seq match runs/cdt\n"
         "  decision-seq match runs/cdt --targets 10 --episodes 50 --output figures\n"
         "  decision-seq match runs/bc --feature x_velocity\n"
+        "  decision-seq match runs/cdt --splice 0,4\n"
         "  decision-seq match runs/cdt --mixture 0,4\n"
         "  decision-seq match runs/cdt --histogram two-modes.json",
     )
@@ -42,7 +43,16 @@ def add(verbs: Any) -> None:
         "--histogram", type=Path, metavar="FILE", help="match this instead: a JSON list of shares"
     )
     synthetic.add_argument(
-        "--mixture", type=_pair, metavar="I,J", help="match two of the targets mixed instead"
+        "--mixture",
+        type=_pair,
+        metavar="I,J",
+        help="match two of the targets mixed instead, the same at every step",
+    )
+    synthetic.add_argument(
+        "--splice",
+        type=_pair,
+        metavar="I,J",
+        help="match the first half of one target and then the second of another instead",
     )
     parser.add_argument(
         "--seed", type=int, help="episode i starts from seed + i (default: the run's)"
@@ -79,6 +89,7 @@ def run_match(options: argparse.Namespace) -> int:
         options.feature,
         options.histogram,
         options.mixture,
+        options.splice,
         options.dataset,
         options.device,
         make_reporter(),

@@ -1,8 +1,7 @@
 """Linear layers that multiply with what a processor has.
 
-On x86 torch hands fp32 products to MKL, which leaves the AVX-512 of other makers' processors unused;
-oneDNN, which torch brings along too, uses it: the products of the paper's update take 2.3 times less
-time on such an AMD EPYC (`decision-seq bench train`).
+On x86 torch hands fp32 products to MKL, which leaves the AVX-512 of other makers' processors
+unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """inputs [..., I], weight [O, I], bias [O] -> [..., O], as `F.linear`; by oneDNN where it helps."""
+    """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O]."""
     if not _quicker(inputs, weight):
         return F.linear(inputs, weight, bias)
     if torch.is_grad_enabled():

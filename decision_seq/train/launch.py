@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from decision_seq.config import require
-from decision_seq.memory import large_enough
+from decision_seq.memory import keep_freed, large_enough
 from decision_seq.train.config import TrainConfig
 from decision_seq.types import UserError
 
@@ -39,6 +39,7 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     DDP, all without a word: none is let pass.
     """
     _check_launcher(config, processes)
+    keep_freed()
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
     # Precision and sharding are ours (`train.update`, `train.parallel`): the same on every device.
     # Buffers hold what was fitted to the data and are the same everywhere from the beginning.
