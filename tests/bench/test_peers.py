@@ -106,8 +106,26 @@ def test_ours_beside_another(
     assert "answers: fake" in shown
 
 
+@pytest.mark.parametrize(("source", "code"), [(ANSWERS, 0), (BREAKS, 2)])
+def test_without_any_peer_it_fails(
+    driver: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr(driver, "EPISODES", 1)
+    monkeypatch.setattr(driver, "OURS", fake(driver, tmp_path, "ours", ANSWERS))
+    monkeypatch.setattr(driver, "PEERS", {"peer": fake(driver, tmp_path, "peer", source)})
+    assert driver.main(["peer", "--rounds", "1", "--folder", str(tmp_path)]) == code
+    assert ("peer: left out, its worker ended" in capsys.readouterr().out) == (code == 2)
+
+
 @pytest.mark.parametrize("wrong", [["jaxrl"], ["--rounds", "0"], ["--threads", "x"]])
-def test_what_is_asked_is_checked(driver: ModuleType, wrong: list[str], capsys) -> None:
+def test_what_is_asked_is_checked(
+    driver: ModuleType, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         driver.parse(wrong)
     assert ended.value.code == 2
