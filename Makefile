@@ -18,7 +18,7 @@ OUTPUT  ?= runs/$(basename $(notdir $(TABLE)))$(if $(STEPS),-$(STEPS)-steps)
 
 READY := $(VENV)/.ready
 
-.PHONY: help train reproduce test test-slow smoke lint bench clean
+.PHONY: help train reproduce test test-slow smoke lint bench bench-peers clean
 
 help:
 	@echo "make train [DATASET=hopper-medium] [CONFIG=dt/paper] [ARGS='--seed 1']   train, roll out, print the scores"
@@ -29,7 +29,9 @@ help:
 	@echo "make smoke       every recipe, tiny: train, kill, resume, evaluate (minutes)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       one update, side by side with transformers"
-	@echo "make clean       remove .venv and caches (runs and data stay)"
+	@echo "make bench-peers [ARGS='d3rlpy --rounds 5']"
+	@echo "                 and with d3rlpy, nanodt and torchrl, each in an environment of its own (GBs)"
+	@echo "make clean       remove the environments and caches (runs and data stay)"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -67,5 +69,8 @@ smoke: $(READY)
 bench: $(READY)
 	$(VENV)/bin/decision-seq bench train
 
+bench-peers: $(READY)
+	$(VENV)/bin/python experiments/peers/bench.py $(if $(PIP_ARGS),--pip-args='$(PIP_ARGS)') $(ARGS)
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .peers .pytest_cache .mypy_cache .ruff_cache build dist
