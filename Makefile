@@ -28,7 +28,9 @@ help:
 	@echo "make test-slow   the learning tests too (much longer)"
 	@echo "make smoke       every recipe, tiny: train, kill, resume, evaluate (minutes)"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       one update, side by side with transformers"
+	@echo "make bench [ARGS='--rounds 30']"
+	@echo "                 one update beside transformers' and its own products, and the row of a"
+	@echo "                 speed record; decision-seq bench --help names the other parts"
 	@echo "make clean       remove .venv and caches (runs and data stay)"
 
 $(READY): pyproject.toml constraints.txt
@@ -65,7 +67,7 @@ smoke: $(READY)
 	$(VENV)/bin/python experiments/smoke.py
 
 bench: $(READY)
-	$(VENV)/bin/decision-seq bench train
+	$(VENV)/bin/decision-seq bench train $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
