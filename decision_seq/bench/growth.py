@@ -157,7 +157,9 @@ def slopes(series: list[dict[str, Any]], axis: str, key: str) -> list[float | No
 
 
 def plot_growth(result: dict[str, Any], path: Path) -> None:
-    """Time, and below it memory, against each size; dashed: as the FLOPs grow."""
+    """Time beside the growth of the FLOPs; below it memory, beside that of the size itself."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     units = {"context": "steps", "width": "", "batch": "windows"}
     kinds = {"median_ms": "milliseconds an update", "memory_mb": "peak memory, MB"}
     with drawing(path, 2, 3, 5.5, 4.2) as panels:
@@ -171,12 +173,18 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
                 if key == "median_ms":
                     ends = [[row[end] for row in series] for end in ("min_ms", "max_ms")]
                     axes.fill_between(sizes, *ends, color=COLOURS[line], alpha=0.2, linewidth=0)
-                expected = [values[0] * share for share in flops]
-                axes.plot(sizes, expected, "--", color="0.3", label="as the FLOPs grow")
+                growth, label = flops, "as the FLOPs grow"
+                if key == "memory_mb":
+                    growth, label = [size / sizes[0] for size in sizes], f"as the {axis} grows"
+                expected = [values[0] * share for share in growth]
+                axes.plot(sizes, expected, "--", color="0.3", label=label)
                 axes.set(xscale="log", yscale="log", xlabel=f"{axis} {units[axis]}", ylabel=said)
                 axes.set_xticks(sizes, map(str, sizes))
-                axes.minorticks_off()
-            panels[0, column].legend()
+                axes.xaxis.set_minor_locator(NullLocator())
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_locator(NullLocator())
+                axes.yaxis.set_major_formatter("{x:,g}")
+                axes.legend()
         panels[0, 1].set_title(f"an update; band: least and most of {result['rounds']} rounds")
 
 

@@ -176,8 +176,8 @@ def _add_plan(parts: Any) -> None:
         run_plan,
         "The Trajectory Transformer's plans beside those without a cache, and what they spend their"
         " time on.",
-        "  decision-seq bench plan\n  decision-seq bench plan --rounds 3 --threads 1",
-        rounds=15,
+        "  decision-seq bench plan\n  decision-seq bench plan --rounds 5 --threads 1",
+        rounds=3,
     )
 
 
