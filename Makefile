@@ -28,7 +28,9 @@ help:
 	@echo "make test-slow   the learning tests too (much longer)"
 	@echo "make smoke       every recipe, tiny: train, kill, resume, evaluate (minutes)"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       one update, side by side with transformers"
+	@echo "make bench [ARGS='--rounds 30']"
+	@echo "                 one update beside transformers' and its own products, and the row of a"
+	@echo "                 speed record; decision-seq bench --help names the other parts"
 	@echo "make bench-peers [ARGS='d3rlpy --rounds 5']"
 	@echo "                 and with d3rlpy, nanodt and torchrl, each in an environment of its own (GBs)"
 	@echo "make clean       remove the environments and caches (runs and data stay)"
@@ -67,7 +69,7 @@ smoke: $(READY)
 	$(VENV)/bin/python experiments/smoke.py
 
 bench: $(READY)
-	$(VENV)/bin/decision-seq bench train
+	$(VENV)/bin/decision-seq bench train $(ARGS)
 
 bench-peers: $(READY)
 	$(VENV)/bin/python experiments/peers/bench.py $(if $(PIP_ARGS),--pip-args='$(PIP_ARGS)') $(ARGS)

@@ -32,12 +32,13 @@ class Launched:
         """command: what was typed behind `decision-seq`."""
         packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
         on_cuda = device.type == "cuda"
+        hashed, changed = commit()
         return cls(
             {
                 "command": ["decision-seq", *command],
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
-                "commit": _git("rev-parse", "HEAD"),
-                "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+                "commit": hashed,
+                "uncommitted": changed,
                 "packages": {name: version(name) for name in packages},
                 "python": platform.python_version(),
                 "machine": {
@@ -58,6 +59,11 @@ class Launched:
             former = json.loads(path.read_text())  # absent at the first launch
             tree = {**former, "resumed": [*former["resumed"], self.facts]}
         save_text(path, json.dumps(tree, indent=1) + "\n")
+
+
+def commit() -> tuple[str | None, bool]:
+    """The checkout's commit, None where there is none, and whether it has uncommitted changes."""
+    return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
 
 
 def _git(*arguments: str) -> str | None:

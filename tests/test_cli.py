@@ -298,10 +298,26 @@ def test_bad_evaluation_input(
             ]
         ],
         ["data", "collect", "--policy", "uniform", "--env", "atari/Pong-v0", "--output", "x"],
-        ["bench", "rollouts"],
-        ["bench", "rollouts", "--checkpoint", "nowhere"],
+        ["bench"],
+        ["bench", "fly"],
         ["bench", "train", "--rounds", "0"],
         ["bench", "train", "--threads", "-1"],
+        ["bench", "train", "--frames"],
+        ["bench", "steps", "--frames", "--rounds", "0"],
+        ["bench", "sample", "--transitions", "3"],
+        ["bench", "sample", "--frames", "--transitions", "3"],
+        ["bench", "sample", "--store", "atari/Breakout"],
+        ["bench", "evaluate"],
+        ["bench", "evaluate", "nowhere"],
+        ["bench", "plan", "--rounds", "0"],
+        ["bench", "startup", "--rounds", "0"],
+        ["bench", "startup", "nowhere"],
+        ["bench", "growth", "--contexts", "1"],
+        ["bench", "growth", "--contexts", "5000"],
+        ["bench", "growth", "--widths", "0"],
+        ["bench", "time-to-score"],
+        ["bench", "time-to-score", "nowhere"],
+        ["bench", "intervals", "--draws", "5"],
         ["fly"],
         [],
     ],
@@ -317,6 +333,10 @@ def test_other_bad_input(
     assert list(tmp_path.iterdir()) == []
 
 
+PARTS = (
+    *("train", "steps", "sample", "evaluate", "plan", "startup", "growth", "time-to-score"),
+    "intervals",
+)
 VERBS = [
     ["train"],
     ["doctor"],
@@ -324,7 +344,7 @@ VERBS = [
     ["data", "list"],
     ["data", "inspect"],
     ["data", "collect"],
-    ["bench"],
+    *(["bench", part] for part in PARTS),
 ]
 
 

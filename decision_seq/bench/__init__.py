@@ -1,1 +1,1 @@
-"""Speed, measured: against peers, and against what was promised."""
+"""Speed, measured: against peers, against the machine, and against what was promised."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.bench.data import SECONDS, anonymous_memory, gather_for
+from decision_seq.bench.sampling import SECONDS, anonymous_memory, gather_for
+from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data import open_dataset
 from decision_seq.data.conditioning import ReturnToGo, label
@@ -37,8 +38,9 @@ def bench_frames(
     compared with what it was after the imports: twice, within `frame_memory`'s default and with
     the smallest cache.
     """
+    facts = machine()
     with _store(transitions, dataset, reporter or Reporter()) as (store, written):
-        require(store.stack > 1, f"{store.name} holds no frames; `bench data` measures vectors")
+        require(store.stack > 1, f"{store.name} holds no frames; `bench sample` measures vectors")
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             measured = [
                 pool.apply(_measure, (store.path, memory, SECONDS))
@@ -46,6 +48,7 @@ def bench_frames(
             ]
         size = sum(file.stat().st_size for file in store.path.glob("*"))
         return {
+            "machine": facts,
             "transitions": store.num_transitions,
             "frames": store.source,
             **written,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.coverage import GAP, IMPROVEMENT, IQM, MEAN, STUDENT, Method, World, simulate
 from decision_seq.report import table
@@ -27,7 +28,7 @@ RESAMPLES = 300  # enough for the ends of a 95 % interval, and three times quick
 def bench_intervals(draws: int, reporter: Reporter | None = None, seed: int = 0) -> dict[str, Any]:
     """Coverage of 95 % intervals over `draws` simulated experiments a row."""
     require(100 <= draws <= 1_000_000, f"--draws {draws} must be in [100, 1000000]")
-    rng = np.random.default_rng(seed)
+    facts, rng = machine(), np.random.default_rng(seed)
     cases = [
         (method, seeds, tasks) for method, counts in ROWS for tasks in counts for seeds in SEEDS
     ]
@@ -47,6 +48,7 @@ def bench_intervals(draws: int, reporter: Reporter | None = None, seed: int = 0)
             bar.update()
     return {
         "what": "share of 95 % intervals that hold the truth, normal scores",
+        "machine": facts,
         "draws": draws,
         "resamples": RESAMPLES,
         "seed": seed,

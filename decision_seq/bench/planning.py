@@ -6,7 +6,6 @@ search (jannerm/trajectory-transformer trajectory/search).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decision_seq.bench.training import prepare
+from decision_seq.bench.timing import best_device, interleaved, machine, prepare
 from decision_seq.planner import PlannerConfig, plan
 from decision_seq.policies.imagination import Imagination
 from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
@@ -26,6 +25,7 @@ BEAMS, EXPAND, CONTEXT = 32, 2, 5
 HORIZONS, ENVIRONMENTS = (5, 15), (1, 16)
 # Of the profiler: what multiplies matrices.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+LARGEST = 8  # other operators that are named
 
 
 class Uncached(Imagination):
@@ -88,52 +88,40 @@ def bench_planning(
     rounds: int, threads: int | None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Milliseconds a plan, of hopper's dimensions, 4 layers, 128 wide: untrained weights plan as
-    long as trained ones. Rounds are interleaved: every entrant takes its turn in each."""
+    long as trained ones. What a plan spends its time on is by torch's profiler, of one plan."""
     prepare(rounds, threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
+    facts = machine(device)
     policy = make_policy().to(device).eval()
     entrants = {
-        (horizon, count, model): _entrant(policy, horizon, count, model)
+        (horizon, count, model): plans(policy, horizon, count, model)
         for horizon in HORIZONS
         for model, counts in ((Uncached, (1,)), (Imagination, ENVIRONMENTS))
         for count in counts
     }
-    seconds: dict[tuple, list[float]] = {key: [] for key in entrants}
-    with (reporter or Reporter()).bar("bench", "plan", (1 + rounds) * len(entrants)) as bar:
-        for number in range(1 + rounds):  # the first to warm up
-            for key, entrant in entrants.items():
-                took = _timed(entrant, device)
-                if number:
-                    seconds[key].append(took)
-                bar.update()
+    timed = interleaved(entrants, rounds, 1, reporter, device)
     return {
         "what": f"plans of {BEAMS} beams, {EXPAND} expansions, context {CONTEXT}",
         "model": f"{OBSERVATION} + {ACTION} + 2 dimensions, 4 layers, 128 wide, window of 10",
+        "machine": facts,
         "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
         "rows": [
             {
                 "horizon": key[0],
                 "environments": key[1],
                 "cache": key[2] is Imagination,
-                "median_ms": float(np.median(took) * 1e3),
-                "ms_per_environment": float(np.median(took) * 1e3 / key[1]),
-                "speed": float(
-                    np.median(np.array(seconds[key[0], 1, Uncached]) / np.array(took)) * key[1]
-                ),
-                "products": products_share(entrants[key]) if key[2] is Imagination else None,
+                **times.row(),
+                "ms_per_environment": times.row()["median_ms"] / key[1],
+                "speed": times.share_of(timed[key[0], 1, Uncached], inverse=True) * key[1],
+                **(costs(entrants[key]) if key[2] is Imagination else {"products": None}),
             }
-            for key, took in seconds.items()
+            for key, times in timed.items()
         ],
     }
 
 
 def planning_text(result: dict[str, Any]) -> str:
-    """The result as a table."""
+    """The result as a table, and the largest costs of its last plan."""
     rows = [
         [
             str(row["horizon"]),
@@ -142,18 +130,33 @@ def planning_text(result: dict[str, Any]) -> str:
             f"{row['median_ms']:,.1f}",
             f"{row['ms_per_environment']:,.1f}",
             f"{row['speed']:.1f}",
-            "-" if row["products"] is None else f"{row['products']:.0%}",
+            *(
+                ("-", "-")
+                if row["products"] is None
+                else (f"{row['products']:.0%}", _named(row["operators"][0]))
+            ),
         ]
         for row in result["rows"]
     ]
     heads = ["horizon", "environments", "cache", "ms/plan", "ms/environment", "speed", "products"]
     about = (
-        f"{result['what']}; {result['model']}\n{result['rounds']} interleaved rounds,"
-        f" {result['threads']} threads, {result['device']}, torch {result['torch']}; speed: plans"
+        f"{result['what']}; {result['model']}\n{result['rounds']} interleaved rounds; speed: plans"
         " an environment a second against no cache; products: share of the time spent in matrix"
-        " products"
+        " products; next: the largest cost beside them"
     )
-    return f"{about}\n\n{table(heads, rows)}"
+    last = result["rows"][-1]
+    operators = [
+        [each["name"], f"{each['share']:.1%}", f"{each['calls']:,}"] for each in last["operators"]
+    ]
+    below = (
+        f"beside the products, in a plan of horizon {last['horizon']} for {last['environments']}"
+        f" environments:\n\n{table(['operator', 'of the time', 'calls'], operators)}"
+    )
+    return f"{about}\n\n{table([*heads, 'next'], rows)}\n\n{below}"
+
+
+def _named(operator: dict[str, Any]) -> str:
+    return f"{operator['name'].removeprefix('aten::')} {operator['share']:.0%}"
 
 
 def make_policy() -> TrajectoryTransformer:
@@ -165,9 +168,10 @@ def make_policy() -> TrajectoryTransformer:
     return policy
 
 
-def _entrant(
-    policy: TrajectoryTransformer, horizon: int, count: int, model: type[Imagination]
+def plans(
+    policy: TrajectoryTransformer, horizon: int, count: int, model: type[Imagination] = Imagination
 ) -> Callable[[], Tensor]:
+    """Plans for so many environments, every call the same."""
     layout, draw = policy.layout, torch.Generator().manual_seed(horizon)
     prefix = torch.randint(100, (count, CONTEXT * layout.size + OBSERVATION), generator=draw)
     prefix = prefix.to(policy.positions.device)
@@ -183,23 +187,27 @@ def _entrant(
     return run
 
 
-def _timed(entrant: Callable[[], Tensor], device: torch.device) -> float:
-    started = time.perf_counter()
-    entrant()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def costs(entrant: Callable[[], Any]) -> dict[str, Any]:
+    """What an entrant's time is spent on, by torch's profiler.
 
-
-def products_share(entrant: Callable[[], Any]) -> float:
-    """What part of an entrant's time multiplies matrices, by torch's profiler."""
+    products: the share that multiplies matrices; operators: the largest others, each with its
+    share of the time and its calls.
+    """
     from torch.profiler import ProfilerActivity, profile
 
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
+    on_cuda = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     with profile(activities=activities) as profiled:
         entrant()
-    kind = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    times = {event.key: getattr(event, kind) for event in profiled.key_averages()}
-    return sum(times.get(name, 0.0) for name in PRODUCTS) / sum(times.values())
+    kind = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    events = sorted(profiled.key_averages(), key=lambda event: -getattr(event, kind))
+    total = sum(getattr(event, kind) for event in events)
+    shares = [(event.key, getattr(event, kind) / total, event.count) for event in events]
+    return {
+        "products": sum(share for name, share, _ in shares if name in PRODUCTS),
+        "operators": [
+            {"name": name, "share": share, "calls": calls}
+            for name, share, calls in shares
+            if name not in PRODUCTS
+        ][:LARGEST],
+    }

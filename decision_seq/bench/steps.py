@@ -7,34 +7,40 @@ drawn, cut, padded on the left and its rewards summed anew).
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from decision_seq.bench.data import ACTION, CONTEXT, LENGTH, OBSERVATION, write_random_store
-from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model, prepare
+from decision_seq.bench.frames import write_moving_squares
+from decision_seq.bench.sampling import ACTION, CONTEXT, LENGTH, OBSERVATION, write_random_store
+from decision_seq.bench.timing import MEDIANS, interleaved, machine, prepare, rows_text
+from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model
+from decision_seq.config import load
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
-from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.report import table
+from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.recipes import recipe_trees
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.train.graph import GraphedUpdate
+from decision_seq.train.optimizer import make_optimizer
 from decision_seq.train.parallel import distribute
 from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.update import Update
 from decision_seq.types import Episode, Reporter, Spec
 
 EPISODES, SCALE, WARMUP_ROUNDS = 200, 1000.0, 2
+FRAME_EPISODES, FRAME_RECIPE = 20, "atari/dt"
 PEER = "transformers, loop"
-Step = Callable[[int], Any]
+Step = Callable[[int], float]  # makes the step of that number -> seconds spent on its data
 
 
 def bench_steps(
@@ -42,101 +48,136 @@ def bench_steps(
 ) -> dict[str, Any]:
     """Updates a second of the paper's model (3 layers, 128 wide, K 20, batch 64, dropout 0.1).
 
-    Rounds are interleaved: every entrant takes its turn in each. On a CUDA device also in bf16,
-    from data on the device, and as one CUDA graph.
+    On a CUDA device also in bf16, from data on the device, and as one CUDA graph.
     """
     prepare(rounds, threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    on_cuda = accelerator.device.type == "cuda"
-    turn = 50 if on_cuda else 1  # updates in a turn: long enough to be timed
+    turn = 50 if accelerator.device.type == "cuda" else 1  # long enough to be timed
     with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
         path = Path(folder) / "store"
         write_random_store(path, EPISODES, Reporter())
         entrants = make_entrants(EpisodeStore.open(path), accelerator)
-        seconds: dict[str, list[float]] = {name: [] for name in entrants}
-        with (reporter or Reporter()).bar("bench", "round", WARMUP_ROUNDS + rounds) as bar:
-            for number in range(WARMUP_ROUNDS + rounds):
-                for name, step in entrants.items():
-                    took = _timed(step, number * turn, turn, on_cuda)
-                    if number >= WARMUP_ROUNDS:
-                        seconds[name].append(took / turn)
-                bar.update()
-    base = np.array(seconds[PEER])
-    device = torch.cuda.get_device_name() if on_cuda else torch.backends.cpu.get_cpu_capability()
-    return {
-        "what": f"training steps, batch {BATCH}, K {CONTEXT}, 3 layers, 128 wide, dropout 0.1",
-        "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "device": device,
-        "torch": torch.__version__,
-        "rows": [
-            {
-                "name": name,
-                "steps_per_second": float(1 / np.median(took)),
-                "median_ms": float(np.median(took) * 1e3),
-                "speed": float(np.median(base / np.array(took))),
-            }
-            for name, took in seconds.items()
-        ],
-    }
+        what = f"training steps, batch {BATCH}, K {CONTEXT}, 3 layers, 128 wide, dropout 0.1"
+        return {"what": what, **_measured(entrants, rounds, turn, accelerator, reporter)}
+
+
+def bench_frame_steps(
+    rounds: int,
+    threads: int | None,
+    reporter: Reporter | None = None,
+    episodes: int = FRAME_EPISODES,
+) -> dict[str, Any]:
+    """The same of the recipe for Atari, fed by a store of frames in which squares move.
+
+    In fp32 and bf16; on a CUDA device also from data on the device.
+    """
+    prepare(rounds, threads)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    on_cuda = accelerator.device.type == "cuda"
+    tree = recipe_trees(FRAME_RECIPE)[0]
+    policy = load(PolicyConfig, tree["policy"])
+    with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
+        store = write_moving_squares(Path(folder) / "store", episodes, Reporter())
+        entrants = {}
+        for resident in (False, True) if on_cuda else (False,):
+            for precision in ("fp32", "bf16"):
+                told = {"precision": precision, "data_on_device": resident}
+                config = load(TrainConfig, tree["train"], told)
+                name = f"decision_seq {precision}{', data on device' if resident else ''}"
+                entrants[name] = make_step(store, accelerator, config, policy)
+        what = f"training steps of {FRAME_RECIPE}, batch {config.batch_size}, K"
+        measured = _measured(entrants, rounds, 1, accelerator, reporter)
+        return {"what": f"{what} {policy.context_length}, stacks of 4 frames", **measured}
+
+
+def _measured(
+    entrants: dict[str, Step],
+    rounds: int,
+    turn: int,
+    accelerator: Accelerator,
+    reporter: Reporter | None,
+) -> dict[str, Any]:
+    facts = machine(accelerator.device)
+
+    def stepping(step: Step) -> Callable[[], float]:
+        numbers = itertools.count()
+        return lambda: step(next(numbers))
+
+    calls = {name: stepping(step) for name, step in entrants.items()}
+    timed = interleaved(calls, rounds, WARMUP_ROUNDS, reporter, accelerator.device, turn)
+    base = timed[next(iter(timed))]
+    rows = []
+    for name, times in timed.items():
+        row: dict[str, Any] = {"name": name, **times.row(base)}
+        waited = np.mean(times.returned, 1)  # of every turn, [rounds]
+        row["data_share"] = float(np.median(waited / times.seconds))
+        rows.append({**row, "steps_per_second": 1e3 / row["median_ms"]})
+    return {"machine": facts, "rounds": rounds, "rows": rows}
 
 
 def steps_text(result: dict[str, Any]) -> str:
     """The result as a table."""
-    shown = {"steps_per_second": ".1f", "median_ms": ".2f", "speed": ".2f"}
-    rows = [
-        [row["name"], *(format(row[key], form) for key, form in shown.items())]
-        for row in result["rows"]
-    ]
+    columns = {
+        "steps_per_second": ("steps/s", ",.1f"),
+        **MEDIANS,
+        "data_share": ("data", ".1%"),
+    }
     about = (
-        f"{result['what']}; {result['rounds']} interleaved rounds, {result['threads']} threads,"
-        f" {result['device']}, torch {result['torch']}"
+        f"{result['what']}; {result['rounds']} interleaved rounds; speed: the first row's time by"
+        " this one's; data: share of a step that is spent on gathering its windows"
     )
-    return f"{about}\n\n{table(['', 'steps/s', 'median ms', 'speed'], rows)}"
+    return f"{about}\n\n{rows_text(result['rows'], columns)}"
 
 
 def make_entrants(store: EpisodeStore, accelerator: Accelerator) -> dict[str, Step]:
     """Every side by name: called with a step's number, it makes that step."""
     sides: dict[str, Step] = {PEER: _peer(store, accelerator.device)}
-    sides["decision_seq fp32"] = _ours(store, accelerator, TrainConfig())
+    sides["decision_seq fp32"] = make_step(store, accelerator, TrainConfig())
     if accelerator.device.type == "cuda":
         for precision in ("fp32", "bf16"):
             plain = TrainConfig(precision=precision)
-            sides[f"decision_seq {precision}"] = _ours(store, accelerator, plain)
+            sides[f"decision_seq {precision}"] = make_step(store, accelerator, plain)
             resident = replace(plain, data_on_device=True)
-            sides[f"decision_seq {precision}, data on device"] = _ours(store, accelerator, resident)
+            sides[f"decision_seq {precision}, data on device"] = make_step(
+                store, accelerator, resident
+            )
             graph = replace(plain, cuda_graph=True)
-            sides[f"decision_seq {precision}, CUDA graph"] = _ours(store, accelerator, graph)
+            sides[f"decision_seq {precision}, CUDA graph"] = make_step(store, accelerator, graph)
     return sides
 
 
-def _timed(step: Step, first: int, count: int, on_cuda: bool) -> float:
-    if on_cuda:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for number in range(first, first + count):
-        step(number)
-    if on_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def make_step(
+    store: EpisodeStore,
+    accelerator: Accelerator,
+    config: TrainConfig,
+    policy_config: PolicyConfig | None = None,
+) -> Step:
+    """As `train` makes its updates. policy_config: None for the paper's."""
+    update = make_update(store, accelerator, config, policy_config or DecisionTransformerConfig())
+    return lambda number: update(number).data_seconds
 
 
-def _ours(store: EpisodeStore, accelerator: Accelerator, config: TrainConfig) -> Step:
+def make_update(
+    store: EpisodeStore, accelerator: Accelerator, config: TrainConfig, policy_config: PolicyConfig
+) -> Update:
+    """Of an untrained policy on a store."""
     torch.manual_seed(0)
-    policy = DecisionTransformerConfig().build(
-        Spec((OBSERVATION,), ACTION, "continuous", 1, LENGTH)
-    )
+    discrete = store.choices is not None
+    size = store.choices or store.columns["actions"].shape[1]
+    kind: Literal["discrete", "continuous"] = "discrete" if discrete else "continuous"
+    policy = policy_config.build(Spec(store.observation_shape, size, kind, 1, LENGTH))
     conditions = label(store, ReturnToGo(SCALE))
     policy.fit(store, conditions)
+    policy.to(accelerator.device)
     model = distribute(policy, config, accelerator)
-    gatherer = WindowGatherer(store, conditions, CONTEXT, LENGTH)
+    gatherer = WindowGatherer(store, conditions, policy_config.context_length, LENGTH)
     resident = config.data_on_device or config.cuda_graph
     return (GraphedUpdate if config.cuda_graph else Update)(
         config,
         0,
         policy,
         model,
-        adamw(policy),
+        make_optimizer(policy, config),
         WindowIndex(store.offsets),
         (DeviceSource if resident else HostSource)(gatherer, accelerator.device),
         accelerator,
@@ -150,11 +191,13 @@ def _peer(store: EpisodeStore, device: torch.device) -> Step:
     episodes = list(store.episodes())
     rng = np.random.default_rng(0)
 
-    def step(number: int) -> None:
+    def step(number: int) -> float:
+        started = time.perf_counter()
         columns = loop_batch(episodes, store.observation_statistics, rng)
         states, actions, returns, timesteps, mask = (
             torch.from_numpy(column).to(device) for column in columns
         )
+        waited = time.perf_counter() - started
         predicted = model(
             states=states,
             actions=actions,
@@ -166,6 +209,7 @@ def _peer(store: EpisodeStore, device: torch.device) -> Step:
         masked_mean((predicted - actions).square().mean(-1), mask).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
+        return waited
 
     return step
 

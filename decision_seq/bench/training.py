@@ -6,23 +6,29 @@ the figure to quote.
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from decision_seq.config import require
+from decision_seq.bench.counting import alone, counted, dt_update_flops
+from decision_seq.bench.timing import (
+    MEDIANS,
+    interleaved,
+    machine,
+    machine_name,
+    prepare,
+    rows_text,
+)
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.report import table
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Reporter, Spec
 
 BATCH, CONTEXT, OBSERVATION, ACTION, CLIP = 64, 20, 11, 3, 0.25
 WARMUP_ROUNDS = 3
+PEER, FP32, BF16 = "transformers fp32", "decision_seq fp32", "decision_seq bf16"
+PRODUCTS = ", products alone"
 
 
 @dataclass(frozen=True)
@@ -44,71 +50,91 @@ class Entrant:
 def bench_train(
     rounds: int, threads: int | None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """One update of the paper's model (3 layers, 128 wide, K 20, batch 64, dropout 0.1).
+    """One update of the paper's model (3 layers, 128 wide, K 20, batch 64, dropout 0.1), on a CPU.
 
     Compared with transformers' DecisionTransformerModel of the same size, which is trained on the
-    same loss. bf16 is by autocast; it is quick only where the processor has bf16 arithmetic.
+    same loss; and with the matrix products that each of our updates executes, run alone, which is
+    the least that it can take. bf16 is by autocast; it is quick only where the processor has bf16
+    arithmetic.
     """
     prepare(rounds, threads)
+    facts = machine()
     torch.manual_seed(0)
-    batch = _batch()
-    entrants = [
-        _theirs("transformers fp32", batch),
-        _ours("decision_seq fp32", batch, bf16=False),
-        _ours("decision_seq bf16", batch, bf16=True),
-    ]
-    times: dict[str, list[float]] = {entrant.name: [] for entrant in entrants}
-    with (reporter or Reporter()).bar("bench", "round", WARMUP_ROUNDS + rounds) as bar:
-        for number in range(WARMUP_ROUNDS + rounds):
-            for entrant in entrants:
-                started = time.perf_counter()
-                entrant.update()
-                if number >= WARMUP_ROUNDS:
-                    times[entrant.name].append(time.perf_counter() - started)
-            bar.update()
-    base = np.array(times[entrants[0].name])
+    entrants = make_entrants(_batch())
+    counts = {entrant.name: counted(entrant.update) for entrant in entrants}
+    calls: dict[str, Callable[[], Any]] = {}
+    for entrant in entrants:
+        calls[entrant.name] = entrant.update
+        if entrant.name != PEER:
+            calls[products_of(entrant.name)] = alone(counts[entrant.name].products)
+    timed = interleaved(calls, rounds, WARMUP_ROUNDS, reporter)
+    rows = []
+    for name, times in timed.items():
+        update = name.removesuffix(PRODUCTS)
+        gflop = counts[update].flops / 1e9
+        row: dict[str, Any] = {"name": name, **times.row(timed[PEER]), "gflop": gflop}
+        row["gflop_per_second"] = gflop / row["median_ms"] * 1e3
+        row["share"] = times.share_of(timed[update]) if name != update else None
+        rows.append(row)
     return {
         "what": f"one update, batch {BATCH}, K {CONTEXT}, 3 layers, 128 wide, dropout 0.1",
+        "machine": facts,
         "rounds": rounds,
-        "threads": torch.get_num_threads(),
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "rows": [
-            {
-                "name": name,
-                "median_ms": float(np.median(values) * 1e3),
-                "min_ms": float(np.min(values) * 1e3),
-                "max_ms": float(np.max(values) * 1e3),
-                "speed": float(np.median(base / np.array(values))),
-            }
-            for name, values in times.items()
-        ],
+        "gflop_counted": counts[FP32].flops / 1e9,
+        "gflop_by_formula": dt_update_flops(BATCH, CONTEXT, OBSERVATION, ACTION) / 1e9,
+        "products": len(counts[FP32].products),
+        "rows": rows,
     }
 
 
+def products_of(name: str) -> str:
+    """The row of an entrant's matrix products alone."""
+    return f"{name}{PRODUCTS}"
+
+
 def bench_text(result: dict[str, Any]) -> str:
-    """The result as a table."""
-    rows = [
-        [
-            row["name"],
-            *(f"{row[key]:.1f}" for key in ("median_ms", "min_ms", "max_ms")),
-            f"{row['speed']:.2f}",
-        ]
-        for row in result["rows"]
-    ]
+    """The result as a table, and the row of a speed record."""
+    columns = {
+        **MEDIANS,
+        "gflop": ("GFLOP", ".2f"),
+        "gflop_per_second": ("GFLOP/s", ",.0f"),
+        "share": ("of update", ".0%"),
+    }
     about = (
-        f"{result['what']}; {result['rounds']} interleaved rounds, {result['threads']} threads,"
-        f" {result['processor']}, torch {result['torch']}"
+        f"{result['what']}; {result['rounds']} interleaved rounds; speed: the first row's time by"
+        f" this one's, round by round\nour update's {result['products']} matrix products:"
+        f" {result['gflop_counted']:.4f} GFLOP counted, {result['gflop_by_formula']:.4f} by formula"
     )
-    return f"{about}\n\n{table(['', 'median ms', 'min', 'max', 'speed'], rows)}"
+    record = "\n".join(record_lines(result))
+    return f"{about}\n\n{rows_text(result['rows'], columns)}\n\nfor a speed record:\n{record}"
 
 
-def prepare(rounds: int, threads: int | None) -> None:
-    """Check what was asked for, and take so many threads; None: as many as torch likes."""
-    require(rounds >= 1, f"--rounds {rounds} must be at least 1")
-    if threads is not None:
-        require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
-        torch.set_num_threads(threads)
+def record_lines(result: dict[str, Any]) -> list[str]:
+    """A row of Markdown under its head: what to keep of a measurement."""
+    rows = {row["name"]: row for row in result["rows"]}
+    facts, share = result["machine"], rows[products_of(FP32)]["share"]
+    cells = {
+        "date": facts["date"],
+        "commit": facts["commit"] or "unknown",
+        "machine": f"{machine_name(facts)}, {facts['threads']} threads",
+        "transformers ms": f"{rows[PEER]['median_ms']:.1f}",
+        "fp32 ms": f"{rows[FP32]['median_ms']:.1f}",
+        "ratio": f"{rows[FP32]['speed']:.2f}",
+        "bf16 ms": f"{rows[BF16]['median_ms']:.1f}" + ("" if facts["bf16"] else " (emulated)"),
+        "ratio ": f"{rows[BF16]['speed']:.2f}",
+        "products share": f"{share:.0%}",
+    }
+    rule = "|---" * len(cells) + "|"
+    return [f"| {' | '.join(map(str.strip, cells))} |", rule, f"| {' | '.join(cells.values())} |"]
+
+
+def make_entrants(batch: Batch) -> list[Entrant]:
+    """The peer, then ours."""
+    return [
+        _theirs(PEER, batch),
+        _ours(FP32, batch, bf16=False),
+        _ours(BF16, batch, bf16=True),
+    ]
 
 
 def _batch() -> Batch:
@@ -143,10 +169,11 @@ def _ours(name: str, batch: Batch, bf16: bool) -> Entrant:
 
 def peer_model(observation: int, action: int, max_timestep: int) -> torch.nn.Module:
     """transformers' model of the paper's size."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     from transformers import DecisionTransformerConfig as TheirConfig
     from transformers import DecisionTransformerModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
     return DecisionTransformerModel(
         TheirConfig(
             state_dim=observation,

@@ -4,105 +4,301 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import add_verb
+from decision_seq.commands.parsing import Parser, add_checkpoint, add_verb, folder_to_write
 from decision_seq.types import UserError
+
+Text = Callable[[dict[str, Any]], str]
 
 
 def add(verbs: Any) -> None:
-    parser = add_verb(
-        verbs,
+    bench = verbs.add_parser(
         "bench",
-        run_bench,
-        "Measure: an update's speed beside a peer's, a large store's, what intervals are worth.",
-        "  decision-seq bench train\n"
-        "  decision-seq bench train --rounds 30 --json\n"
-        "  decision-seq bench steps\n"
-        "  decision-seq bench planning --rounds 5\n"
-        "  decision-seq bench rollouts --checkpoint runs/hopper-medium-dt-seed0 --episodes 100\n"
-        "  decision-seq bench data --transitions 20000000\n"
-        "  decision-seq bench data --frames --store atari/Breakout\n"
-        "  decision-seq bench intervals",
+        help="Measure: speed beside a peer's, start-up, growth, time to a score, intervals.",
+        description="Measurements. Ratios of interleaved rounds are the figures to quote: times"
+        " depend on the machine, which is printed, and on who else uses it.",
+    )
+    parts = bench.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="PART")
+    _add_train(parts)
+    _add_steps(parts)
+    _add_sample(parts)
+    _add_evaluate(parts)
+    _add_plan(parts)
+    _add_startup(parts)
+    _add_growth(parts)
+    _add_time_to_score(parts)
+    _add_intervals(parts)
+
+
+def _part(
+    parts: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    what: str,
+    example: str,
+    rounds: int | None = None,
+    threads: bool = True,
+) -> argparse.ArgumentParser:
+    """A part's parser; rounds: by default, None for a part without."""
+    parser = add_verb(parts, name, run, what, example)
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=int, default=rounds, help=f"interleaved ones (default {rounds})"
+        )
+        if threads:
+            parser.add_argument("--threads", type=int, help="of torch (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    return parser
+
+
+def _show(options: argparse.Namespace, result: dict[str, Any], text: Text) -> int:
+    from decision_seq.bench.timing import machine_text
+
+    if options.json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(f"{machine_text(result['machine'])}\n\n{text(result)}")
+    return 0
+
+
+def _add_train(parts: Any) -> None:
+    _part(
+        parts,
+        "train",
+        run_train,
+        "An update of the paper's model beside transformers' and beside its own matrix products"
+        " alone; also prints a row for a speed record.",
+        "  decision-seq bench train\n  decision-seq bench train --rounds 30 --threads 2 --json",
+        rounds=15,
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    from decision_seq.bench.training import bench_text, bench_train
+
+    result = bench_train(options.rounds, options.threads, make_reporter())
+    return _show(options, result, bench_text)
+
+
+def _add_steps(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "steps",
+        run_steps,
+        "Whole training steps from a store, beside transformers' model fed by a loop, and the share"
+        " of a step that is spent on data.",
+        "  decision-seq bench steps\n  decision-seq bench steps --frames --rounds 5",
+        rounds=15,
     )
     parser.add_argument(
-        "what",
-        choices=["train", "steps", "planning", "data", "rollouts", "intervals"],
-        help="train: one update, against transformers' model in interleaved rounds; steps: whole"
-        " training steps, against it fed by a loop; planning: the Trajectory Transformer's plans,"
-        " against those without a cache; data: opening, memory and windows a second of a store;"
-        " rollouts: a checkpoint's episodes, against the original's procedure; intervals: how often"
-        " those of `report` hold the truth, by simulation",
+        "--frames", action="store_true", help="of the recipe for Atari, from a store of frames"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="of train, steps and planning")
+
+
+def run_steps(options: argparse.Namespace) -> int:
+    from decision_seq.bench.steps import bench_frame_steps, bench_steps, steps_text
+
+    measure = bench_frame_steps if options.frames else bench_steps
+    return _show(options, measure(options.rounds, options.threads, make_reporter()), steps_text)
+
+
+def _add_sample(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "sample",
+        run_sample,
+        "Opening, memory and windows a second of a store.",
+        "  decision-seq bench sample --transitions 20000000\n"
+        "  decision-seq bench sample --frames\n"
+        "  decision-seq bench sample --frames --store atari/Breakout",
+    )
     parser.add_argument(
-        "--threads", type=int, help="of torch, for train, steps and planning (default: one a core)"
+        "--transitions",
+        type=int,
+        default=1_000_000,
+        help="of the store that is made (default 1000000); 64 bytes each on the disk",
     )
+    parser.add_argument("--frames", action="store_true", help="a store of frames instead")
     parser.add_argument(
-        "--transitions", type=int, default=1_000_000, help="of data; 64 bytes each on the disk"
+        "--store", metavar="NAME", help="of --frames: this dataset, not one made for it"
     )
-    parser.add_argument("--frames", action="store_true", help="of data: a store of frames instead")
-    parser.add_argument(
-        "--store", metavar="NAME", help="of data --frames: this dataset, not one made for it"
+
+
+def run_sample(options: argparse.Namespace) -> int:
+    if options.store is not None and not options.frames:
+        raise UserError("--store is for `bench sample --frames`; add that")
+    if options.frames:
+        from decision_seq.bench.frames import bench_frames, frames_text
+
+        result = bench_frames(options.transitions, options.store, make_reporter())
+        return _show(options, result, frames_text)
+    from decision_seq.bench.sampling import bench_sampling, sampling_text
+
+    return _show(options, bench_sampling(options.transitions, make_reporter()), sampling_text)
+
+
+def _add_evaluate(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "evaluate",
+        run_evaluate,
+        "A checkpoint's episodes beside the original's procedure, which has one environment.",
+        "  decision-seq bench evaluate runs/mine --episodes 100\n"
+        "  decision-seq bench evaluate runs/mine --precisions bf16",
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="of rollouts: a run or a checkpoint"
-    )
-    parser.add_argument("--episodes", type=int, default=100, help="of rollouts, for each target")
+    add_checkpoint(parser)
+    parser.add_argument("--episodes", type=int, default=100, help="for each target (default 100)")
     parser.add_argument(
         "--precisions",
         nargs="+",
         choices=["fp32", "bf16"],
         default=["fp32", "bf16"],
-        help="of rollouts: ours (default both)",
+        help="ours (default both)",
+    )
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    from decision_seq.bench.evaluation import bench_evaluation, evaluation_text
+
+    precisions = list(dict.fromkeys(options.precisions))
+    result = bench_evaluation(options.path, options.episodes, precisions, make_reporter())
+    return _show(options, result, evaluation_text)
+
+
+def _add_plan(parts: Any) -> None:
+    _part(
+        parts,
+        "plan",
+        run_plan,
+        "The Trajectory Transformer's plans beside those without a cache, and what they spend their"
+        " time on.",
+        "  decision-seq bench plan\n  decision-seq bench plan --rounds 5 --threads 1",
+        rounds=3,
+    )
+
+
+def run_plan(options: argparse.Namespace) -> int:
+    from decision_seq.bench.planning import bench_planning, planning_text
+
+    result = bench_planning(options.rounds, options.threads, make_reporter())
+    return _show(options, result, planning_text)
+
+
+def _add_startup(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "startup",
+        run_startup,
+        "Wall seconds of a fresh process to the help, to training's first update, to a rollout's"
+        " first step.",
+        "  decision-seq bench startup\n"
+        "  decision-seq bench startup runs/mine --dataset hopper-medium --rounds 10",
+        rounds=5,
+        threads=False,
     )
     parser.add_argument(
-        "--draws", type=int, default=2_000, help="of intervals: simulated experiments a row"
+        "path",
+        type=Path,
+        metavar="DIR",
+        nargs="?",
+        help="a run's folder or one of its checkpoints, to roll out (default: one made here)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--dataset", help="to train on (default: a made store of random numbers, of Hopper's sizes)"
+    )
 
 
-def run_bench(options: argparse.Namespace) -> int:
-    if options.frames and options.what != "data":
-        raise UserError("--frames is for `bench data`")
-    if options.store is not None and not options.frames:
-        raise UserError("--store is for `bench data --frames`; add that")
-    if options.what == "data" and options.frames:
-        from decision_seq.bench.frames import bench_frames, frames_text
+def run_startup(options: argparse.Namespace) -> int:
+    from decision_seq.bench.startup import bench_startup, startup_text
 
-        result = bench_frames(options.transitions, options.store, make_reporter())
-        text = frames_text
-    elif options.what == "data":
-        from decision_seq.bench.data import bench_data, data_text
+    result = bench_startup(options.rounds, options.dataset, options.path, make_reporter())
+    return _show(options, result, startup_text)
 
-        result, text = bench_data(options.transitions, make_reporter()), data_text
-    elif options.what == "intervals":
-        from decision_seq.bench.intervals import bench_intervals, intervals_text
 
-        result, text = bench_intervals(options.draws, make_reporter()), intervals_text
-    elif options.what == "steps":
-        from decision_seq.bench.steps import bench_steps, steps_text
+def _add_growth(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "growth",
+        run_growth,
+        "An update's time and peak memory against context, width and batch, beside the growth of"
+        " its FLOPs; draws growth.png.",
+        "  decision-seq bench growth --output figures\n"
+        "  decision-seq bench growth --contexts 20 100 --widths 128 --batches 64 --rounds 3",
+        rounds=5,
+    )
+    for name, what in (
+        ("contexts", "context lengths (default 20 to 500)"),
+        ("widths", "widths of the model (default 128 to 1024)"),
+        ("batches", "batch sizes (default 16 to 256)"),
+    ):
+        parser.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=what)
+    parser.add_argument(
+        "--output", type=Path, default=Path(), help="the folder of growth.png (default: here)"
+    )
 
-        result, text = bench_steps(options.rounds, options.threads, make_reporter()), steps_text
-    elif options.what == "planning":
-        from decision_seq.bench.planning import bench_planning, planning_text
 
-        result = bench_planning(options.rounds, options.threads, make_reporter())
-        text = planning_text
-    elif options.what == "rollouts":
-        from decision_seq.bench.rollouts import bench_rollouts, rollouts_text
+def run_growth(options: argparse.Namespace) -> int:
+    from decision_seq.bench.growth import PLOT, bench_growth, growth_text, plot_growth
 
-        if options.checkpoint is None:
-            raise UserError("bench rollouts needs --checkpoint, a trained run")
-        result = bench_rollouts(
-            options.checkpoint, options.episodes, options.precisions, make_reporter()
-        )
-        text = rollouts_text
-    else:
-        from decision_seq.bench.training import bench_text, bench_train
-
-        result, text = bench_train(options.rounds, options.threads, make_reporter()), bench_text
-    print(json.dumps(result, indent=1) if options.json else text(result))
+    folder = folder_to_write(options.output, options.output)
+    reporter = make_reporter()
+    asked = {
+        name: getattr(options, name)
+        for name in ("contexts", "widths", "batches")
+        if getattr(options, name) is not None
+    }
+    result = bench_growth(options.rounds, options.threads, **asked, reporter=reporter)
+    _show(options, result, growth_text)
+    plot_growth(result, folder / PLOT)
+    reporter.say(f"written: {folder / PLOT}")
     return 0
+
+
+def _add_time_to_score(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "time-to-score",
+        run_time_to_score,
+        "What finished runs scored and how long their updates took, by recipe; trains nothing.",
+        "  decision-seq bench time-to-score runs/default runs/paper\n"
+        "  decision-seq bench time-to-score runs --score 60",
+    )
+    parser.add_argument(
+        "paths",
+        type=Path,
+        metavar="DIR",
+        nargs="+",
+        help="runs' folders, or folders that hold runs",
+    )
+    parser.add_argument(
+        "--score", type=float, help="also when the mean over seeds first reached it in training"
+    )
+
+
+def run_time_to_score(options: argparse.Namespace) -> int:
+    from decision_seq.bench.scores import bench_scores, scores_text
+
+    return _show(options, bench_scores(options.paths, options.score, make_reporter()), scores_text)
+
+
+def _add_intervals(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "intervals",
+        run_intervals,
+        "How often the intervals of `report` hold the truth, by simulation.",
+        "  decision-seq bench intervals\n  decision-seq bench intervals --draws 20000",
+    )
+    parser.add_argument(
+        "--draws", type=int, default=2_000, help="simulated experiments a row (default 2000)"
+    )
+
+
+def run_intervals(options: argparse.Namespace) -> int:
+    from decision_seq.bench.intervals import bench_intervals, intervals_text
+
+    return _show(options, bench_intervals(options.draws, make_reporter()), intervals_text)

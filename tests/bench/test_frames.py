@@ -3,7 +3,6 @@ from collections.abc import Callable
 import pytest
 
 from decision_seq.bench import frames
-from decision_seq.cli import main
 from decision_seq.data.frames import CACHE_MEBIBYTES
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
@@ -21,17 +20,8 @@ def test_a_store_of_frames_is_measured(monkeypatch) -> None:
 
 
 def test_a_store_may_be_given(
-    make_frame_store: Callable[..., EpisodeStore], store: EpisodeStore, monkeypatch, capsys
+    make_frame_store: Callable[..., EpisodeStore], store: EpisodeStore, monkeypatch
 ) -> None:
     monkeypatch.setattr("decision_seq.bench.frames._measure", lambda *how: None)
     with pytest.raises(UserError, match="holds no frames"):
         frames.bench_frames(0, str(store.path))
-    assert main(["bench", "data", "--frames", "--transitions", "3"]) == 2
-    assert "--transitions 3" in capsys.readouterr().err
-
-
-def test_an_option_that_would_be_passed_over_is_refused(capsys) -> None:
-    assert main(["bench", "data", "--store", "atari/Breakout"]) == 2
-    assert "--store is for `bench data --frames`" in capsys.readouterr().err
-    assert main(["bench", "steps", "--frames"]) == 2
-    assert "--frames is for `bench data`" in capsys.readouterr().err

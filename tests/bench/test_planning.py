@@ -28,9 +28,16 @@ def test_every_entrant_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (row["speed"] == 1) != row["cache"]
         assert (row["products"] is None) != row["cache"]
         assert row["products"] is None or 0 < row["products"] < 1
+        if row["cache"]:
+            shares = [operator["share"] for operator in row["operators"]]
+            assert shares == sorted(shares, reverse=True)
+            assert 0 < shares[-1] < sum(shares) + row["products"] <= 1
+            assert not {operator["name"] for operator in row["operators"]} & set(planning.PRODUCTS)
+    assert result["machine"]["threads"] == 1
     text = planning_text(result)
-    assert "2 interleaved rounds, 1 threads" in text
-    assert len(text.splitlines()) >= 2 + len(rows)
+    assert "2 interleaved rounds" in text
+    largest = rows[-1]["operators"][0]["name"]
+    assert text.count(largest.removeprefix("aten::")) >= 2  # in its row, and in the list below
 
 
 def test_no_rounds_are_refused() -> None:

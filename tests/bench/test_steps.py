@@ -1,10 +1,16 @@
+import time
+
 import numpy as np
-import torch
 from accelerate import Accelerator
 
-from decision_seq.bench.data import write_random_store
+from decision_seq.bench import steps
+from decision_seq.bench.sampling import write_random_store
 from decision_seq.bench.steps import PEER, bench_steps, loop_batch, make_entrants, steps_text
 from decision_seq.data.store import EpisodeStore
+from decision_seq.models.backbones import GPTConfig
+from decision_seq.policies import DecisionTransformerConfig
+from decision_seq.recipes import recipe_trees
+from decision_seq.train import TrainConfig
 from decision_seq.types import Reporter
 
 
@@ -33,13 +39,38 @@ def test_the_loop_cuts_real_windows(tmp_path) -> None:
         assert returns[row, -1, 0] == np.float32(expected)
 
 
-def test_both_sides_learn(tmp_path) -> None:
+def test_every_side_is_measured_with_its_share_of_data(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(steps, "EPISODES", 3)
     write_random_store(tmp_path / "store", 3, Reporter())
     entrants = make_entrants(EpisodeStore.open(tmp_path / "store"), Accelerator(cpu=True))
     assert list(entrants) == [PEER, "decision_seq fp32"]
-    ours = entrants["decision_seq fp32"]
-    first = ours(0).losses["action"]
-    assert isinstance(first, torch.Tensor)
+    for step in entrants.values():
+        started = time.perf_counter()
+        waited = step(0)
+        assert 0 < waited < time.perf_counter() - started
     result = bench_steps(rounds=1, threads=None)
     assert result["rows"][0]["speed"] == 1.0
+    assert all(0 < row["data_share"] < 1 for row in result["rows"])
     assert all(name in steps_text(result) for name in entrants)
+
+
+def test_our_side_learns(tmp_path) -> None:
+    write_random_store(tmp_path / "store", 3, Reporter())
+    store = EpisodeStore.open(tmp_path / "store")
+    config = TrainConfig(warmup_steps=1, learning_rate=1e-3)
+    policy = DecisionTransformerConfig(5, GPTConfig(2, 1, 16, dropout=0.0))
+    update = steps.make_update(store, Accelerator(cpu=True), config, policy)
+    losses = [update(number).losses["action"].item() for number in range(20)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_the_recipe_for_atari_is_fed_by_frames(monkeypatch) -> None:
+    tree = {
+        "policy": {**recipe_trees("atari/dt")[0]["policy"], "context_length": 3},
+        "train": {"batch_size": 4},
+    }
+    monkeypatch.setattr(steps, "recipe_trees", lambda name: [tree])
+    result = steps.bench_frame_steps(rounds=1, threads=None, episodes=1)
+    assert [row["name"] for row in result["rows"]] == ["decision_seq fp32", "decision_seq bf16"]
+    assert all(0 < row["data_share"] < 1 for row in result["rows"])
+    assert "batch 4, K 3" in steps_text(result)

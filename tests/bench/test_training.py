@@ -1,6 +1,19 @@
+import json
+
+import pytest
 import torch
 
-from decision_seq.bench.training import _batch, _ours, _theirs, bench_text, bench_train
+from decision_seq.bench.counting import Counts
+from decision_seq.bench.training import (
+    BF16,
+    FP32,
+    _batch,
+    _ours,
+    _theirs,
+    bench_text,
+    bench_train,
+    record_lines,
+)
 
 
 def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
@@ -22,9 +35,44 @@ def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
         assert side.model.training
 
 
-def test_a_result_has_a_row_a_side() -> None:
-    result = bench_train(rounds=1, threads=None)
-    names = [row["name"] for row in result["rows"]]
-    assert names == ["transformers fp32", "decision_seq fp32", "decision_seq bf16"]
+def test_a_result_has_a_row_a_side_and_one_for_its_products() -> None:
+    result = json.loads(json.dumps(bench_train(rounds=1, threads=None)))
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == [
+        "transformers fp32",
+        "decision_seq fp32",
+        "decision_seq fp32, products alone",
+        "decision_seq bf16",
+        "decision_seq bf16, products alone",
+    ]
     assert result["rows"][0]["speed"] == 1.0
-    assert all(name in bench_text(result) for name in names)
+    assert result["gflop_counted"] == result["gflop_by_formula"] == rows[FP32]["gflop"]
+    for name, row in rows.items():
+        assert row["gflop_per_second"] == pytest.approx(row["gflop"] / row["median_ms"] * 1e3)
+        assert (row["share"] is None) != name.endswith("alone")
+    for name in (FP32, BF16):
+        products = rows[f"{name}, products alone"]
+        assert products["gflop"] == rows[name]["gflop"]
+        # Of one round, so the paired share is that of the two medians.
+        share = products["median_ms"] / rows[name]["median_ms"]
+        assert products["share"] == pytest.approx(share)
+    assert all(name in bench_text(result) for name in rows)
+    head, rule, row = (line.strip("|").split("|") for line in record_lines(result))
+    assert len(head) == len(rule) == len(row)
+    assert float(row[head.index(" fp32 ms ")]) == pytest.approx(rows[FP32]["median_ms"], abs=0.1)
+
+
+def test_products_are_those_of_each_precision() -> None:
+    """By hand: shapes, strides and dtypes as the update has them, none left out."""
+    with Counts() as counts:
+        left, right = torch.ones(2, 3, 4), torch.ones(4, 5, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            (left @ right).sum().backward()
+    forward, backward = counts.products
+    assert [product.flops for product in counts.products] == [2 * 6 * 4 * 5] * 2
+    for product in (forward, backward):
+        assert {like.dtype for like in product.arguments} == {torch.bfloat16}
+    assert forward.arguments[1].strides == (5, 1)
+    assert backward.arguments[0].strides == (1, 4)  # transposed, not copied
+    made = backward.arguments[0].made()
+    assert (made.shape, made.stride(), made.dtype) == ((4, 6), (1, 4), torch.bfloat16)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.envs import environment_notes, make
@@ -32,21 +33,21 @@ RECORDED = 200  # contexts of the original's episodes on which the actions are c
 ORIGINAL = "original's procedure"
 
 
-def bench_rollouts(
+def bench_evaluation(
     path: Path, episodes: int, precisions: Sequence[str], reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Wall-clock of all episodes of the run's targets, ours before and after the original's.
 
     precisions: ours. UserError unless the checkpoint is a Decision Transformer asked for returns.
     """
-    reporter = reporter or Reporter()
+    reporter, facts = reporter or Reporter(), machine()
     opened = open_checkpoint(path, "cpu", episodes=episodes)
     policy, conditioning = opened.loaded.policy, opened.evaluation.conditioning
     require(
         isinstance(policy, DecisionTransformer)
         and isinstance(conditioning, ReturnToGo)
         and conditioning.asks,  # of another feature's sum a rollout is asked nothing
-        f"bench rollouts needs a Decision Transformer asked for returns; {path} holds another",
+        f"bench evaluate needs a Decision Transformer asked for returns; {path} holds another",
     )
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
     _timed(_at(opened, "fp32"), Reporter(), warm_up=True)
@@ -69,16 +70,14 @@ def bench_rollouts(
         "checkpoint": str(opened.loaded.path),
         "env_id": opened.evaluation.env_id,
         "notes": environment_notes(opened.evaluation.env_id),
-        "threads": torch.get_num_threads(),
+        "machine": facts,
         "processes": opened.processes,
-        "device": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
         **original.differences(),
         "rows": rows,
     }
 
 
-def rollouts_text(result: dict[str, Any]) -> str:
+def evaluation_text(result: dict[str, Any]) -> str:
     """The result as a table."""
     rows = []
     for row in result["rows"]:
@@ -97,8 +96,8 @@ def rollouts_text(result: dict[str, Any]) -> str:
     header = ["", "seconds", "env steps/s", "speed", "mean return", "paired difference, 95 %"]
     about = (
         f"{result['what']}, {result['env_id']}, {result['checkpoint']}\n"
-        f"{result['device']}, torch {result['torch']}; the original's on {result['threads']}"
-        f" thread(s), ours on {result['processes']} process(es) of one; {result['notes'][0]}\n"
+        f"the original's on {result['machine']['threads']} thread(s), ours on"
+        f" {result['processes']} process(es) of one; {result['notes'][0]}\n"
         f"on {result['contexts']} contexts of the original's, fp32 actions differ by"
         f" {result['largest_difference_of_actions']:.1e} at the most, in"
         f" {result['contexts_that_differ']}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
@@ -25,7 +26,7 @@ BATCHES = (64, 1024)
 SECONDS = 5.0  # of sampling at each batch size
 
 
-def bench_data(transitions: int, reporter: Reporter | None = None) -> dict[str, Any]:
+def bench_sampling(transitions: int, reporter: Reporter | None = None) -> dict[str, Any]:
     """A store of so many random transitions of Hopper's sizes, made in a temporary folder.
 
     What is measured is measured in a process of its own, whose anonymous memory (RssAnon) is
@@ -33,13 +34,15 @@ def bench_data(transitions: int, reporter: Reporter | None = None) -> dict[str, 
     memory at once.
     """
     require(transitions >= LENGTH, f"--transitions {transitions} must be at least {LENGTH}")
+    facts = machine()
     with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
         path = Path(folder) / "store"
         written = write_random_store(path, transitions // LENGTH, reporter or Reporter())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             measured = pool.apply(_measure, (path,))
         error = _statistics_error(EpisodeStore.open(path))
-    return {"transitions": transitions // LENGTH * LENGTH, **written, **measured, **error}
+    size = {"transitions": transitions // LENGTH * LENGTH}
+    return {"machine": facts, **size, **written, **measured, **error}
 
 
 def write_random_store(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
@@ -137,7 +140,7 @@ def _statistics_error(store: EpisodeStore) -> dict[str, float]:
     return {"statistics_relative_error": float(max(errors))}
 
 
-def data_text(result: dict[str, Any]) -> str:
+def sampling_text(result: dict[str, Any]) -> str:
     """The result as an aligned table."""
     rows = [
         ["transitions", f"{result['transitions']:,}"],

@@ -1,21 +1,21 @@
 import pytest
 
-from decision_seq.bench.data import bench_data, data_text
+from decision_seq.bench.sampling import bench_sampling, sampling_text
 
 
 def test_a_store_is_measured(monkeypatch) -> None:
-    monkeypatch.setattr("decision_seq.bench.data.SECONDS", 0.2)
-    result = bench_data(30_000)
+    monkeypatch.setattr("decision_seq.bench.sampling.SECONDS", 0.2)
+    result = bench_sampling(30_000)
     assert result["transitions"] == 30_000
     assert result["statistics_relative_error"] < 1e-6
     assert min(result["windows_per_second"].values()) > 0
-    assert "30,000" in data_text(result)
+    assert "30,000" in sampling_text(result)
 
 
 @pytest.mark.slow
 def test_twenty_million_transitions_are_light() -> None:
     """What a large store promises, on a machine that does nothing else."""
-    result = bench_data(20_000_000)
+    result = bench_sampling(20_000_000)
     assert result["open_seconds"] < 0.1
     assert result["first_batch_seconds"] < 1
     assert result["anonymous_memory_mb"] < 300

@@ -1,0 +1,193 @@
+"""What a computation consists of: operators, bytes newly allocated, matrix products.
+
+None of it depends on the machine's speed or on what else it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+aten = torch.ops.aten
+
+
+def _product(first: int) -> Callable[[tuple], int]:
+    """FLOPs of a product whose left factor [..., m, k] is argument `first`, the right one next."""
+
+    def flops(arguments: tuple) -> int:
+        left, right = arguments[first], arguments[first + 1]
+        return 2 * left.numel() * right.shape[-1]
+
+    return flops
+
+
+def _linear(arguments: tuple) -> int:
+    inputs, weight, *_ = arguments
+    return 2 * inputs.numel() * weight.shape[0]
+
+
+def _attention(first: int, products: int) -> Callable[[tuple], int]:
+    """Of a fused attention whose query is argument `first`: so many products with its weights."""
+
+    def flops(arguments: tuple) -> int:
+        query, key = arguments[first], arguments[first + 1]
+        return products * 2 * query.numel() * key.shape[-2]
+
+    return flops
+
+
+# The operators that multiply matrices. Fused attention computes its weights once more on the way
+# back, which is not counted, as no model FLOPs are that are computed twice.
+PRODUCTS: dict[Any, Callable[[tuple], int]] = {
+    aten.mm: _product(0),
+    aten.bmm: _product(0),
+    aten.addmm: _product(1),
+    aten.addmm_: _product(1),
+    aten.baddbmm: _product(1),
+    aten.baddbmm_: _product(1),
+    torch.ops.mkldnn._linear_pointwise: _linear,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention(0, 2),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention(1, 4),
+    aten._scaled_dot_product_flash_attention: _attention(0, 2),
+    aten._scaled_dot_product_flash_attention_backward: _attention(1, 4),
+    aten._scaled_dot_product_efficient_attention: _attention(0, 2),
+    aten._scaled_dot_product_efficient_attention_backward: _attention(1, 4),
+}
+
+
+@dataclass(frozen=True)
+class Like:
+    """A tensor by its form: shape, strides, dtype, device."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Like:
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+    def made(self) -> Tensor:
+        """Random numbers in this form, in memory of their own."""
+        reach = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        if not self.dtype.is_floating_point:
+            return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+        numbers = torch.randn(max(reach, 1), device=self.device).to(self.dtype)
+        return numbers.as_strided(self.shape, self.strides)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product: an operator, its arguments with tensors by their form, its FLOPs."""
+
+    operator: Any
+    arguments: tuple
+    options: dict[str, Any]
+    flops: int
+
+    def made(self) -> Callable[[], Any]:
+        """The same product of random numbers."""
+        arguments = tree_map_only(Like, Like.made, self.arguments)
+        options = tree_map_only(Like, Like.made, self.options)
+        return lambda: self.operator(*arguments, **options)
+
+
+class Counts(TorchDispatchMode):
+    """While it lasts, every operator that torch dispatches is noted, the backward pass's too.
+
+    operators: how many; allocated: bytes of the results that were given memory of their own;
+    products: in order. What an operator allocates within itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators, self.allocated = 0, 0
+        self.products: list[Product] = []
+
+    @property
+    def flops(self) -> int:
+        """Of the matrix products, two a multiplication and addition."""
+        return sum(product.flops for product in self.products)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func.overloadpacket not in PRODUCTS:  # in inference mode torch takes nothing apart
+            with self:
+                parts = func.decompose(*args, **options)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **options)
+        self.operators += 1
+        held = {_memory(leaf) for leaf in tree_leaves((args, options)) if _is_tensor(leaf)}
+        made = [leaf for leaf in tree_leaves(result) if _is_tensor(leaf)]
+        fresh = {_memory(t): t.untyped_storage().nbytes() for t in made if _memory(t) not in held}
+        self.allocated += sum(fresh.values())
+        flops = PRODUCTS.get(func.overloadpacket)
+        if flops is not None:
+            arguments, named = tree_map_only(Tensor, Like.of, (args, options))
+            self.products.append(Product(func, arguments, named, flops(args)))
+        return result
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided and not leaf.is_meta
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def counted(compute: Callable[[], Any]) -> Counts:
+    """What `compute` consists of."""
+    with Counts() as counts:
+        compute()
+    return counts
+
+
+def alone(products: list[Product]) -> Callable[[], None]:
+    """The products by themselves, in their order, each on memory of its own.
+
+    The least time in which this machine's library multiplies what the computation multiplies.
+    """
+    made = [product.made() for product in products]
+
+    def run() -> None:
+        with torch.no_grad():
+            for product in made:
+                product()
+
+    return run
+
+
+def dt_update_flops(
+    batch: int,
+    context: int,
+    observation: int,
+    action: int,
+    width: int = 128,
+    layers: int = 3,
+    condition: int = 1,
+) -> int:
+    """FLOPs of the matrix products in an update of the Decision Transformer, by formula.
+
+    Of B windows of K steps, hence L = 3K - 1 tokens, in N blocks of width D, of which the last
+    computes queries and what follows for the K states alone. Multiplications and additions of a
+    forward pass, in a window: 12 L D^2 + 2 L^2 D a full block; 2 L D^2 + 10 K D^2 + 2 K L D the
+    last; K D A the head; K D (S + A + 1) the embeddings. On the way back each product becomes two,
+    for its weight and its input; data want no gradient, so the embeddings' become one.
+    """
+    tokens = 3 * context - 1
+    full = 12 * tokens * width**2 + 2 * tokens**2 * width
+    last = 2 * tokens * width**2 + 10 * context * width**2 + 2 * context * tokens * width
+    head = context * width * action
+    embeddings = context * width * (observation + action + condition)
+    return 2 * batch * (3 * ((layers - 1) * full + last + head) + 2 * embeddings)

@@ -1,0 +1,150 @@
+"""What an update, a rollout's step and a plan consist of must not grow unnoticed.
+
+These numbers depend on no machine and on nobody's load. Who makes something cheaper lowers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from decision_seq.bench import planning, steps
+from decision_seq.bench.counting import Counts, alone, counted, dt_update_flops
+from decision_seq.bench.planning import make_policy, plans
+from decision_seq.bench.sampling import write_random_store
+from decision_seq.bench.steps import make_update
+from decision_seq.bench.training import FP32, _batch, make_entrants
+from decision_seq.config import load
+from decision_seq.data.store import EpisodeStore
+from decision_seq.models.layers import Block, Dropout, select
+from decision_seq.policies import Policy, PolicyConfig
+from decision_seq.recipes import recipe_trees
+from decision_seq.rollout import SEATS
+from decision_seq.train import TrainConfig
+from decision_seq.train.update import Update
+from decision_seq.types import Batch, Reporter
+
+BY_FORMULA = dt_update_flops(batch=64, context=20, observation=11, action=3)
+# Operators that an update dispatches, and bytes that they newly allocate.
+UPDATES = {"dt/paper": (638, 273_376_736), "dt/gym": (431, 214_684_904)}
+SPARE = 1.03  # another version of torch may dispatch a few more
+# FLOPs of one step of a full table of seats, with dt/gym's model; of a plan (horizon 2, 4 beams,
+# 3 environments).
+STEP, PLAN = 403_720_192, 1_081_488_384
+
+
+@pytest.fixture(autouse=True)
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the way to products that a processor with AVX-512 takes."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str], Update]:
+    """An update of a recipe, behind its first: the optimiser has its moments."""
+
+    def made(recipe: str) -> Update:
+        write_random_store(tmp_path / "store", 2, Reporter())
+        tree = recipe_trees(recipe)[0]
+        config, policy = load(TrainConfig, tree["train"]), load(PolicyConfig, tree["policy"])
+        store = EpisodeStore.open(tmp_path / "store")
+        update = make_update(store, Accelerator(cpu=True), config, policy)
+        update(0)
+        return update
+
+    return made
+
+
+def of_update(update: Update) -> Counts:
+    return counted(lambda: update(1))
+
+
+@pytest.mark.parametrize("recipe", UPDATES)
+def test_an_update_consists_of_no_more_than_it_did(
+    make: Callable[[str], Update], recipe: str
+) -> None:
+    counts = of_update(make(recipe))
+    operators, allocated = UPDATES[recipe]
+    assert counts.flops == BY_FORMULA
+    assert counts.operators <= operators * SPARE
+    assert counts.allocated <= allocated * SPARE
+
+
+def test_what_the_benchmark_counts_is_by_formula() -> None:
+    (ours,) = (entrant for entrant in make_entrants(_batch()) if entrant.name == FP32)
+    counts = counted(ours.update)
+    assert counts.flops == BY_FORMULA
+    assert counted(alone(counts.products)).flops == BY_FORMULA
+
+
+def of_step(update: Update) -> Counts:
+    """One step of a rollout: the newest action of every seat."""
+    policy = update.policy.eval()
+    batch = _batch()
+    rows = {name: array[:SEATS] for name, array in vars(batch).items() if array is not None}
+
+    @torch.inference_mode()
+    def act() -> None:
+        policy.act(Batch(**rows))
+
+    return counted(act)
+
+
+def test_a_rollouts_step_multiplies_no_more_than_it_did(make: Callable[[str], Update]) -> None:
+    assert of_step(make("dt/gym")).flops <= STEP
+
+
+def test_a_plan_multiplies_no_more_than_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "BEAMS", 4)
+    assert counted(plans(make_policy().eval(), 2, 3)).flops <= PLAN
+
+
+# That the bounds above are tight enough to catch what they are for.
+
+
+def test_a_last_block_computed_for_every_token_is_noticed(
+    make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Block.forward
+
+    def whole(self: Block, tokens: Tensor, read: Any = None, seen: Any = None) -> Tensor:
+        every = forward(self, tokens, None, seen)
+        return every if read is None else select(every, read)
+
+    monkeypatch.setattr(Block, "forward", whole)
+    update = make("dt/paper")
+    counts = of_update(update)
+    assert counts.flops > BY_FORMULA
+    assert counts.allocated > UPDATES["dt/paper"][1] * SPARE
+    assert of_step(update).flops > STEP
+
+
+def test_plain_dropout_is_noticed(
+    make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Dropout, "forward", lambda self, x: x * torch.rand_like(x).ge(self.probability) / 0.9
+    )
+    assert of_update(make("dt/paper")).allocated > UPDATES["dt/paper"][1] * SPARE
+
+
+def test_an_optimiser_that_takes_weight_by_weight_is_noticed(
+    make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(policy.parameters(), foreach=False, fused=False)
+
+    monkeypatch.setattr(steps, "make_optimizer", slow)
+    assert of_update(make("dt/gym")).operators > UPDATES["dt/gym"][0] * SPARE
+
+
+def test_planning_without_a_cache_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "BEAMS", 4)
+    uncached = counted(plans(make_policy().eval(), 2, 3, planning.Uncached))
+    assert uncached.flops > PLAN
