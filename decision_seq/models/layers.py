@@ -176,6 +176,16 @@ class CausalSelfAttention(nn.Module):
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
+class MLP(nn.Sequential):
+    """A linear layer, an activation, a linear layer."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        first, activation, second = self
+        if isinstance(first, nn.Linear) and isinstance(activation, nn.ReLU):
+            return second(linear(tokens, first.weight, first.bias, relu=True))
+        return second(activation(first(tokens)))
+
+
 class Block(nn.Module):
     """Pre-norm transformer block. With `read`, everything after keys and values is for it alone."""
 
@@ -184,7 +194,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = CausalSelfAttention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
+        self.mlp = MLP(
             Linear(width, 4 * width), ACTIVATIONS[activation](), Linear(4 * width, width)
         )
         self.dropout = Dropout(dropout)

@@ -17,13 +17,17 @@ from torch.utils.flop_counter import register_flop_formula
 FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O]."""
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+    """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O].
+
+    relu: behind it, which oneDNN does while the numbers are at hand.
+    """
     if not _quicker(inputs, weight):
-        return F.linear(inputs, weight, bias)
+        result = F.linear(inputs, weight, bias)
+        return F.relu(result) if relu else result
     if torch.is_grad_enabled():
-        return _Product.apply(inputs, weight, bias)
-    return _product(inputs, weight, bias)
+        return _Product.apply(inputs, weight, bias, relu)
+    return _product(inputs, weight, bias, relu)
 
 
 class Linear(nn.Linear):
@@ -45,26 +49,34 @@ def _quicker(inputs: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+def _product(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    behind = "relu" if relu else "none"
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, behind, [], "")
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        return _product(inputs, weight, bias)
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
+    ) -> Tensor:
+        result = _product(inputs, weight, bias, relu)
+        ctx.save_for_backward(inputs, weight, result if relu else None)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight = ctx.saved_tensors
+        inputs, weight, positive = ctx.saved_tensors
+        if positive is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, positive, 0)
         gradient = gradient.flatten(0, -2)  # [N, O]
-        found: list[Tensor | None] = [None, None, None]
+        found: list[Tensor | None] = [None, None, None, None]
         if ctx.needs_input_grad[0]:
-            found[0] = _product(gradient, weight.mT, None).view_as(inputs)
+            found[0] = _product(gradient, weight.mT).view_as(inputs)
         if ctx.needs_input_grad[1]:
-            found[1] = _product(gradient.mT, inputs.flatten(0, -2).mT, None)
+            found[1] = _product(gradient.mT, inputs.flatten(0, -2).mT)
         if ctx.needs_input_grad[2]:
             found[2] = gradient.sum(0)
         return tuple(found)

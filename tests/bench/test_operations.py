@@ -32,7 +32,7 @@ from decision_seq.types import Batch, Reporter
 
 BY_FORMULA = dt_update_flops(batch=64, context=20, observation=11, action=3)
 # Operators that an update dispatches, and bytes that they newly allocate.
-UPDATES = {"dt/paper": (638, 273_376_736), "dt/gym": (431, 214_684_904)}
+UPDATES = {"dt/paper": (635, 255_288_800), "dt/gym": (428, 196_596_968)}
 SPARE = 1.03  # another version of torch may dispatch a few more
 # FLOPs of one step of a full table of seats, with dt/gym's model; of a plan (horizon 2, 4 beams,
 # 3 environments).

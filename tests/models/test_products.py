@@ -18,7 +18,10 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("shape", "outputs"), SHAPES)
 @pytest.mark.parametrize("biased", [True, False])
-def test_values_and_gradients(shape: tuple[int, ...], outputs: int, biased: bool) -> None:
+@pytest.mark.parametrize("relu", [True, False])
+def test_values_and_gradients(
+    shape: tuple[int, ...], outputs: int, biased: bool, relu: bool
+) -> None:
     torch.manual_seed(0)
     inputs, weight = torch.randn(shape), torch.randn(outputs, shape[-1])
     leaves = [inputs, weight, *([torch.randn(outputs)] if biased else [])]
@@ -29,11 +32,15 @@ def test_values_and_gradients(shape: tuple[int, ...], outputs: int, biased: bool
         result = multiply(own[0], own[1], own[2] if biased else None)
         return [result.detach(), *torch.autograd.grad(result, own, upstream.to(dtype))]
 
-    for ours, exact in zip(
-        run(products.linear, torch.float32), run(F.linear, torch.float64), strict=True
-    ):
-        assert ours.shape == exact.shape
-        assert (ours - exact).abs().max() < 1e-6 * max(1.0, float(exact.abs().max())) * 10
+    def ours(*leaves: torch.Tensor | None) -> torch.Tensor:
+        return products.linear(*leaves, relu=relu)
+
+    def theirs(*leaves: torch.Tensor | None) -> torch.Tensor:
+        return F.relu(F.linear(*leaves)) if relu else F.linear(*leaves)
+
+    for value, exact in zip(run(ours, torch.float32), run(theirs, torch.float64), strict=True):
+        assert value.shape == exact.shape
+        assert (value - exact).abs().max() < 1e-5 * max(1.0, float(exact.abs().max()))
 
 
 def test_it_is_taken_where_it_helps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
