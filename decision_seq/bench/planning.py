@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decision_seq.bench import counting
 from decision_seq.bench.timing import best_device, interleaved, machine, prepare
 from decision_seq.planner import PlannerConfig, plan
 from decision_seq.policies.imagination import Imagination
@@ -24,7 +25,7 @@ OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # hopper's
 BEAMS, EXPAND, CONTEXT = 32, 2, 5
 HORIZONS, ENVIRONMENTS = (5, 15), (1, 16)
 # Of the profiler: what multiplies matrices.
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+PRODUCTS = {packet._qualified_op_name for packet in counting.PRODUCTS}
 LARGEST = 8  # other operators that are named
 
 

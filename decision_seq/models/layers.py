@@ -177,13 +177,17 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class MLP(nn.Sequential):
-    """A linear layer, an activation, a linear layer."""
+    """A linear layer to four times the width, an activation, a linear layer back."""
+
+    def __init__(self, width: int, activation: str) -> None:
+        there, back = Linear(width, 4 * width), Linear(4 * width, width)
+        super().__init__(there, ACTIVATIONS[activation](), back)
+        self.activation = activation
 
     def forward(self, tokens: Tensor) -> Tensor:
-        first, activation, second = self
-        if isinstance(first, nn.Linear) and isinstance(activation, nn.ReLU):
-            return second(linear(tokens, first.weight, first.bias, relu=True))
-        return second(activation(first(tokens)))
+        """tokens [..., D] -> [..., D]."""
+        there, _, back = self
+        return back(linear(tokens, there.weight, there.bias, self.activation))  # type: ignore[arg-type]
 
 
 class Block(nn.Module):
@@ -194,9 +198,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = CausalSelfAttention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = MLP(
-            Linear(width, 4 * width), ACTIVATIONS[activation](), Linear(4 * width, width)
-        )
+        self.mlp = MLP(width, activation)
         self.dropout = Dropout(dropout)
 
     def forward(

@@ -6,6 +6,7 @@ unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,20 +15,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
+_BEHIND: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda numbers: numbers,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
 FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, relu: bool = False) -> Tensor:
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O].
 
-    relu: behind it, which oneDNN does while the numbers are at hand.
+    activation: what follows, `none`, `relu` or `gelu`; oneDNN does it in passing.
     """
     if not _quicker(inputs, weight):
-        result = F.linear(inputs, weight, bias)
-        return F.relu(result) if relu else result
-    if torch.is_grad_enabled():
-        return _Product.apply(inputs, weight, bias, relu)
-    return _product(inputs, weight, bias, relu)
+        return _BEHIND[activation](F.linear(inputs, weight, bias))
+    if not torch.is_grad_enabled():
+        return _product(inputs, weight, bias, activation)
+    if activation == "relu":
+        return _Product.apply(inputs, weight, bias, activation)
+    return _BEHIND[activation](_Product.apply(inputs, weight, bias, "none"))
 
 
 class Linear(nn.Linear):
@@ -50,19 +57,20 @@ def _quicker(inputs: Tensor, weight: Tensor) -> bool:
 
 
 def _product(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False
+    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    behind = "relu" if relu else "none"
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, behind, [], "")
+    exact = "none"  # of oneDNN's two ways to a GELU
+    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], exact)
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, relu: bool
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     ) -> Tensor:
-        result = _product(inputs, weight, bias, relu)
-        ctx.save_for_backward(inputs, weight, result if relu else None)
+        result = _product(inputs, weight, bias, activation)
+        # The way back through a ReLU is known by its outcome alone.
+        ctx.save_for_backward(inputs, weight, result if activation == "relu" else None)
         return result
 
     @staticmethod

@@ -18,9 +18,9 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("shape", "outputs"), SHAPES)
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 def test_values_and_gradients(
-    shape: tuple[int, ...], outputs: int, biased: bool, relu: bool
+    shape: tuple[int, ...], outputs: int, biased: bool, activation: str
 ) -> None:
     torch.manual_seed(0)
     inputs, weight = torch.randn(shape), torch.randn(outputs, shape[-1])
@@ -33,12 +33,16 @@ def test_values_and_gradients(
         return [result.detach(), *torch.autograd.grad(result, own, upstream.to(dtype))]
 
     def ours(*leaves: torch.Tensor | None) -> torch.Tensor:
-        return products.linear(*leaves, relu=relu)
+        return products.linear(*leaves, activation)
 
-    def theirs(*leaves: torch.Tensor | None) -> torch.Tensor:
-        return F.relu(F.linear(*leaves)) if relu else F.linear(*leaves)
+    def exactly(*leaves: torch.Tensor | None) -> torch.Tensor:
+        behind = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}[activation]
+        return behind(F.linear(*leaves))
 
-    for value, exact in zip(run(ours, torch.float32), run(theirs, torch.float64), strict=True):
+    found, wanted = run(ours, torch.float32), run(exactly, torch.float64)
+    with torch.no_grad():  # another way to the same
+        found.append(ours(*[*leaves, None][:3]))
+    for value, exact in zip(found, [*wanted, wanted[0]], strict=True):
         assert value.shape == exact.shape
         assert (value - exact).abs().max() < 1e-5 * max(1.0, float(exact.abs().max()))
 
