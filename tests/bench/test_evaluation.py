@@ -1,4 +1,4 @@
-"""`bench rollouts`: the original's procedure is really run, and gives the same episodes."""
+"""`bench evaluate`: the original's procedure is really run, and gives the same episodes."""
 
 from collections.abc import Callable
 from pathlib import Path
