@@ -1,0 +1,29 @@
+"""What is freed is used again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys, torch
+from decision_seq.memory import keep_freed
+
+if sys.argv[1] == "kept":
+    keep_freed()
+for number in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB: 16,384 pages
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_not_cleared_again() -> None:
+    def faults(way: str) -> int:
+        command = [sys.executable, "-c", FAULTS, way]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert faults("kept") < 100
+    assert faults("plain") > 10_000
