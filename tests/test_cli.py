@@ -317,6 +317,7 @@ def test_bad_evaluation_input(
         ["bench", "growth", "--widths", "0"],
         ["bench", "time-to-score"],
         ["bench", "time-to-score", "nowhere"],
+        ["bench", "time-to-score", "nowhere", "--score", "nan"],
         ["bench", "intervals", "--draws", "5"],
         ["fly"],
         [],

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.bench.timing import machine
+from decision_seq.config import require
 from decision_seq.report import table, target_text
 from decision_seq.report.compare import Group, compare
 from decision_seq.report.runs import Run, find_runs, value
@@ -30,6 +31,8 @@ def bench_scores(
     first target first reached it, in the evaluations that were made during training. UserError
     where there is no finished run.
     """
+    known = threshold is None or math.isfinite(threshold)
+    require(known, f"--score {threshold} must be a number")
     runs, unfinished = find_runs(paths)
     for line in unfinished:
         (reporter or Reporter()).say(f"left out: {line}")
