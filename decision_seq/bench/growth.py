@@ -25,6 +25,7 @@ from decision_seq.bench.steps import make_update
 from decision_seq.bench.timing import interleaved, machine, prepare
 from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
+from decision_seq.memory import keep_freed
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.report import table
@@ -219,6 +220,7 @@ def peak_memory(path: Path, size: Size) -> int:
     """Bytes that the model, its optimiser and updates take at the most, beyond what was there."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     on_cuda = accelerator.device.type == "cuda"
+    keep_freed()
     # What torch keeps from its first update on does not grow.
     _update(path, SMALLEST, accelerator)(0)
     before = _resident("VmRSS")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from decision_seq.bench import growth
-from decision_seq.bench.growth import bench_growth, growth_text, plot_growth, slopes
+from decision_seq.bench.growth import Size, bench_growth, growth_text, plot_growth, slopes
+from decision_seq.bench.sampling import write_random_store
+from decision_seq.types import Reporter
 
 
 def test_a_slope_is_that_of_a_power() -> None:
@@ -16,7 +18,7 @@ def test_a_slope_is_that_of_a_power() -> None:
 
 
 def test_three_axes_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "_apart", growth.peak_memory)  # no process for each
+    monkeypatch.setattr(growth, "_apart", lambda path, size: size.batch * 10**6)
     monkeypatch.setattr(growth, "EPISODES", 1)
     result = json.loads(json.dumps(bench_growth(1, 1, [3, 6], [16, 32], [64, 4])))
     axes = result["axes"]
@@ -28,8 +30,13 @@ def test_three_axes_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.M
     # Windows are independent; the width of the products grows on both sides.
     assert slopes(axes["batch"], "batch", "gflop")[1] == pytest.approx(1)
     assert 1 < slopes(axes["width"], "width", "gflop")[1] < 2
-    assert axes["batch"][-1]["memory_mb"] > 20  # its largest activations alone
+    assert [row["memory_mb"] for row in axes["batch"]] == [4, 64]
     text = growth_text(result)
     assert "batch, at context 20, width 128" in text
     plot_growth(result, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
+    write_random_store(tmp_path / "store", 1, Reporter())
+    assert growth._apart(tmp_path / "store", Size()) > 20e6  # its largest activations alone
