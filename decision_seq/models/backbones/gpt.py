@@ -71,21 +71,23 @@ class GPT(Backbone):
 
     def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
         """tokens [B, L, D] -> hidden [B, R, D]; the last block computes `read` alone."""
-        tokens = self.dropout(tokens)
-        seen = None if self.seen is None else self.seen[: tokens.shape[1]]
+        tokens, seen = self._begun(tokens)
         *blocks, last = self.blocks
         for block in blocks:
             tokens = block(tokens, seen=seen)
         return self.norm(last(tokens, read, seen))
 
     def attention(self, tokens: Tensor) -> Tensor:
-        tokens = self.dropout(tokens)
-        seen = None if self.seen is None else self.seen[: tokens.shape[1]]
+        tokens, seen = self._begun(tokens)
         weights = []
         for block in self.blocks:
             weights.append(cast(Block, block).weights(tokens, seen))
             tokens = block(tokens, seen=seen)
         return torch.stack(weights)
+
+    def _begun(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first block's tokens, and where they may be looked at from anywhere."""
+        return self.dropout(tokens), None if self.seen is None else self.seen[: tokens.shape[1]]
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads
