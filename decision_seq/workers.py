@@ -25,17 +25,16 @@ SPAWN = multiprocessing.get_context("spawn")
 SIGNAL_SECONDS = 0.2
 
 
-def cores() -> int:
-    """Those that this process may use.
+def granted_cores() -> int:
+    """Those that this process may use: a scheduler often grants fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    A scheduler often grants fewer than the machine has, and OMP_NUM_THREADS asks for fewer.
-    """
-    granted = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")  # not on macOS
-        else os.cpu_count() or 1
-    )
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+
+def cores() -> int:
+    """Those that this process is to use: where OMP_NUM_THREADS asks for fewer, so many."""
+    granted, asked = granted_cores(), os.environ.get("OMP_NUM_THREADS", "")
     return min(granted, int(asked)) if asked.isdecimal() and int(asked) else granted
 
 

@@ -13,45 +13,32 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
+
+from decision_seq.models.products import OPERATOR
 
 aten = torch.ops.aten
 
 
-def _product(first: int) -> Callable[[tuple], int]:
-    """FLOPs of a product whose left factor [..., m, k] is argument `first`, the right one next."""
+def _attention(first: int, products: int) -> Callable[..., int]:
+    """FLOPs of a fused attention whose query is argument `first`: so many products with its
+    weights."""
 
-    def flops(arguments: tuple) -> int:
-        left, right = arguments[first], arguments[first + 1]
-        return 2 * left.numel() * right.shape[-1]
-
-    return flops
-
-
-def _linear(arguments: tuple) -> int:
-    inputs, weight, *_ = arguments
-    return 2 * inputs.numel() * weight.shape[0]
-
-
-def _attention(first: int, products: int) -> Callable[[tuple], int]:
-    """Of a fused attention whose query is argument `first`: so many products with its weights."""
-
-    def flops(arguments: tuple) -> int:
+    def flops(*arguments: Any) -> int:
         query, key = arguments[first], arguments[first + 1]
         return products * 2 * query.numel() * key.shape[-2]
 
     return flops
 
 
-# The operators that multiply matrices. Fused attention computes its weights once more on the way
-# back, which is not counted, as no model FLOPs are that are computed twice.
-PRODUCTS: dict[Any, Callable[[tuple], int]] = {
-    aten.mm: _product(0),
-    aten.bmm: _product(0),
-    aten.addmm: _product(1),
-    aten.addmm_: _product(1),
-    aten.baddbmm: _product(1),
-    aten.baddbmm_: _product(1),
-    torch.ops.mkldnn._linear_pointwise: _linear,
+# The operators that multiply matrices, plain ones by the formulas of torch's own counter. Fused
+# attention computes its weights once more on the way back, which is not counted, as no model FLOPs
+# are that are computed twice.
+PRODUCTS: dict[Any, Callable[..., int]] = {
+    **{plain: flop_registry[plain] for plain in (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)},
+    aten.addmm_: flop_registry[aten.addmm],
+    aten.baddbmm_: flop_registry[aten.baddbmm],
+    OPERATOR: flop_registry[OPERATOR],
     aten._scaled_dot_product_flash_attention_for_cpu: _attention(0, 2),
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention(1, 4),
     aten._scaled_dot_product_flash_attention: _attention(0, 2),
@@ -134,7 +121,7 @@ class Counts(TorchDispatchMode):
         flops = PRODUCTS.get(func.overloadpacket)
         if flops is not None:
             arguments, named = tree_map_only(Tensor, Like.of, (args, options))
-            self.products.append(Product(func, arguments, named, flops(args)))
+            self.products.append(Product(func, arguments, named, flops(*args)))
         return result
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.bench.sampling import SECONDS, anonymous_memory, gather_for
+from decision_seq.bench.sampling import SECONDS, anonymous_memory, gather_for, write_store
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data import open_dataset
@@ -20,7 +20,6 @@ from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.frames import CACHE_MEBIBYTES
 from decision_seq.data.sampler import WindowGatherer, WindowIndex
 from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
 from decision_seq.report import table
 from decision_seq.types import Episode, Reporter
 
@@ -76,34 +75,24 @@ def _store(
 
 def write_moving_squares(path: Path, episodes: int, reporter: Reporter) -> EpisodeStore:
     """Frames of a game that nobody plays: squares that move straight on before a still court."""
+    steps, played = episodes * LENGTH, _moving_squares(episodes)
+    return write_store(path, "moving squares", played, steps, reporter, STACK, choices=4)
+
+
+def _moving_squares(episodes: int) -> Iterator[Episode]:
     rng = np.random.default_rng(0)
     court = np.repeat(np.repeat(rng.integers(0, 200, (21, 21)), 4, 0), 4, 1).astype(np.uint8)
-    with (
-        StoreWriter(path, STACK) as writer,
-        reporter.bar("write", "step", episodes * LENGTH) as bar,
-    ):
-        for _ in range(episodes):
-            frames = np.tile(court, (LENGTH, 1, 1))
-            places = rng.integers(0, SIDE, (SPRITES, 2))
-            speeds = rng.integers(-3, 4, (SPRITES, 2))
-            at = (places + np.arange(LENGTH)[:, None, None] * speeds) % (SIDE - 3)
-            for row in range(4):
-                for column in range(4):
-                    y, x = at[..., 0] + row - 1, at[..., 1] + column - 1  # [LENGTH, SPRITES]
-                    frames[np.arange(LENGTH)[:, None], y, x] = 255
-            actions = rng.integers(0, 4, LENGTH)
-            writer.append(Episode(frames, actions, rng.normal(size=LENGTH), True, False))
-            bar.update(LENGTH)
-        return writer.finish(
-            "bench-frames",
-            {"kind": "bench", "description": "moving squares"},
-            env_id=None,
-            family=None,
-            max_episode_steps=LENGTH,
-            transitions_in=episodes * LENGTH,
-            has_timeouts=True,
-            choices=4,
-        )
+    for _ in range(episodes):
+        frames = np.tile(court, (LENGTH, 1, 1))
+        places = rng.integers(0, SIDE, (SPRITES, 2))
+        speeds = rng.integers(-3, 4, (SPRITES, 2))
+        at = (places + np.arange(LENGTH)[:, None, None] * speeds) % (SIDE - 3)
+        for row in range(4):
+            for column in range(4):
+                y, x = at[..., 0] + row - 1, at[..., 1] + column - 1  # [LENGTH, SPRITES]
+                frames[np.arange(LENGTH)[:, None], y, x] = 255
+        actions = rng.integers(0, 4, LENGTH)
+        yield Episode(frames, actions, rng.normal(size=LENGTH), True, False)
 
 
 def _measure(path: Path, memory: int, seconds: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import multiprocessing
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,32 +48,45 @@ def bench_sampling(transitions: int, reporter: Reporter | None = None) -> dict[s
 def write_random_store(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
     """A store of random episodes of Hopper's sizes -> how fast it was written."""
     rng = np.random.default_rng(0)
-    started = time.perf_counter()
-    with (
-        StoreWriter(path) as writer,
-        reporter.bar("write", "step", episodes * LENGTH) as bar,
-    ):
-        for _ in range(episodes):
-            writer.append(
-                Episode(
-                    rng.normal(3, 2, (LENGTH + 1, OBSERVATION)).astype(np.float32),
-                    rng.uniform(-1, 1, (LENGTH, ACTION)).astype(np.float32),
-                    rng.normal(3, 1, LENGTH),
-                    True,
-                    False,
-                )
-            )
-            bar.update(LENGTH)
-        writer.finish(
+    made = (
+        Episode(
+            rng.normal(3, 2, (LENGTH + 1, OBSERVATION)).astype(np.float32),
+            rng.uniform(-1, 1, (LENGTH, ACTION)).astype(np.float32),
+            rng.normal(3, 1, LENGTH),
+            True,
+            False,
+        )
+        for _ in range(episodes)
+    )
+    steps, started = episodes * LENGTH, time.perf_counter()
+    write_store(path, "random numbers", made, steps, reporter)
+    return {"write_steps_per_second": steps / (time.perf_counter() - started)}
+
+
+def write_store(
+    path: Path,
+    description: str,
+    episodes: Iterable[Episode],
+    steps: int,
+    reporter: Reporter,
+    stack: int = 1,
+    **facts: Any,
+) -> EpisodeStore:
+    """A store of episodes that are made as they are written. facts: see `StoreWriter.finish`."""
+    with StoreWriter(path, stack) as writer, reporter.bar("write", "step", steps) as bar:
+        for episode in episodes:
+            writer.append(episode)
+            bar.update(len(episode))
+        return writer.finish(
             "bench",
-            {"kind": "bench", "description": "random numbers"},
+            {"kind": "bench", "description": description},
             env_id=None,
             family=None,
             max_episode_steps=LENGTH,
-            transitions_in=episodes * LENGTH,
+            transitions_in=steps,
             has_timeouts=True,
+            **facts,
         )
-    return {"write_steps_per_second": episodes * LENGTH / (time.perf_counter() - started)}
 
 
 def _measure(path: Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from decision_seq.bench.first_step import noting
 from decision_seq.bench.sampling import write_random_store
 from decision_seq.bench.timing import interleaved, machine, prepare, rows_text
@@ -59,11 +61,9 @@ def bench_startup(
         timed = interleaved(calls, rounds, WARMUP_ROUNDS, reporter)
     rows = []
     for name, times in timed.items():
-        seconds = sorted(of for (of,) in times.returned)
-        middle = len(seconds) // 2
-        median = (seconds[middle] + seconds[~middle]) / 2
-        row = {"name": f"decision-seq {name}", "median_s": median}
-        rows.append({**row, "min_s": seconds[0], "max_s": seconds[-1]})
+        seconds = [of for (of,) in times.returned]
+        row = {"name": f"decision-seq {name}", "median_s": float(np.median(seconds))}
+        rows.append({**row, "min_s": min(seconds), "max_s": max(seconds)})
     return {
         "what": "wall seconds from the start of a fresh process",
         "machine": facts,

@@ -20,6 +20,7 @@ from decision_seq.memory import keep_freed
 from decision_seq.provenance import commit
 from decision_seq.report import table
 from decision_seq.types import Reporter
+from decision_seq.workers import granted_cores
 
 CPUINFO = Path("/proc/cpuinfo")
 Key = TypeVar("Key", bound=Hashable)
@@ -51,9 +52,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
     hashed, changed = commit()
     return {
         "processor": named[1].strip() if named else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")  # not on macOS
-        else os.cpu_count(),
+        "cores": granted_cores(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if on_cuda else "cpu",
         "bf16": torch.cuda.is_bf16_supported(including_emulation=False)

@@ -182,12 +182,11 @@ class MLP(nn.Sequential):
     def __init__(self, width: int, activation: str) -> None:
         there, back = Linear(width, 4 * width), Linear(4 * width, width)
         super().__init__(there, ACTIVATIONS[activation](), back)
-        self.activation = activation
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [..., D] -> [..., D]."""
-        there, _, back = self
-        return back(linear(tokens, there.weight, there.bias, self.activation))  # type: ignore[arg-type]
+        there, activation, back = self
+        return back(linear(tokens, there.weight, there.bias, activation))  # type: ignore[arg-type]
 
 
 class Block(nn.Module):

@@ -6,7 +6,6 @@ unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,26 +14,28 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
-_BEHIND: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda numbers: numbers,
-    "relu": F.relu,
-    "gelu": F.gelu,
-}
+OPERATOR = torch.ops.mkldnn._linear_pointwise
+# What oneDNN calls what may follow a product.
+NAMES: dict[type[nn.Module], str] = {nn.Identity: "none", nn.ReLU: "relu", nn.GELU: "gelu"}
+NOTHING = nn.Identity()
 FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+def linear(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module = NOTHING
+) -> Tensor:
     """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O].
 
-    activation: what follows, `none`, `relu` or `gelu`; oneDNN does it in passing.
+    activation: what follows, one of `NAMES`; oneDNN does it in passing.
     """
     if not _quicker(inputs, weight):
-        return _BEHIND[activation](F.linear(inputs, weight, bias))
+        return activation(F.linear(inputs, weight, bias))
+    name = NAMES[type(activation)]
     if not torch.is_grad_enabled():
-        return _product(inputs, weight, bias, activation)
-    if activation == "relu":
-        return _Product.apply(inputs, weight, bias, activation)
-    return _BEHIND[activation](_Product.apply(inputs, weight, bias, "none"))
+        return _product(inputs, weight, bias, name)
+    if name == "relu":
+        return _Product.apply(inputs, weight, bias, name)
+    return activation(_Product.apply(inputs, weight, bias, "none"))
 
 
 class Linear(nn.Linear):
@@ -60,7 +61,7 @@ def _product(
     inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
     exact = "none"  # of oneDNN's two ways to a GELU
-    return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, activation, [], exact)
+    return OPERATOR(inputs, weight, bias, activation, [], exact)
 
 
 class _Product(torch.autograd.Function):
@@ -90,7 +91,7 @@ class _Product(torch.autograd.Function):
         return tuple(found)
 
 
-@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+@register_flop_formula(OPERATOR)
 def _operations(inputs: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
     """For torch's counter, which knows its own products alone."""
     return 2 * inputs.numel() * weight[0]

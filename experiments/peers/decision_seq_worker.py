@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,58 +13,34 @@ import torch
 from accelerate import Accelerator
 
 from decision_seq import __version__
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
+from decision_seq.bench.sampling import write_store
+from decision_seq.bench.steps import make_update
+from decision_seq.data.sampler import window_ids
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.train import TrainConfig, masked_mean
-from decision_seq.train.parallel import distribute
-from decision_seq.train.source import HostSource
-from decision_seq.train.update import Update
-from decision_seq.types import Episode, Spec
+from decision_seq.types import Episode, Reporter
 
 SEED = 0
 
 
-def write_store(path: Path) -> EpisodeStore:
-    """The driver's episodes, as a store."""
-    with np.load(sys.argv[1]) as data, StoreWriter(path) as writer:
+def episodes() -> Iterator[Episode]:
+    """The driver's."""
+    with np.load(sys.argv[1]) as data:
         columns = (data["observations"], data["actions"], data["rewards"])
         for observations, actions, rewards in zip(*columns, strict=True):
-            writer.append(Episode(observations, actions, rewards, True, False))
-        steps = data["rewards"].size
-        writer.finish(
-            "bench",
-            {"kind": "bench", "description": "random numbers"},
-            env_id=None,
-            family=None,
-            max_episode_steps=protocol.LENGTH,
-            transitions_in=steps,
-            has_timeouts=True,
-        )
-    return EpisodeStore.open(path)
+            yield Episode(observations, actions, rewards, True, False)
 
 
 def main(folder: Path) -> None:
     protocol.use_threads()
-    torch.manual_seed(SEED)
-    store = write_store(folder / "store")
-    spec = Spec((protocol.OBSERVATION,), protocol.ACTION, "continuous", 1, protocol.LENGTH)
-    policy = DecisionTransformerConfig().build(spec)  # its defaults are the paper's sizes
-    conditions = label(store, ReturnToGo(protocol.SCALE))
-    policy.fit(store, conditions)
-    accelerator, config = Accelerator(cpu=True), TrainConfig(batch_size=protocol.BATCH)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), protocol.LEARNING_RATE, weight_decay=protocol.WEIGHT_DECAY, fused=True
-    )
-    index = WindowIndex(store.offsets)
-    source = HostSource(
-        WindowGatherer(store, conditions, protocol.CONTEXT, protocol.LENGTH), accelerator.device
-    )
-    model = distribute(policy.train(), config, accelerator)
-    whole = Update(config, SEED, policy, model, optimizer, index, source, accelerator)
-    batch = source.batch(window_ids(SEED, 0, protocol.BATCH, index))
+    made = list(episodes())
+    steps = sum(map(len, made))
+    store = write_store(folder / "store", "random numbers", made, steps, Reporter())
+    config = TrainConfig(batch_size=protocol.BATCH)
+    # The defaults of both are the paper's.
+    whole = make_update(store, Accelerator(cpu=True), config, DecisionTransformerConfig())
+    policy, optimizer = whole.policy.train(), whole.optimizer
+    batch = whole.source.batch(window_ids(SEED, 0, protocol.BATCH, whole.index))
     generator = torch.Generator()
     done = 0
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from decision_seq.models import products
@@ -32,8 +33,10 @@ def test_values_and_gradients(
         result = multiply(own[0], own[1], own[2] if biased else None)
         return [result.detach(), *torch.autograd.grad(result, own, upstream.to(dtype))]
 
+    modules = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU()}
+
     def ours(*leaves: torch.Tensor | None) -> torch.Tensor:
-        return products.linear(*leaves, activation)
+        return products.linear(*leaves, modules[activation])
 
     def exactly(*leaves: torch.Tensor | None) -> torch.Tensor:
         behind = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}[activation]
