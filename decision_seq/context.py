@@ -29,16 +29,26 @@ class Context:
         self.spec = spec
         self.continuous = spec.action_kind == "continuous"
         width = spec.action_size if self.continuous else 1
-        # One array, so that a step moves one.
-        sizes = (spec.condition_size, size, 1, width)
+        # One array, so that a step moves one: what is known as a step begins, and as it ends.
+        sizes = spec.condition_size, size, 1, width
         self._data = torch.zeros(count, context_length, sum(sizes), device=device)
         self._conditions, self._observations, self._rewards, self._actions = self._data.split(
             sizes, 2
         )
+        self._flat = self._data.flatten(0, 1)  # [N * K, ...]
+        self._ends = self._flat[:, -1 - width :]
+        self._to_come = torch.zeros(count, 1 + width, device=device)
         self.lengths = torch.zeros(count, dtype=torch.int64, device=device)
         self._timestep = torch.zeros_like(self.lengths)  # of the newest step
-        self._rows = torch.arange(count, device=device)
-        self._steps = torch.arange(context_length, device=device)
+        self._rows = torch.arange(count, device=device) * context_length
+        # What follows from a row's length, 0 to K, is looked up: its newest step, the length once
+        # the next step is there, and the steps that are kept for it.
+        lengths = torch.arange(context_length + 1, device=device)
+        self._steps = lengths[:-1]
+        self._newest = (lengths - 1).clamp(min=0)
+        self._longer = (lengths + 1).clamp(max=context_length)
+        full = (lengths == context_length)[:, None]
+        self._kept = (self._steps + full).clamp(max=context_length - 1)  # [K + 1, K]
 
     def advance(self, actions: Tensor, numbers: Tensor, observations: Tensor) -> None:
         """Complete every row's newest step and open the next; a fresh row begins anew.
@@ -47,19 +57,16 @@ class Context:
         observations: [N, F], what the policy keeps of the new ones.
         """
         fresh = numbers[:, News.FRESH] > 0
-        filled = torch.where(fresh, 0, self.lengths)
-        newest = (filled - 1).clamp(min=0)
-        self._actions[self._rows, newest] = actions.view(len(actions), -1).to(self._data.dtype)
-        self._rewards[self._rows, newest, 0] = numbers[:, News.REWARD]
-        shifted = self._steps + (filled == len(self._steps))[:, None]  # [N, K]
-        shifted = shifted.clamp(max=len(self._steps) - 1)[:, :, None].expand_as(self._data)
-        self._data.copy_(self._data.gather(1, shifted))
-        self.lengths = (filled + 1).clamp(max=len(self._steps))
-        self._timestep = torch.where(fresh, 0, self._timestep + 1)
-        opened = torch.zeros_like(self._data[:, 0])  # its reward and its action are to come
-        known = torch.cat([numbers[:, News.CONDITION :], observations], 1)
-        opened[:, : known.shape[1]] = known
-        self._data[self._rows, self.lengths - 1] = opened
+        filled = self.lengths.masked_fill(fresh, 0)
+        acted = actions.view(len(actions), -1).to(self._data.dtype)
+        ended = torch.cat([numbers[:, News.REWARD, None], acted], 1)
+        self._ends.index_copy_(0, self._newest[filled] + self._rows, ended)
+        kept = self._kept.index_select(0, filled) + self._rows[:, None]
+        self._flat.copy_(self._flat.index_select(0, kept.flatten()))
+        self.lengths = self._longer[filled]
+        self._timestep = (self._timestep + 1).masked_fill_(fresh, 0)
+        begun = torch.cat([numbers[:, News.CONDITION :], observations, self._to_come], 1)
+        self._flat.index_copy_(0, self._newest[self.lengths] + self._rows, begun)
 
     def batch(self, rows: slice = slice(None)) -> Batch:
         """The contexts of `rows`, [R, K] whatever their lengths, observations as they are kept."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from decision_seq.context import Context, News
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments
+from decision_seq.memory import keep_freed
+from decision_seq.models.products import lowered
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Sampling, Spec, Transition
 
@@ -129,6 +131,8 @@ def roll(
     environments were acted in; observer: notes a number of every step, for `Obtained.trace`.
     """
     policy.eval()
+    if device_of(policy).type == "cpu":
+        keep_freed()  # as training does: a step is made of the blocks of the one before
     conditioning = policy.conditioning(conditioning)
     tables = _Tables(policy, context_length, len(environments), precision, temperature)
     seats = _Seats(policy.spec, conditioning, environments, claim, tables, observer)
@@ -152,14 +156,25 @@ class _Tables:
         precision: torch.dtype,
         temperature: float,
     ) -> None:
-        self.policy, self.precision, self.temperature = policy, precision, temperature
-        self.device = device_of(policy)
+        self.temperature, self.device = temperature, device_of(policy)
+        self.autocast: AbstractContextManager[Any]
         self.seats = SEATS if self.device.type == "cpu" else environments
         self.count = -(-environments // self.seats)
         size = encoded_size(policy)
         self.kept = torch.zeros(self.count * self.seats, size, device=self.device)
-        self.context = Context(len(self.kept), context_length, policy.spec, size, self.device)
-        self.states: list[Any] = [None] * self.count
+        self.states: list[Any] = [
+            policy.begin(self.seats, context_length, precision) for _ in range(self.count)
+        ]
+        if self.states[0] is None:
+            low = precision != torch.float32
+            self.policy = lowered(policy, precision) if low else policy
+            self.autocast = torch.autocast(self.device.type, precision, enabled=low)
+            shown = context_length
+        else:  # what is carried knows its precision
+            self.policy = policy
+            self.autocast = nullcontext()
+            shown = min(context_length, 2)
+        self.context = Context(len(self.kept), shown, policy.spec, size, self.device)
         self.actions = torch.zeros_like(self.context.batch().actions[:, 0])
 
     @torch.inference_mode()
@@ -171,8 +186,7 @@ class _Tables:
             for table in range(self.count)
             if taken[table * self.seats : (table + 1) * self.seats].any()
         ]
-        low = self.precision != torch.float32
-        with torch.autocast(self.device.type, self.precision, enabled=low):
+        with self.autocast:
             for _, rows in tables:
                 seen = self.policy.spec.one_step(observations[rows])
                 self.kept[rows] = self.policy.encode(seen)[:, 0].to(self.kept.dtype)

@@ -29,7 +29,7 @@ from decision_seq.rollout import SEATS, Asked, draws_of
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter, Sampling, Transition
 
-RECORDED = 200  # contexts of the original's episodes on which the actions are compared
+RECORDED = 200  # of the original's steps, the first ones, on which the actions are compared
 ORIGINAL = "original's procedure"
 
 
@@ -98,9 +98,9 @@ def evaluation_text(result: dict[str, Any]) -> str:
         f"{result['what']}, {result['env_id']}, {result['checkpoint']}\n"
         f"the original's on {result['machine']['threads']} thread(s), ours on"
         f" {result['processes']} process(es) of one; {result['notes'][0]}\n"
-        f"on {result['contexts']} contexts of the original's, fp32 actions differ by"
+        f"on {result['steps_compared']} steps of the original's, fp32 actions differ by"
         f" {result['largest_difference_of_actions']:.1e} at the most, in"
-        f" {result['contexts_that_differ']}"
+        f" {result['steps_that_differ']}"
     )
     return f"{about}\n\n{table(header, rows)}"
 
@@ -195,7 +195,7 @@ class _Original:
             )
             draw = float(drawing.random(dtype=np.float32))
             actions[-1] = self._action(batch, draw)
-            if timestep % 7 == 0 and len(self.recorded) < RECORDED:
+            if len(self.recorded) < RECORDED:
                 self.recorded.append((batch, draw, actions[-1].clone()))
             observation, reward, terminated, truncated, _ = env.step(actions[-1].numpy())
             told = 0.0 if self.opened.evaluation.delayed else reward  # its mode `delayed`
@@ -227,24 +227,23 @@ class _Original:
 
     @torch.inference_mode()
     def differences(self) -> dict[str, Any]:
-        """Of its actions from those of `act` on its contexts, in the shape of rollouts."""
-        found = []
-        for start in range(0, len(self.recorded), SEATS):
-            batches, draws, expected = zip(*self.recorded[start : start + SEATS], strict=True)
-            batch = Batch(
+        """Of its actions from those that a rollout carries on to, step by step, a table of rows."""
+        state, found = self.policy.begin(SEATS, self.context_length), []
+        for batch, draw, expected in self.recorded:
+            rows = Batch(
                 **{
-                    name: torch.cat([self._padded(batch, name) for batch in batches])
-                    for name, array in vars(batches[0]).items()
+                    name: self._padded(batch, name).repeat(SEATS, *[1] * (array.ndim - 1))
+                    for name, array in vars(batch).items()
                     if array is not None
                 }
             )
-            actions, _ = self.policy.act(batch, None, self._sampling(list(draws)))
-            found.append((actions - torch.stack(expected)).abs().reshape(len(draws), -1).amax(1))
-        off = torch.cat(found)
+            actions, state = self.policy.act(rows, state, self._sampling([draw] * SEATS))
+            found.append((actions - expected).abs().max())
+        off = torch.stack(found)
         return {
-            "contexts": len(off),
+            "steps_compared": len(off),
             "largest_difference_of_actions": float(off.max()),
-            "contexts_that_differ": int((off > 1e-5).sum()),
+            "steps_that_differ": int((off > 1e-5).sum()),
         }
 
     def _padded(self, batch: Batch, name: str) -> Tensor:

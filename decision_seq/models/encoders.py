@@ -171,6 +171,6 @@ class ImageEncoder(Encoder):
         frames = [observations[:, i : i + steps] for i in range(self.stack)]
         # Channels last in memory: on a CPU the way back takes half the time.
         stacks = torch.stack(frames, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, stack, H, W]
-        stacks = stacks.to(self.embed.weight.dtype)
+        stacks = stacks.to(self.scale.dtype)
         stacks = stacks.sub_(self.mean).div_(self.scale)  # in place: they are most of the memory
         return self.embed(self.convolutions(stacks)).unflatten(0, (-1, steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -15,12 +15,20 @@ from decision_seq.models.products import Linear, linear
 # Which positions of a sequence are wanted: a slice or [R] for all rows alike, [B, R] row by row.
 Read = slice | Tensor
 
+# Keys up to which a CPU attends by plain products: it multiplies in bf16, where torch's kernel of
+# attention keeps the pace of fp32, and is a little quicker over few keys anyway.
+PLAINLY = {torch.bfloat16: 256, torch.float32: 100}
+
 
 def select(tokens: Tensor, read: Read) -> Tensor:
     """tokens [B, L, D] -> [B, R, D]."""
-    if isinstance(read, Tensor) and read.ndim == 2:
+    if row_by_row(read):
         return tokens.gather(1, read[:, :, None].expand(-1, -1, tokens.shape[2]))
     return tokens[:, read]
+
+
+def row_by_row(read: Read) -> TypeGuard[Tensor]:
+    return isinstance(read, Tensor) and read.ndim == 2
 
 
 def causal_mask(
@@ -31,11 +39,16 @@ def causal_mask(
     seen: [L] True at the positions that may be looked at from anywhere; None for all of them.
     """
     positions = torch.arange(length, device=device)
-    if isinstance(read, Tensor) and read.ndim == 2:
+    if row_by_row(read):
         mask = (positions <= read[:, :, None])[:, None]
     else:
         mask = positions <= positions[read][:, None]
     return mask if seen is None else mask & seen
+
+
+def mask_at(read: Read, mask: Tensor) -> Tensor:
+    """The rows read of a mask [L, L]: [R, L], or [B, 1, R, L] row by row."""
+    return mask[read][:, None] if row_by_row(read) else mask[read]
 
 
 class Dropout(nn.Module):
@@ -94,48 +107,54 @@ class CausalSelfAttention(nn.Module):
         self.output = Linear(width, width)
 
     def forward(
-        self, tokens: Tensor, read: Read | None = None, seen: Tensor | None = None
+        self, tokens: Tensor, read: Read | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read. seen: see `GPT`."""
-        if isinstance(read, Tensor) and read.ndim == 2 and not self.training:
-            return self._carried(tokens, read, seen)
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        """tokens [B, L, D] -> [B, L, D], or [B, R, D] at the positions read. mask: see `Block`."""
         if read is None:
-            query, key, value = linear(tokens, weight, bias).chunk(3, -1)
+            query, key, value = self.query_key_value(tokens).chunk(3, -1)
+            return self._mixed(query, key, value, mask)
+        if mask is None:
+            mask = causal_mask(tokens.shape[1], read, tokens.device)
         else:
-            query = linear(select(tokens, read), weight[: self.width], bias[: self.width])
-            key, value = linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
-        mask = None
-        if read is not None or seen is not None:
-            everywhere: Read = slice(None) if read is None else read
-            mask = causal_mask(tokens.shape[1], everywhere, tokens.device, seen)
-        mixed = self._mixed(self._split(query), self._split(key), self._split(value), mask)
-        return self.output(mixed.transpose(1, 2).flatten(2))  # [B, R, D]
+            mask = mask_at(read, mask)
+        if row_by_row(read) and not self.training:
+            return self._carried(tokens, read, mask)
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = linear(select(tokens, read), weight[: self.width], bias[: self.width])
+        key, value = linear(tokens, weight[self.width :], bias[self.width :]).chunk(2, -1)
+        return self._mixed(query, key, value, mask)
 
-    def weights(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+    def weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """tokens [B, L, D] -> what `forward` mixes values by, [B, heads, L, L]."""
         query, key, _ = self.query_key_value(tokens).chunk(3, -1)
-        mask = causal_mask(tokens.shape[1], slice(None), tokens.device, seen)
+        if mask is None:
+            mask = causal_mask(tokens.shape[1], slice(None), tokens.device)
         return self._weights(self._split(query), self._split(key), mask)
 
     def _mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """[B, heads, R, D / heads] of keys and values at L positions; mask: None for causal."""
-        dropped = self.training and self.dropout.probability > 0
-        if not dropped or query.device.type != "cpu":
-            probability = self.dropout.probability if dropped else 0.0
-            return F.scaled_dot_product_attention(
-                query, key, value, mask, probability, is_causal=mask is None
+        """[B, R, D] of keys and values at L positions -> [B, R, D]; mask: None for causal."""
+        query, key, value = self._split(query), self._split(key), self._split(value)
+        dropped = self.training and self.dropout.probability > 0  # plainly too: see Dropout
+        few = not torch.is_grad_enabled() and key.shape[2] <= PLAINLY.get(key.dtype, 0)
+        if query.device.type == "cpu" and (dropped or few):
+            if mask is None:
+                mask = causal_mask(key.shape[2], slice(None), key.device)
+            mixed = self.dropout(self._weights(query, key, mask)) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                mask,
+                self.dropout.probability if dropped else 0.0,
+                is_causal=mask is None,
             )
-        # On a CPU torch multiplies plain matrices too, and waits for its own masks (see Dropout).
-        if mask is None:
-            mask = causal_mask(key.shape[2], slice(None), key.device)
-        return self.dropout(self._weights(query, key, mask)) @ value
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     @staticmethod
     def _weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
         """[B, heads, R, D / heads], [B, heads, L, D / heads] -> [B, heads, R, L]."""
-        hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-        return ((query * query.shape[-1] ** -0.5) @ key.mT + hidden).softmax(-1)
+        return _looked(query @ key.mT, mask, query.shape[-1])
 
     def extend(
         self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None
@@ -148,29 +167,38 @@ class CausalSelfAttention(nn.Module):
         mixed = cache.attend(block, query, key, value, visible)
         return self.output(mixed.permute(1, 2, 0, 3).flatten(2))
 
-    def _carried(self, tokens: Tensor, read: Tensor, seen: Tensor | None) -> Tensor:
-        """The same for few queries, without a key or a value for any token.
+    def _carried(self, tokens: Tensor, read: Tensor, mask: Tensor) -> Tensor:
+        """The same for few queries [B, R], without a key or a value for any token.
 
         q . (Wk x + bk) = (Wk' q) . x + a constant that softmax drops, and a mean of values is the
         value of a mean: so the query is carried to the tokens and the mean of tokens to its value.
         """
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        tokens = tokens.to(weight.dtype)  # lowered once
         query, key, value = weight.unflatten(0, (3, self.heads, -1))  # [heads, D / heads, D] each
         asked = linear(select(tokens, read), query.flatten(0, 1), bias[: self.width])
-        shared = tokens[:, None].expand(-1, self.heads, -1, -1)  # [B, heads, L, D]
-        mixed = F.scaled_dot_product_attention(
-            self._split(asked) @ key,
-            shared,
-            shared,
-            attn_mask=causal_mask(tokens.shape[1], read, tokens.device, seen),
-            scale=(self.width // self.heads) ** -0.5,
-        )  # [B, heads, R, D]
-        values = (mixed @ value.mT).transpose(1, 2).flatten(2)  # [B, R, D]
+        asked = self._by_head(asked) @ key  # [heads, B * R, D]
+        asked = asked.unflatten(1, read.shape).transpose(0, 1)  # [B, heads, R, D]
+        scores = (asked.flatten(1, 2) @ tokens.mT).unflatten(1, (self.heads, -1))
+        weights = _looked(scores, mask, self.width // self.heads)  # [B, heads, R, L]
+        mixed = (weights.flatten(1, 2) @ tokens).unflatten(1, (self.heads, -1))
+        values = mixed.transpose(0, 1).flatten(1, 2) @ value.mT  # [heads, B * R, D / heads]
+        values = values.transpose(0, 1).flatten(1).unflatten(0, read.shape)  # [B, R, D]
         return self.output(values + bias[2 * self.width :])
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        """[B, R, D] -> [heads, B * R, D / heads]: each head's weights multiply once."""
+        return tokens.unflatten(2, (self.heads, -1)).flatten(0, 1).transpose(0, 1)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """[B, L, D] -> [B, heads, L, D / heads]."""
-        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return tokens.view(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def _looked(scores: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Products of queries and keys of `size` numbers -> how much each looks at each."""
+    hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
+    return torch.add(hidden, scores, alpha=size**-0.5).softmax(-1)
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -190,7 +218,10 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. With `read`, everything after keys and values is for it alone."""
+    """Pre-norm transformer block. With `read`, everything after keys and values is for it alone.
+
+    mask: who may look at whom, [L, L], True where he may; None: each at those before him.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float, activation: str) -> None:
         super().__init__()
@@ -201,15 +232,15 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, tokens: Tensor, read: Read | None = None, seen: Tensor | None = None
+        self, tokens: Tensor, read: Read | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """tokens [B, L, D] -> [B, L, D] or [B, R, D]."""
-        mixed = self.attention(self.attention_norm(tokens), read, seen)
+        mixed = self.attention(self.attention_norm(tokens), read, mask)
         return self._behind(tokens if read is None else select(tokens, read), mixed)
 
-    def weights(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+    def weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """How much each token looks at each, [B, heads, L, L]."""
-        return self.attention.weights(self.attention_norm(tokens), seen)
+        return self.attention.weights(self.attention_norm(tokens), mask)
 
     def extend(
         self, tokens: Tensor, cache: Cache, block: int, kept: list[int], visible: Tensor | None

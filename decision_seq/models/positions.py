@@ -17,7 +17,12 @@ from decision_seq.config import require
 
 
 class Positions(nn.Module):
-    """Interleaves the M tokens of every step, and tells each when it is."""
+    """Interleaves the M tokens of every step, and tells each when it is.
+
+    lasting: whether a token stays what it is while a window slides over its episode.
+    """
+
+    lasting = False
 
     def forward(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
         """tokens [B, T, M, D], timesteps [B, T] -> [B, T * M, D], step by step."""
@@ -61,6 +66,8 @@ class TimestepPositions(Positions):
 
     kzl/decision-transformer gym/decision_transformer/models/decision_transformer.py.
     """
+
+    lasting = True
 
     def __init__(self, max_timestep: int, width: int, std: float) -> None:
         super().__init__()

@@ -6,7 +6,9 @@ unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +30,12 @@ def linear(
 
     activation: what follows, one of `NAMES`; oneDNN does it in passing.
     """
-    if not _quicker(inputs, weight):
+    low = _low(inputs, weight)
+    if not (low or _quicker(inputs, weight)):
         return activation(F.linear(inputs, weight, bias))
     name = NAMES[type(activation)]
+    if low:
+        return _product(inputs.to(weight.dtype), weight, bias, name)
     if not torch.is_grad_enabled():
         return _product(inputs, weight, bias, name)
     if name == "relu":
@@ -38,11 +43,62 @@ def linear(
     return activation(_Product.apply(inputs, weight, bias, "none"))
 
 
+class Product:
+    """`linear` without gradient, of so many rows and an activation: who multiplies, and in which
+    type, follows from the weight alone."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, rows: int, activation: nn.Module = NOTHING
+    ) -> None:
+        self.weight, self.bias, self.activation = weight, bias, activation
+        if weight.dtype == torch.bfloat16:
+            self.quicker = weight.device.type == "cpu" and _multiplies_bf16()
+        else:
+            self.quicker = _quicker(weight.new_empty(rows, weight.shape[1]), weight)
+        self.name = NAMES[type(activation)]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """[rows, I] of the weight's type -> [rows, O]."""
+        if self.quicker:
+            return _product(inputs, self.weight, self.bias, self.name)
+        return self.activation(F.linear(inputs, self.weight, self.bias))
+
+
 class Linear(nn.Linear):
     """`nn.Linear` by way of `linear`."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return linear(inputs, self.weight, self.bias)
+
+
+Lowered = TypeVar("Lowered", bound=nn.Module)
+
+
+def lowered(module: Lowered, dtype: torch.dtype) -> Lowered:
+    """A copy whose linear layers hold their weights in a lower precision, as autocast, which is
+    still needed for all else, would make them of fp32 at every product."""
+    made = copy.deepcopy(module)
+    for part in made.modules():
+        if isinstance(part, nn.Linear):
+            part.to(dtype)
+    return made
+
+
+def _low(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether autocast would let oneDNN multiply, of weights that are lowered, without gradient."""
+    return (
+        weight.dtype == torch.bfloat16
+        and inputs.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and _multiplies_bf16()
+    )
+
+
+@cache
+def _multiplies_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _quicker(inputs: Tensor, weight: Tensor) -> bool:
@@ -61,7 +117,7 @@ def _product(
     inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
     exact = "none"  # of oneDNN's two ways to a GELU
-    return OPERATOR(inputs, weight, bias, activation, [], exact)
+    return OPERATOR.default(inputs, weight, bias, activation, [], exact)
 
 
 class _Product(torch.autograd.Function):

@@ -59,14 +59,24 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
+    def begin(self, rows: int, context_length: int, precision: torch.dtype = torch.float32) -> Any:
+        """What `decide` carries of so many rows from step to step, before any has begun an episode,
+        with the weights of now and products in `precision`.
+
+        With it `decide` need only be shown the last two steps, and still acts by the last
+        `context_length`. None: it has to be shown all of them.
+        """
+        return None
+
     def decide(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, Any]:
         """Actions [B, A] or [B] at the newest step of each row, and the state carried on (or None).
 
-        batch: its observations are what `encode` made of them. Rows keep their place from call to
-        call; one whose newest timestep is 0 begins an episode. sampling: of what is drawn, actions
-        or what plans imagine; the likeliest without it.
+        batch: its observations are what `encode` made of them. state: None for rows of which
+        nothing was carried, else what `begin` gave before the first step and `decide` at every
+        step since: rows keep their place, and one whose newest timestep is 0 begins an episode.
+        sampling: of what is drawn, actions or what plans imagine; the likeliest without it.
         """
         raise NotImplementedError
 

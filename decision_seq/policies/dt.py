@@ -16,8 +16,9 @@ from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import Head, make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.encoders import EncoderConfig, VectorConfig
-from decision_seq.models.layers import Read
+from decision_seq.models.layers import Read, select
 from decision_seq.models.positions import PositionsConfig, TimestepConfig
+from decision_seq.models.sliding import SlidingTransformer
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.types import Batch, Sampling, Spec
 
@@ -86,12 +87,30 @@ class DecisionTransformer(Policy):
     def encode(self, observations: Tensor) -> Tensor:
         return self._squash(self.encoder(observations))
 
+    def begin(
+        self, rows: int, context_length: int, precision: torch.dtype = torch.float32
+    ) -> SlidingTransformer | None:
+        if not self.positions.lasting:
+            return None
+        return self.backbone.slide(rows, context_length, self.tokens_per_step, precision)
+
     def decide(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
-    ) -> tuple[Tensor, None]:
-        newest: Read = (self.tokens_per_step * batch.lengths - 2)[:, None]  # [B, 1], its state's
-        hidden = self.backbone(self.tokens(batch), newest)  # [B, 1, D]
-        return self.actions.choose(hidden[:, 0], sampling), None
+    ) -> tuple[Tensor, SlidingTransformer | None]:
+        hidden = self.hidden(batch) if state is None else self._slide(batch, state)
+        return self.actions.choose(hidden, sampling), state
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """What the backbone makes of the newest step's state, [B, D]."""
+        newest: Read = (self.tokens_per_step * batch.lengths - 2)[:, None]
+        return self.backbone(self.tokens(batch), newest)[:, 0]
+
+    def _slide(self, batch: Batch, slide: SlidingTransformer) -> Tensor:
+        """As `hidden`, of what was carried and the newest tokens: those of the newest step, and the
+        action before it, known by now."""
+        lengths = batch.lengths
+        tokens = select(self.all_tokens(batch), slide.window.arriving(lengths))  # [B, M, D]
+        return slide(tokens, lengths == 1)
 
     def tokens(self, encoded: Batch) -> Tensor:
         """[B, L, D]: the steps' tokens interleaved and told when they are; without the last one,

@@ -23,6 +23,7 @@ from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.layers import Block, Dropout, select
+from decision_seq.models.sliding import _OneHead
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
 from decision_seq.rollout import SEATS
@@ -34,9 +35,10 @@ BY_FORMULA = dt_update_flops(batch=64, context=20, observation=11, action=3)
 # Operators that an update dispatches, and bytes that they newly allocate.
 UPDATES = {"dt/paper": (635, 255_288_800), "dt/gym": (428, 196_596_968)}
 SPARE = 1.03  # another version of torch may dispatch a few more
-# FLOPs of one step of a full table of seats, with dt/gym's model; of a plan (horizon 2, 4 beams,
-# 3 environments).
-STEP, PLAN = 403_720_192, 1_081_488_384
+# FLOPs of one step of a full table of seats, with dt/gym's model, by all tokens and by those that
+# are new; of a plan (horizon 2, 4 beams, 3 environments).
+STEP, SLID, PLAN = 403_720_192, 317_114_368, 1_081_488_384
+SLID_OPERATORS = 126
 
 
 @pytest.fixture(autouse=True)
@@ -83,21 +85,26 @@ def test_what_the_benchmark_counts_is_by_formula() -> None:
     assert counted(alone(counts.products)).flops == BY_FORMULA
 
 
-def of_step(update: Update) -> Counts:
+def of_step(update: Update, slides: bool = False) -> Counts:
     """One step of a rollout: the newest action of every seat."""
     policy = update.policy.eval()
-    batch = _batch()
-    rows = {name: array[:SEATS] for name, array in vars(batch).items() if array is not None}
+    batch, steps = _batch(), 2 if slides else 20
+    rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
+    state = policy.begin(SEATS, 20) if slides else None
 
     @torch.inference_mode()
     def act() -> None:
-        policy.act(Batch(**rows))
+        policy.act(Batch(**rows), state)
 
     return counted(act)
 
 
 def test_a_rollouts_step_multiplies_no_more_than_it_did(make: Callable[[str], Update]) -> None:
-    assert of_step(make("dt/gym")).flops <= STEP
+    update = make("dt/gym")
+    assert of_step(update).flops <= STEP
+    counts = of_step(update, slides=True)
+    assert counts.flops <= SLID
+    assert counts.operators <= SLID_OPERATORS * SPARE
 
 
 def test_a_plan_multiplies_no_more_than_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +120,8 @@ def test_a_last_block_computed_for_every_token_is_noticed(
 ) -> None:
     forward = Block.forward
 
-    def whole(self: Block, tokens: Tensor, read: Any = None, seen: Any = None) -> Tensor:
-        every = forward(self, tokens, None, seen)
+    def whole(self: Block, tokens: Tensor, read: Any = None, mask: Any = None) -> Tensor:
+        every = forward(self, tokens, None, mask)
         return every if read is None else select(every, read)
 
     monkeypatch.setattr(Block, "forward", whole)
@@ -123,6 +130,19 @@ def test_a_last_block_computed_for_every_token_is_noticed(
     assert counts.flops > BY_FORMULA
     assert counts.allocated > UPDATES["dt/paper"][1] * SPARE
     assert of_step(update).flops > STEP
+
+
+def test_tokens_computed_again_are_noticed(
+    make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = _OneHead.mix
+
+    def again(self: _OneHead, tokens: Tensor, normed: Tensor, *rest: Tensor) -> Tensor:
+        self.ask(normed)
+        return ask(self, tokens, normed, *rest)
+
+    monkeypatch.setattr(_OneHead, "mix", again)
+    assert of_step(make("dt/gym"), slides=True).flops > SLID
 
 
 def test_plain_dropout_is_noticed(

@@ -83,9 +83,9 @@ def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> N
     """Shown, and written out under dropout of none: the kernels' outcome, a hidden place too."""
     torch.manual_seed(0)
     layer, tokens = CausalSelfAttention(12, 3, 0.2).eval(), torch.randn(2, 7, 12)
-    seen = None if hidden is None else torch.arange(7) != hidden
-    expected = layer(tokens, seen=seen)
-    weights = layer.weights(tokens, seen)
+    mask = None if hidden is None else torch.ones(7, 7).tril().bool() & (torch.arange(7) != hidden)
+    expected = layer(tokens, mask=mask)
+    weights = layer.weights(tokens, mask)
     values = layer._split(layer.query_key_value(tokens).chunk(3, -1)[2])
     mixed = (weights @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(layer.output(mixed), expected)
@@ -93,7 +93,7 @@ def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> N
     assert (weights.triu(1) == 0).all()
     assert hidden is None or (weights[..., hidden] == 0).all()
     layer.train().dropout.probability = 1e-9  # dropped by a probability that rounds to none
-    torch.testing.assert_close(layer(tokens, seen=seen), expected)
+    torch.testing.assert_close(layer(tokens, mask=mask), expected)
 
 
 @pytest.mark.parametrize("name", sorted(BackboneConfig.get_known_choices()))

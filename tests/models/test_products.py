@@ -83,3 +83,35 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
     assert operations(inputs.requires_grad_()) == 3 * once
     layer.weight.requires_grad_(False)
     assert operations(inputs) == 2 * once
+
+
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU(), nn.GELU()], ids=str)
+@torch.no_grad()
+def test_a_lowered_copy_multiplies_as_autocast_does(activation: nn.Module) -> None:
+    """Once the weights are lowered; the copy alone is."""
+    torch.manual_seed(0)
+    layer, inputs = products.Linear(24, 40), torch.randn(3, 59, 24)
+    copy = products.lowered(layer, torch.bfloat16)
+    assert layer.weight.dtype == torch.float32
+    assert copy.weight.dtype == copy.bias.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = activation(F.linear(inputs, layer.weight, layer.bias))
+        found = products.linear(inputs, copy.weight, copy.bias, activation)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)  # rounded once, or twice
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [8, 64])
+@torch.no_grad()
+def test_a_product_is_that_of_its_weights(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    inputs, weight, bias = torch.randn(rows, 24), torch.randn(40, 24), torch.randn(40)
+    wanted = F.gelu(F.linear(inputs, weight, bias))
+    product = products.Product(weight.to(dtype), bias.to(dtype), rows, nn.GELU())
+    by_onednn = rows == 64 if dtype == torch.float32 else products._multiplies_bf16()
+    assert product.quicker == by_onednn
+    found = product(inputs.to(dtype))
+    assert found.dtype == dtype
+    off = (found - wanted).abs().max() / wanted.abs().max()
+    assert off < (1e-5 if dtype == torch.float32 else 0.02)

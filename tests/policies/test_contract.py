@@ -5,6 +5,7 @@ action, and those that see frames: invariants 1, 2, 3 and 8.
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from decision_seq.planner import PlannerConfig
 from decision_seq.policies import Policy, PolicyConfig, TrajectoryTransformer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec
-from tests.conftest import OBSERVATION
+from tests.conftest import OBSERVATION, lived
 
 LENGTH = 8
 CHOICES = 4  # of a discrete action
@@ -34,6 +35,7 @@ CONDITIONINGS: dict[str, Conditioning] = {
 SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",), "return_predictor": ("outcome",)}
 SIMPLE = {"tt"}  # of actions that are no choices
 VECTORS = {"bdt"}  # not of frames
+CARRYING = {"dt", "bdt", "return_predictor"}  # where tokens know their time by themselves
 BUILT: dict[str, dict[str, Any]] = {
     "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
     "return_predictor": {"estimates": "return"},
@@ -253,6 +255,26 @@ def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> 
         assert masked_mean(*losses(policy, longer)[name]) == pytest.approx(
             masked_mean(values, weights).item(), rel=1e-5
         )
+
+
+@torch.no_grad()
+def test_what_is_carried_from_step_to_step_changes_nothing(
+    case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore
+) -> None:
+    """One row lives whole episodes, one after the other, the other row none but first steps."""
+    name, _, _, kind = case
+    state = policy.begin(2, LENGTH)
+    assert (state is not None) == (name in CARRYING and kind != "frames")
+    rng = np.random.default_rng(0)
+    for index in range(store.num_episodes if state is not None else 0):
+        episode = store.episode(index)
+        if kind in DISCRETE:
+            episode = replace(episode, actions=rng.integers(0, CHOICES, len(episode)))
+        labels = rng.normal(size=(len(episode), policy.spec.condition_size)).astype(np.float32)
+        for context in lived(policy.spec, LENGTH, episode, labels):
+            batch = policy.encoded(context)
+            alone = policy.hidden(batch)
+            torch.testing.assert_close(policy._slide(batch, state), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:

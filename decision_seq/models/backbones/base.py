@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import draccus
+import torch
 from torch import Tensor, nn
 
 from decision_seq.models.cache import Cache, Memory
 from decision_seq.models.layers import Read
+from decision_seq.models.sliding import SlidingTransformer
 
 # A rule fixed when a backbone is built: True at the positions that others may look at. What stands
 # elsewhere is seen by nobody, not even by itself; the hidden state there follows from the rest.
@@ -33,6 +35,13 @@ class Backbone(nn.Module):
         Of `forward`, for people to look at: it costs memory that no training needs.
         """
         raise NotImplementedError
+
+    def slide(
+        self, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
+    ) -> SlidingTransformer | None:
+        """What carries so many windows of so many steps, each of so many tokens, along episodes,
+        with the weights of now and products in `dtype`; None where `forward` has to do."""
+        return None
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         """Nothing read yet, by so many rows. shared, memory: see `Cache`."""

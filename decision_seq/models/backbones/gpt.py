@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
 from decision_seq.models.cache import Cache, Memory, Shape
-from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read
+from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
+from decision_seq.models.sliding import LONGEST, SlidingTransformer
 
 
 @BackboneConfig.register_subclass("gpt")
@@ -71,23 +72,36 @@ class GPT(Backbone):
 
     def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
         """tokens [B, L, D] -> hidden [B, R, D]; the last block computes `read` alone."""
-        tokens, seen = self._begun(tokens)
+        tokens, mask = self._begun(tokens)
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens, seen=seen)
-        return self.norm(last(tokens, read, seen))
+            tokens = block(tokens, mask=mask)
+        return self.norm(last(tokens, read, mask))
 
     def attention(self, tokens: Tensor) -> Tensor:
-        tokens, seen = self._begun(tokens)
+        tokens, mask = self._begun(tokens)
         weights = []
         for block in self.blocks:
-            weights.append(cast(Block, block).weights(tokens, seen))
-            tokens = block(tokens, seen=seen)
+            weights.append(cast(Block, block).weights(tokens, mask))
+            tokens = block(tokens, mask=mask)
         return torch.stack(weights)
 
     def _begun(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first block's tokens, and where they may be looked at from anywhere."""
-        return self.dropout(tokens), None if self.seen is None else self.seen[: tokens.shape[1]]
+        """The first block's tokens, and who may look at whom where a rule says more than time."""
+        if self.seen is None:
+            return self.dropout(tokens), None
+        length = tokens.shape[1]
+        mask = causal_mask(length, slice(None), tokens.device, self.seen[:length])
+        return self.dropout(tokens), mask
+
+    def slide(
+        self, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
+    ) -> SlidingTransformer | None:
+        """With one head, no rule of its own and windows of a usual length."""
+        if self.heads > 1 or self.places is not None or steps * tokens > LONGEST:
+            return None
+        blocks = [cast(Block, block) for block in self.blocks]
+        return SlidingTransformer(blocks, self.norm, rows, steps, tokens, dtype)
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads
