@@ -12,8 +12,9 @@ from decision_seq.memory import keep_freed
 
 if sys.argv[1] == "kept":
     keep_freed()
-for number in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for number in range(20):
+    if number == 10:  # until a heap has settled, a block may be too small by what aligns it
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)  # 64 MiB: 16,384 pages
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -26,4 +27,4 @@ def test_freed_memory_is_not_cleared_again() -> None:
         return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
     assert faults("kept") < 100
-    assert faults("plain") > 10_000
+    assert faults("plain") > 100_000

@@ -27,10 +27,11 @@ SEEDS = list(range(3, SEATS + 7))
 Rollout = Callable[[Policy, Sequence[float], Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
 
-@pytest.fixture
-def policy(spec: Spec) -> Policy:
+@pytest.fixture(params=[1, 2], ids=["carries", "is shown all"])
+def policy(request: pytest.FixtureRequest, spec: Spec) -> Policy:
     torch.manual_seed(0)
-    made = DecisionTransformerConfig(K, GPTConfig(width=32, heads=2)).build(spec)
+    made = DecisionTransformerConfig(K, GPTConfig(width=32, heads=request.param)).build(spec)
+    assert (made.begin(1, K) is not None) == (request.param == 1)
     # So that the condition tells, and episodes end at different times.
     torch.nn.init.normal_(made.actions.head.weight, std=0.2)
     torch.nn.init.normal_(made.embed_condition.weight, std=4.0)

@@ -88,13 +88,13 @@ def test_films_are_of_the_precision_evaluated(
 ) -> None:
     opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
     scores = opened.scores()
+    begin = opened.loaded.policy.begin
+    asked = []
     monkeypatch.setattr(
-        opened.loaded.policy,
-        "decide",
-        lambda *_: pytest.fail(str(torch.is_autocast_enabled("cpu"))),
+        opened.loaded.policy, "begin", lambda *args: asked.append(args[-1]) or begin(*args)
     )
-    with pytest.raises(pytest.fail.Exception, match="True"):
-        Studio(opened, tmp_path, 1, Reporter()).film(scores)
+    Studio(opened, tmp_path, 1, Reporter()).film(scores)
+    assert set(asked) == {torch.bfloat16}
 
 
 def test_a_film_that_differs_from_the_evaluation_says_so(
