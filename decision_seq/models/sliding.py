@@ -177,7 +177,7 @@ class _OneHead:
 
     def behind(self, tokens: Tensor) -> Tensor:
         """What follows the attention."""
-        return tokens + self.back(self.there(self.mlp_norm(tokens).to(self.dtype)))
+        return tokens.add_(self.back(self.there(self.mlp_norm(tokens).to(self.dtype))))
 
 
 class _Norm:
