@@ -51,10 +51,14 @@ def student_interval(values: np.ndarray) -> np.ndarray:
     """Runs [..., n], n at least 2 -> the ends of the mean's 95 % interval [2, ...]."""
     from scipy.special import stdtrit  # the only part of scipy that evaluation needs
 
-    count = values.shape[-1]
-    half = stdtrit(count - 1, (1 + LEVEL) / 2) * values.std(-1, ddof=1) / np.sqrt(count)
+    half = stdtrit(values.shape[-1] - 1, (1 + LEVEL) / 2) * standard_error(values)
     mean = values.mean(-1)
     return np.stack([mean - half, mean + half])
+
+
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean of runs [..., n], n at least 2 -> [...]."""
+    return values.std(-1, ddof=1) / np.sqrt(values.shape[-1])
 
 
 def mean_of_tasks(tasks: Sequence[np.ndarray]) -> np.ndarray:

@@ -111,12 +111,13 @@ def bench_planning(
                 "horizon": key[0],
                 "environments": key[1],
                 "cache": key[2] is Imagination,
-                **times.row(),
-                "ms_per_environment": times.row()["median_ms"] / key[1],
+                **row,
+                "ms_per_environment": row["median_ms"] / key[1],
                 "speed": times.share_of(timed[key[0], 1, Uncached], inverse=True) * key[1],
                 **(costs(entrants[key]) if key[2] is Imagination else {"products": None}),
             }
             for key, times in timed.items()
+            for row in [times.row()]
         ],
     }
 

@@ -19,6 +19,7 @@ from decision_seq.config import require
 from decision_seq.report import table, target_text
 from decision_seq.report.compare import Group, compare
 from decision_seq.report.runs import Run, find_runs, value
+from decision_seq.statistics import standard_error
 from decision_seq.types import Reporter, UserError
 
 
@@ -68,7 +69,7 @@ def _rows(group: Group, threshold: float | None) -> list[dict[str, Any]]:
             "target": target.target,
             "normalized": target.normalized_score is not None,
             "mean": float(np.mean(scores)),
-            "standard_error": standard_error(scores),
+            "standard_error": float(standard_error(np.array(scores))) if len(scores) > 1 else None,
         }
         if threshold is not None and number == 0:
             row["reached"] = reached(group, threshold)
@@ -101,13 +102,6 @@ def reached(group: Group, threshold: float) -> dict[str, Any] | None:
             seconds = _mean([training_seconds(run, step) for run in group.runs])
             return {"updates": step, "seconds": seconds}
     return None
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None of a single value."""
-    if len(values) < 2:
-        return None
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def _mean(seconds: Sequence[float | None]) -> float | None:

@@ -16,6 +16,7 @@ from decision_seq import __version__
 from decision_seq.bench.sampling import write_store
 from decision_seq.bench.steps import make_update
 from decision_seq.data.sampler import window_ids
+from decision_seq.memory import keep_freed
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Episode, Reporter
@@ -33,6 +34,7 @@ def episodes() -> Iterator[Episode]:
 
 def main(folder: Path) -> None:
     protocol.use_threads()
+    keep_freed()  # as `train` does
     made = list(episodes())
     steps = sum(map(len, made))
     store = write_store(folder / "store", "random numbers", made, steps, Reporter())
