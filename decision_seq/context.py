@@ -63,6 +63,7 @@ class Context:
         self._ends.index_copy_(0, self._newest[filled] + self._rows, ended)
         kept = self._kept.index_select(0, filled) + self._rows[:, None]
         self._flat.copy_(self._flat.index_select(0, kept.flatten()))
+        self._data.masked_fill_(fresh[:, None, None], 0)  # NaN would spoil what it is hidden from
         self.lengths = self._longer[filled]
         self._timestep = (self._timestep + 1).masked_fill_(fresh, 0)
         begun = torch.cat([numbers[:, News.CONDITION :], observations, self._to_come], 1)
@@ -100,14 +101,19 @@ class News:
         self.buffer = torch.zeros(size, dtype=torch.uint8)
         if device.type == "cuda":
             self.buffer = self.buffer.pin_memory()
-        numbers, observations = self.on(torch.device("cpu"))
+        self._here = self._parts(self.buffer)
+        numbers, observations = self._here
         self.observations, array = observations.numpy(), numbers.numpy()
         self.fresh, self.rewards = array[:, self.FRESH], array[:, self.REWARD]
         self.draws, self.conditions = array[:, self.DRAW], array[:, self.CONDITION :]
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """The numbers and the observations on the device."""
-        moved = self.buffer.to(device, non_blocking=True)
+        if device.type == "cpu":
+            return self._here
+        return self._parts(self.buffer.to(device, non_blocking=True))
+
+    def _parts(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
         split = 4 * self.shape[0] * self.columns
-        numbers = moved[:split].view(torch.float32).view(-1, self.columns)
-        return numbers, moved[split:].view(self.dtype).view(self.shape)
+        numbers = buffer[:split].view(torch.float32).view(-1, self.columns)
+        return numbers, buffer[split:].view(self.dtype).view(self.shape)

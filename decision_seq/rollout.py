@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from decision_seq.context import Context, News
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments
-from decision_seq.memory import keep_freed
 from decision_seq.models.products import lowered
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Sampling, Spec, Transition
@@ -126,13 +124,12 @@ def roll(
 ) -> Iterator[Obtained]:
     """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
 
-    precision: of the policy's matrix products (autocast); temperature: at which actions are
-    drawn, each episode's from its own seed; 0 takes the likeliest. stepped: is told how many
+    precision: of the policy's matrix products (autocast), where it carries something from step to
+    step of the backbone's alone; temperature: at which actions are drawn, each episode's from its
+    own seed; 0 takes the likeliest. stepped: is told how many
     environments were acted in; observer: notes a number of every step, for `Obtained.trace`.
     """
     policy.eval()
-    if device_of(policy).type == "cpu":
-        keep_freed()  # as training does: a step is made of the blocks of the one before
     conditioning = policy.conditioning(conditioning)
     tables = _Tables(policy, context_length, len(environments), precision, temperature)
     seats = _Seats(policy.spec, conditioning, environments, claim, tables, observer)
@@ -157,23 +154,18 @@ class _Tables:
         temperature: float,
     ) -> None:
         self.temperature, self.device = temperature, device_of(policy)
-        self.autocast: AbstractContextManager[Any]
         self.seats = SEATS if self.device.type == "cpu" else environments
         self.count = -(-environments // self.seats)
         size = encoded_size(policy)
         self.kept = torch.zeros(self.count * self.seats, size, device=self.device)
-        self.states: list[Any] = [
-            policy.begin(self.seats, context_length, precision) for _ in range(self.count)
-        ]
-        if self.states[0] is None:
-            low = precision != torch.float32
-            self.policy = lowered(policy, precision) if low else policy
-            self.autocast = torch.autocast(self.device.type, precision, enabled=low)
-            shown = context_length
-        else:  # what is carried knows its precision
-            self.policy = policy
-            self.autocast = nullcontext()
-            shown = min(context_length, 2)
+        with torch.autocast(self.device.type, enabled=False):  # which may be the caller's
+            states = policy.carry(self.count, self.seats, context_length, precision)
+        self.states = list(states)
+        carried = self.states[0] is not None  # it knows its precision
+        low = precision != torch.float32 and not carried
+        self.policy = lowered(policy, precision) if low else policy
+        self.autocast = torch.autocast(self.device.type, precision, enabled=low)
+        shown = min(context_length, 2) if carried else context_length
         self.context = Context(len(self.kept), shown, policy.spec, size, self.device)
         self.actions = torch.zeros_like(self.context.batch().actions[:, 0])
 

@@ -14,7 +14,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.envs import Environments, make
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.rollout import SEATS, Asked, Observer, Obtained, queue_up, roll, rollout
+from decision_seq.rollout import SEATS, Asked, Observer, Obtained, _Tables, queue_up, roll, rollout
 from decision_seq.types import Batch, Spec
 from tests.conftest import lived
 
@@ -31,7 +31,7 @@ Rollout = Callable[[Policy, Sequence[float], Sequence[int]], tuple[np.ndarray, n
 def policy(request: pytest.FixtureRequest, spec: Spec) -> Policy:
     torch.manual_seed(0)
     made = DecisionTransformerConfig(K, GPTConfig(width=32, heads=request.param)).build(spec)
-    assert (made.begin(1, K) is not None) == (request.param == 1)
+    assert (made.carry(1, 1, K)[0] is not None) == (request.param == 1)
     # So that the condition tells, and episodes end at different times.
     torch.nn.init.normal_(made.actions.head.weight, std=0.2)
     torch.nn.init.normal_(made.embed_condition.weight, std=4.0)
@@ -110,6 +110,23 @@ def test_returns_are_the_environments_own(policy: Policy) -> None:
     assert lengths.min() > K  # the window has slid
     assert len(set(lengths)) > 4  # short and long episodes alike
     check(together, policy)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf])
+def test_what_an_episode_leaves_behind_bears_on_no_other(policy: Policy, spoilt: float) -> None:
+    """Not even where a simulator has diverged."""
+    acted = []
+    for first in (spoilt, 1.0):
+        tables = _Tables(policy, K, SEATS, torch.float32, 0.0)
+        news = News(SEATS, policy.spec, torch.device("cpu"))
+        for step in range(K + 3):
+            news.observations[:] = first if step < K // 2 else step
+            news.fresh[:] = step in (0, K // 2)
+            actions = tables.act(news, np.ones(SEATS, bool))
+            assert step >= K // 2 or first == 1 or np.isnan(actions).all()
+        acted.append(actions)
+    np.testing.assert_array_equal(acted[0], acted[1])
 
 
 def first_to_end(policy: Policy, targets: Sequence[float], seeds: Sequence[int]):

@@ -88,10 +88,10 @@ def test_films_are_of_the_precision_evaluated(
 ) -> None:
     opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
     scores = opened.scores()
-    begin = opened.loaded.policy.begin
+    carry = opened.loaded.policy.carry
     asked = []
     monkeypatch.setattr(
-        opened.loaded.policy, "begin", lambda *args: asked.append(args[-1]) or begin(*args)
+        opened.loaded.policy, "carry", lambda *args: asked.append(args[-1]) or carry(*args)
     )
     Studio(opened, tmp_path, 1, Reporter()).film(scores)
     assert set(asked) == {torch.bfloat16}

@@ -9,6 +9,7 @@ by concatenation. Written plainly here, over the same weights, with all the thre
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from decision_seq.rollout import SEATS, Asked, draws_of
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter, Sampling, Transition
 
-RECORDED = 200  # of the original's steps, the first ones, on which the actions are compared
+RECORDED = (4, 50)  # episodes of the original's and first steps of each: the actions compared
 ORIGINAL = "original's procedure"
 
 
@@ -195,7 +196,7 @@ class _Original:
             )
             draw = float(drawing.random(dtype=np.float32))
             actions[-1] = self._action(batch, draw)
-            if len(self.recorded) < RECORDED:
+            if timestep < RECORDED[1] and len(self.recorded) < math.prod(RECORDED):
                 self.recorded.append((batch, draw, actions[-1].clone()))
             observation, reward, terminated, truncated, _ = env.step(actions[-1].numpy())
             told = 0.0 if self.opened.evaluation.delayed else reward  # its mode `delayed`
@@ -228,11 +229,12 @@ class _Original:
     @torch.inference_mode()
     def differences(self) -> dict[str, Any]:
         """Of its actions from those that a rollout carries on to, step by step, a table of rows."""
-        state, found = self.policy.begin(SEATS, self.context_length), []
+        (state,), found = self.policy.carry(1, SEATS, self.context_length), []
+        shown = self._padded if state is None else lambda batch, name: getattr(batch, name)[:, -2:]
         for batch, draw, expected in self.recorded:
             rows = Batch(
                 **{
-                    name: self._padded(batch, name).repeat(SEATS, *[1] * (array.ndim - 1))
+                    name: shown(batch, name).repeat(SEATS, *[1] * (array.ndim - 1))
                     for name, array in vars(batch).items()
                     if array is not None
                 }

@@ -17,7 +17,7 @@ from decision_seq.config import require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments, trust
 from decision_seq.evaluate.scores import score
-from decision_seq.memory import large_enough
+from decision_seq.memory import keep_freed, large_enough
 from decision_seq.policies.base import Policy
 from decision_seq.rollout import (
     SEATS,
@@ -46,9 +46,9 @@ class EvaluationConfig:
         that is asked for nothing.
     episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
     every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products. temperature: discrete actions, those of a
-        stochastic head and the tokens of plans are drawn at it (1: as they were learnt), 0 takes
-        the likeliest: a plan then has one future and no choice.
+    precision: of the policy's matrix products (see `rollout.roll`). temperature: discrete actions,
+        those of a stochastic head and the tokens of plans are drawn at it (1: as they were learnt),
+        0 takes the likeliest: a plan then has one future and no choice.
     environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
         GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
         rank in a launch of several). On a CPU no score depends on either.
@@ -285,6 +285,8 @@ def _roll(
     observer: Observer | None,
     pace: _Pace | None = None,
 ) -> Iterator[Obtained]:
+    if device_of(policy).type == "cpu":
+        keep_freed()  # as training does: a step is made of the blocks of the one before
     shared = (policy, conditioning, context_length, environments, claim)
     return roll(*shared, DTYPES[precision], temperature, pace, observer)
 

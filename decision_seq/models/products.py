@@ -44,8 +44,8 @@ def linear(
 
 
 class Product:
-    """`linear` without gradient, of so many rows and an activation: who multiplies, and in which
-    type, follows from the weight alone."""
+    """`linear` without gradient, for so many rows, in the weight's type: who multiplies is decided
+    once."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor, rows: int, activation: nn.Module = NOTHING

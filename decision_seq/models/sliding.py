@@ -31,14 +31,12 @@ class Window:
     def __init__(
         self, rows: int, steps: int, tokens: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.rows, self.count = rows, steps * tokens
+        self.count = steps * tokens
         # A row's phase is its newest step's number, until that is 2K: then it is K again, where all
         # is as it was. What follows from a phase is looked up.
         phases = torch.arange(2 * steps, device=device)[:, None]
         newest, places = phases % steps * tokens, torch.arange(self.count, device=device)
-        arriving = places[:tokens] - 1  # where tokens come, seen from their step's first
-        self._arriving = torch.arange(-1, max(steps, 2), device=device)[:, None] * tokens + arriving
-        self._arriving.clamp_(min=0)
+        arriving = places[:tokens] - 1  # seen from the new step's first
         self._following = torch.cat([phases[1:, 0], phases[steps]])
         self._arrivals = (newest + arriving) % self.count  # [2K, M]
         self._newest = newest + tokens - 2  # [2K, 1]
@@ -50,11 +48,6 @@ class Window:
     def advance(self, begins: Tensor) -> None:
         """The next step of every row; begins: [B] True for the first of an episode."""
         self._phase = self._following.index_select(0, self._phase).masked_fill_(begins, 0)
-
-    def arriving(self, lengths: Tensor) -> Tensor:
-        """[B, M], which of a context's tokens come with its newest step; lengths: [B], of contexts
-        as a rollout shows them. (Before a first step none comes: any.)"""
-        return self._arriving.index_select(0, lengths)
 
     def arrivals(self) -> Tensor:
         """[B * M], where in [B * L] the last token of the step before and the new step's others
@@ -76,9 +69,10 @@ class Window:
 
 
 class SlidingTransformer:
-    """Carries B windows of K steps, M tokens each, through blocks and a last norm.
+    """Blocks and a last norm, their weights as they are now, for tables of B windows: K steps, M
+    tokens each.
 
-    The weights are taken as they are now. dtype: of the products; all between is float32.
+    dtype: of the products; all between is float32.
     """
 
     def __init__(
@@ -90,17 +84,77 @@ class SlidingTransformer:
         tokens: int,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        device, width = norm.weight.device, norm.weight.shape[0]
-        self.window = Window(rows, steps, tokens, device)
-        all_of_them = rows * self.window.count
-        self.first = _OneHead(blocks[0], rows * tokens, dtype)
-        self.blocks = [_OneHead(block, all_of_them, dtype) for block in blocks[:-1]]
-        self.last = _OneHead(blocks[-1], rows, dtype)
+        self.rows, self.steps, self.tokens, self.dtype = rows, steps, tokens, dtype
+        self.width, self.device = norm.weight.shape[0], norm.weight.device
+        *earlier, last = blocks
+        whole = rows * steps * tokens
+        self.norms = [_Norm(block.attention_norm) for block in blocks]
+        # Of the first block's tokens only the new ones ask; of the last block's only the newest.
+        self.asks = [
+            _product(
+                torch.cat(weights), torch.cat(biases), dtype, whole if index else rows * tokens
+            )
+            for index, (weights, biases) in enumerate(map(_folded, earlier))
+        ]
+        self.query, self.value = (
+            _product(weight, bias, dtype, rows) for weight, bias in zip(*_folded(last), strict=True)
+        )
+        self.behind = [_Behind(block, dtype, whole) for block in earlier]
+        self.behind.append(_Behind(last, dtype, rows))
         self.norm = _Norm(norm)
-        # Of every token: itself, it behind the first norm, and what it asks and gives there.
-        self._tokens = torch.zeros(all_of_them, width, device=device)
-        self._normed = torch.zeros_like(self._tokens, dtype=dtype)
-        self._asked = self._normed.new_zeros(all_of_them, 2 * width)
+
+    def normed(self, block: int, tokens: Tensor) -> Tensor:
+        """[N, D] -> what a block's attention is given of them, [N, D] of the products' type."""
+        return self.norms[block](tokens).to(self.dtype)
+
+    def first(self, tokens: Tensor) -> list[Tensor]:
+        """[N, D] -> what becomes of tokens by themselves, [N, ...] each."""
+        normed = self.normed(0, tokens)
+        return [tokens, normed, *(ask(normed) for ask in self.asks[:1])]
+
+    def rest(self, first: list[Tensor], mask: Tensor, newest: Tensor) -> Tensor:
+        """What `first` gave of all tokens [B * L], which lie in any order, -> hidden [B, D].
+
+        mask: [B, L, L], added to scores; newest: [B], where in [B * L] the tokens lie that are
+        asked for.
+        """
+        tokens, normed, *asked = first
+        for block, ask in enumerate(self.asks):
+            if block:
+                normed = self.normed(block, tokens)
+                asked = [ask(normed)]
+            tokens = self.behind[block](self._mixed(tokens, normed, asked[0], mask))
+        if self.asks:
+            normed = self.normed(-1, tokens)
+        mask = mask.flatten(0, 1).index_select(0, newest)[:, None]
+        asks = self.query(normed.index_select(0, newest))[:, None]  # [B, 1, D]
+        normed = normed.view(self.rows, -1, self.width)
+        seen = (self._weights(asks, normed, mask) @ normed)[:, 0]
+        return self.norm(self.behind[-1](tokens.index_select(0, newest) + self.value(seen)))
+
+    def _mixed(self, tokens: Tensor, normed: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
+        """The tokens [B * L, D] and what each has seen of the others."""
+        query, value = asked.view(self.rows, -1, 2 * self.width).chunk(2, -1)
+        weights = self._weights(query, normed.view(self.rows, -1, self.width), mask)
+        return tokens + (weights @ value).flatten(0, 1)
+
+    def _weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+        """[B, R, D], [B, L, D], [B, R, L] -> how much each looks at each, [B, R, L]."""
+        if self.dtype == torch.float32:
+            return torch.baddbmm(mask, query, keys.mT).softmax(-1)
+        return (mask + query @ keys.mT).softmax(-1).to(self.dtype)
+
+
+class Slide:
+    """A table of windows that a transformer is carried over; changed by every step."""
+
+    def __init__(self, transformer: SlidingTransformer) -> None:
+        self.transformer, made = transformer, transformer
+        self.window = Window(made.rows, made.steps, made.tokens, made.device)
+        # Of all tokens, what becomes of them by themselves.
+        self._first = made.first(
+            torch.zeros(made.rows * self.window.count, made.width, device=made.device)
+        )
 
     def __call__(self, tokens: Tensor, begins: Tensor) -> Tensor:
         """The next step of every row -> hidden [B, D] of the newest token.
@@ -110,74 +164,28 @@ class SlidingTransformer:
         """
         window = self.window
         window.advance(begins)
-        arrivals, newest, mask = window.arrivals(), window.newest(), window.mask()
-        tokens = tokens.flatten(0, 1)
-        normed = self.first.normed(tokens)
-        self._tokens.index_copy_(0, arrivals, tokens)
-        self._normed.index_copy_(0, arrivals, normed)
-        self._asked.index_copy_(0, arrivals, self.first.ask(normed))
-        tokens, normed, asked = self._tokens, self._normed, self._asked
-        for index, block in enumerate(self.blocks):
-            if index:
-                normed = block.normed(tokens)
-                asked = block.ask(normed)
-            tokens = block.behind(block.mix(tokens, normed, asked, mask))
-        if self.blocks:
-            normed = self.last.normed(tokens)
-        mask = mask.flatten(0, 1).index_select(0, newest)[:, None]
-        tokens = self.last.look(tokens.index_select(0, newest), normed, newest, mask)
-        return self.norm(self.last.behind(tokens))
+        if begins.any():  # what a former episode left must not be a number that spoils all: NaN
+            for kept in self._first:
+                kept.view(len(begins), window.count, -1).masked_fill_(begins[:, None, None], 0)
+        arrivals = window.arrivals()
+        first = self.transformer.first(tokens.detach().flatten(0, 1))
+        for kept, new in zip(self._first, first, strict=True):
+            kept.index_copy_(0, arrivals, new)
+        return self.transformer.rest(self._first, window.mask(), window.newest())
 
 
-class _OneHead:
-    """A block's weights, for so many rows of tokens [N, D] at once."""
+class _Behind:
+    """What follows a block's attention, for so many rows of tokens."""
 
-    def __init__(self, block: Block, rows: int, dtype: torch.dtype) -> None:
-        attention, self.dtype = block.attention, dtype
-        weight, bias = (part.double() for part in _values(attention.query_key_value))
-        out, out_bias = (part.double() for part in _values(attention.output))
-        (query, key, value), (query_bias, _, value_bias) = weight.chunk(3), bias.chunk(3)
-        scaled = key.T * len(key) ** -0.5
-        asks, gives = scaled @ query, out @ value
-        biases = scaled @ query_bias, out @ value_bias + out_bias
-
-        def product(weight: Tensor, bias: Tensor, activation: nn.Module = NOTHING) -> Product:
-            return Product(weight.to(dtype), bias.to(dtype), rows, activation)
-
-        self.ask = product(torch.cat([asks, gives]), torch.cat(biases))
-        self.query, self.value = product(asks, biases[0]), product(gives, biases[1])
+    def __init__(self, block: Block, dtype: torch.dtype, rows: int) -> None:
+        self.norm, self.dtype = _Norm(block.mlp_norm), dtype
         there, activation, back = block.mlp
-        self.there = product(*_values(there), activation)
-        self.back = product(*_values(back))
-        self.attention_norm, self.mlp_norm = _Norm(block.attention_norm), _Norm(block.mlp_norm)
+        self.there = _product(*_values(there), dtype, rows, activation)
+        self.back = _product(*_values(back), dtype, rows)
 
-    def normed(self, tokens: Tensor) -> Tensor:
-        return self.attention_norm(tokens).to(self.dtype)
-
-    def mix(self, tokens: Tensor, normed: Tensor, asked: Tensor, mask: Tensor) -> Tensor:
-        """The tokens [B * L, D] and what each has seen of all; asked: as `ask` makes it of the
-        normed ones."""
-        rows, length = mask.shape[:2]
-        query, value = asked.view(rows, length, -1).chunk(2, -1)
-        weights = self._weights(query, normed.view(rows, length, -1), mask)
-        return tokens + (weights @ value).flatten(0, 1)
-
-    def look(self, tokens: Tensor, normed: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """The same for one token of each window alone, [B, D], at places in the normed ones."""
-        asked = self.query(normed.index_select(0, places))[:, None]  # [B, 1, D]
-        normed = normed.view(len(mask), mask.shape[2], -1)
-        seen = self._weights(asked, normed, mask) @ normed
-        return tokens + self.value(seen[:, 0])
-
-    def _weights(self, query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """[B, R, D], [B, L, D], [B, R, L] -> how much each looks at each, [B, R, L]."""
-        if self.dtype == torch.float32:
-            return torch.baddbmm(mask, query, keys.mT).softmax(-1)
-        return (mask + query @ keys.mT).softmax(-1).to(self.dtype)
-
-    def behind(self, tokens: Tensor) -> Tensor:
-        """What follows the attention."""
-        return tokens.add_(self.back(self.there(self.mlp_norm(tokens).to(self.dtype))))
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """[rows, D] -> [rows, D], in the place of what is given."""
+        return tokens.add_(self.back(self.there(self.norm(tokens).to(self.dtype))))
 
 
 class _Norm:
@@ -189,6 +197,23 @@ class _Norm:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return torch.layer_norm(tokens, self.shape, self.weight, self.bias, self.eps)
+
+
+def _folded(block: Block) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights [D, D] and biases [D], in float64, of what a token asks (against other tokens) and of
+    what it gives."""
+    attention = block.attention
+    weight, bias = (part.double() for part in _values(attention.query_key_value))
+    out, out_bias = (part.double() for part in _values(attention.output))
+    (query, key, value), (query_bias, _, value_bias) = weight.chunk(3), bias.chunk(3)
+    scaled = key.T * len(key) ** -0.5
+    return [scaled @ query, out @ value], [scaled @ query_bias, out @ value_bias + out_bias]
+
+
+def _product(
+    weight: Tensor, bias: Tensor, dtype: torch.dtype, rows: int, activation: nn.Module = NOTHING
+) -> Product:
+    return Product(weight.to(dtype), bias.to(dtype), rows, activation)
 
 
 def _values(layer: nn.Module) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,14 +60,21 @@ class Policy(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, rows: int, context_length: int, precision: torch.dtype = torch.float32) -> Any:
-        """What `decide` carries of so many rows from step to step, before any has begun an episode,
-        with the weights of now and products in `precision`.
+    def carry(
+        self,
+        tables: int,
+        rows: int,
+        context_length: int,
+        precision: torch.dtype = torch.float32,
+    ) -> Sequence[Any]:
+        """The states in which `decide` carries tables of so many rows from step to step, before any
+        row has begun an episode: of the weights of now, with products in `precision`.
 
-        With it `decide` need only be shown the last two steps, and still acts by the last
-        `context_length`. None: it has to be shown all of them.
+        With one `decide` need only be shown the last two steps, and still acts by the last
+        `context_length`. It changes the state itself, which no gradient flows through. None: it has
+        to be shown all steps.
         """
-        return None
+        return [None] * tables
 
     def decide(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
@@ -74,8 +82,9 @@ class Policy(nn.Module):
         """Actions [B, A] or [B] at the newest step of each row, and the state carried on (or None).
 
         batch: its observations are what `encode` made of them. state: None for rows of which
-        nothing was carried, else what `begin` gave before the first step and `decide` at every
-        step since: rows keep their place, and one whose newest timestep is 0 begins an episode.
+        nothing was carried, else what `carry` gave before the first step and `decide` at every
+        step since: rows keep their place, and one whose newest timestep is 0 begins an episode, of
+        which nothing but that step is shown.
         sampling: of what is drawn, actions or what plans imagine; the likeliest without it.
         """
         raise NotImplementedError

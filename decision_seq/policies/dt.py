@@ -5,8 +5,9 @@ Facts of the layout: kzl/decision-transformer gym/decision_transformer/models, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,10 @@ from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import Head, make_actions
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.backbones.base import Carried
 from decision_seq.models.encoders import EncoderConfig, VectorConfig
 from decision_seq.models.layers import Read, select
 from decision_seq.models.positions import PositionsConfig, TimestepConfig
-from decision_seq.models.sliding import SlidingTransformer
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.types import Batch, Sampling, Spec
 
@@ -38,6 +39,15 @@ class DecisionTransformerConfig(PolicyConfig):
 
     def build(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
+
+
+class State(NamedTuple):
+    """What a Decision Transformer carries from step to step."""
+
+    carried: Carried
+    # By a context's length, where its newest tokens are: those of the newest step without its
+    # action, behind the action before it, known by now; [K + 1, M].
+    newest: Tensor
 
 
 class DecisionTransformer(Policy):
@@ -87,30 +97,36 @@ class DecisionTransformer(Policy):
     def encode(self, observations: Tensor) -> Tensor:
         return self._squash(self.encoder(observations))
 
-    def begin(
-        self, rows: int, context_length: int, precision: torch.dtype = torch.float32
-    ) -> SlidingTransformer | None:
+    def carry(
+        self,
+        tables: int,
+        rows: int,
+        context_length: int,
+        precision: torch.dtype = torch.float32,
+    ) -> Sequence[State | None]:
+        """A subclass whose tokens depend on their window, or that reads others, carries nothing."""
         if not self.positions.lasting:
-            return None
-        return self.backbone.slide(rows, context_length, self.tokens_per_step, precision)
+            return [None] * tables
+        count = self.tokens_per_step
+        carried = self.backbone.slide(tables, rows, context_length, count, precision)
+        if carried is None:
+            return [None] * tables
+        device = self.actions.head.weight.device
+        firsts = count * torch.arange(-1, max(context_length, 2), device=device)[:, None]
+        newest = (firsts + torch.arange(-1, count - 1, device=device)).clamp_(min=0)
+        return [State(each, newest) for each in carried]
 
     def decide(
-        self, batch: Batch, state: Any = None, sampling: Sampling | None = None
-    ) -> tuple[Tensor, SlidingTransformer | None]:
-        hidden = self.hidden(batch) if state is None else self._slide(batch, state)
-        return self.actions.choose(hidden, sampling), state
-
-    def hidden(self, batch: Batch) -> Tensor:
-        """What the backbone makes of the newest step's state, [B, D]."""
-        newest: Read = (self.tokens_per_step * batch.lengths - 2)[:, None]
-        return self.backbone(self.tokens(batch), newest)[:, 0]
-
-    def _slide(self, batch: Batch, slide: SlidingTransformer) -> Tensor:
-        """As `hidden`, of what was carried and the newest tokens: those of the newest step, and the
-        action before it, known by now."""
+        self, batch: Batch, state: State | None = None, sampling: Sampling | None = None
+    ) -> tuple[Tensor, State | None]:
         lengths = batch.lengths
-        tokens = select(self.all_tokens(batch), slide.window.arriving(lengths))  # [B, M, D]
-        return slide(tokens, lengths == 1)
+        if state is None:
+            newest: Read = (self.tokens_per_step * lengths - 2)[:, None]  # [B, 1], its state's
+            hidden = self.backbone(self.tokens(batch), newest)[:, 0]
+        else:
+            tokens = select(self.all_tokens(batch), state.newest.index_select(0, lengths))
+            hidden = state.carried(tokens, lengths == 1)
+        return self.actions.choose(hidden, sampling), state
 
     def tokens(self, encoded: Batch) -> Tensor:
         """[B, L, D]: the steps' tokens interleaved and told when they are; without the last one,

@@ -23,7 +23,7 @@ from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.data.store import EpisodeStore
 from decision_seq.models.layers import Block, Dropout, select
-from decision_seq.models.sliding import _OneHead
+from decision_seq.models.sliding import SlidingTransformer
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
 from decision_seq.rollout import SEATS
@@ -90,7 +90,7 @@ def of_step(update: Update, slides: bool = False) -> Counts:
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
     rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
-    state = policy.begin(SEATS, 20) if slides else None
+    state = policy.carry(1, SEATS, 20)[0] if slides else None
 
     @torch.inference_mode()
     def act() -> None:
@@ -135,13 +135,12 @@ def test_a_last_block_computed_for_every_token_is_noticed(
 def test_tokens_computed_again_are_noticed(
     make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = _OneHead.mix
+    rest = SlidingTransformer.rest
 
-    def again(self: _OneHead, tokens: Tensor, normed: Tensor, *rest: Tensor) -> Tensor:
-        self.ask(normed)
-        return ask(self, tokens, normed, *rest)
+    def again(self: SlidingTransformer, first: list[Tensor], *more: Tensor) -> Tensor:
+        return rest(self, self.first(first[0]), *more)
 
-    monkeypatch.setattr(_OneHead, "mix", again)
+    monkeypatch.setattr(SlidingTransformer, "rest", again)
     assert of_step(make("dt/gym"), slides=True).flops > SLID
 
 

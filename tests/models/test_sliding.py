@@ -33,7 +33,7 @@ def test_the_newest_token_is_told_the_same(
     backbone = GPTConfig(layers, width=WIDTH, activation="gelu").build().eval()
     for parameter in backbone.parameters():  # so that heads look at some more than at others
         parameter.normal_(std=0.3)
-    slide, earlier = backbone.slide(2, steps, tokens, dtype), [torch.randn(1, WIDTH)] * 2
+    (slide,), earlier = backbone.slide(1, 2, steps, tokens, dtype), [torch.randn(1, WIDTH)] * 2
     rows = zip(*(lives(lengths, steps, tokens) for lengths in LENGTHS), strict=True)
     exact = 1e-4 if dtype == torch.float32 else 0.1
     for row in rows:
@@ -67,14 +67,18 @@ def test_it_takes_the_weights_of_now() -> None:
     """A window that was begun before an update of the weights acts by the former ones."""
     torch.manual_seed(0)
     backbone = GPTConfig(2, width=WIDTH).build().eval()
-    begun, tokens, begins = backbone.slide(1, 3, 2), torch.randn(1, 2, WIDTH), torch.tensor([True])
+    (begun,), tokens, begins = (
+        backbone.slide(1, 1, 3, 2),
+        torch.randn(1, 2, WIDTH),
+        torch.tensor([True]),
+    )
     with torch.no_grad():
-        before = backbone.slide(1, 3, 2)(tokens, begins)
+        before = backbone.slide(1, 1, 3, 2)[0](tokens, begins)
         backbone.blocks[0].mlp[0].weight.mul_(2)
         for norm in (backbone.blocks[0].mlp_norm, backbone.norm):
             norm.weight.add_(1)
         backbone.blocks[0].attention.output.weight.mul_(2)
-        after = backbone.slide(1, 3, 2)(tokens, begins)
+        after = backbone.slide(1, 1, 3, 2)[0](tokens, begins)
         torch.testing.assert_close(begun(tokens, begins), before, rtol=0, atol=0)
     assert (after - before).abs().max() > 1e-4
 
@@ -83,7 +87,7 @@ def test_where_it_cannot_do_the_same_it_does_nothing() -> None:
     heads = GPTConfig(2, heads=2, width=WIDTH).build()
     ruled = GPTConfig(2, width=WIDTH).build((True, False))
     plain = GPTConfig(2, width=WIDTH).build()
-    assert heads.slide(1, 3, 2) is None
-    assert ruled.slide(1, 3, 2) is None
-    assert plain.slide(1, LONGEST, 1) is not None
-    assert plain.slide(1, LONGEST // 2 + 1, 2) is None
+    assert heads.slide(1, 1, 3, 2) is None
+    assert ruled.slide(1, 1, 3, 2) is None
+    assert plain.slide(1, 1, LONGEST, 1) is not None
+    assert plain.slide(1, 1, LONGEST // 2 + 1, 2) is None

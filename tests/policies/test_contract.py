@@ -264,7 +264,7 @@ def test_what_is_carried_from_step_to_step_changes_nothing(
 ) -> None:
     """One row lives whole episodes, one after the other, the other row none but first steps."""
     name, backbone, _, kind = case
-    state = policy.begin(2, LENGTH)
+    (state,) = policy.carry(1, 2, LENGTH)
     if backbone in SLIDING:
         assert (state is not None) == (name in CARRYING and kind != "frames")
     rng = np.random.default_rng(0)
@@ -275,8 +275,8 @@ def test_what_is_carried_from_step_to_step_changes_nothing(
         labels = rng.normal(size=(len(episode), policy.spec.condition_size)).astype(np.float32)
         for context in lived(policy.spec, LENGTH, episode, labels):
             batch = policy.encoded(context)
-            alone = policy.hidden(batch)
-            torch.testing.assert_close(policy._slide(batch, state), alone, rtol=1e-4, atol=1e-5)
+            carried, state = policy.decide(batch, state)
+            torch.testing.assert_close(carried, policy.decide(batch)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import draccus
@@ -10,11 +11,16 @@ from torch import Tensor, nn
 
 from decision_seq.models.cache import Cache, Memory
 from decision_seq.models.layers import Read
-from decision_seq.models.sliding import SlidingTransformer
 
 # A rule fixed when a backbone is built: True at the positions that others may look at. What stands
 # elsewhere is seen by nobody, not even by itself; the hidden state there follows from the rest.
 Seen = tuple[bool, ...]
+
+
+# The next step of every row: tokens [B, M, D], the first of which is the former step's last, the
+# others the new step's; and [B] True where an episode begins with it, which takes no notice of that
+# first one -> hidden [B, D] at the last of them, as `forward` over the whole windows has it.
+Carried = Callable[[Tensor, Tensor], Tensor]
 
 
 class Backbone(nn.Module):
@@ -37,10 +43,16 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def slide(
-        self, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
-    ) -> SlidingTransformer | None:
-        """What carries so many windows of so many steps, each of so many tokens, along episodes,
-        with the weights of now and products in `dtype`; None where `forward` has to do."""
+        self,
+        tables: int,
+        rows: int,
+        steps: int,
+        tokens: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> Sequence[Carried] | None:
+        """What carries tables of so many windows, of so many steps and tokens a step, along
+        episodes, with the weights of now and products in `dtype`; None where `forward` has to do.
+        """
         return None
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:

@@ -15,7 +15,7 @@ from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
 from decision_seq.models.cache import Cache, Memory, Shape
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
-from decision_seq.models.sliding import LONGEST, SlidingTransformer
+from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
 
 
 @BackboneConfig.register_subclass("gpt")
@@ -95,13 +95,19 @@ class GPT(Backbone):
         return self.dropout(tokens), mask
 
     def slide(
-        self, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
-    ) -> SlidingTransformer | None:
+        self,
+        tables: int,
+        rows: int,
+        steps: int,
+        tokens: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> list[Slide] | None:
         """With one head, no rule of its own and windows of a usual length."""
         if self.heads > 1 or self.places is not None or steps * tokens > LONGEST:
             return None
         blocks = [cast(Block, block) for block in self.blocks]
-        return SlidingTransformer(blocks, self.norm, rows, steps, tokens, dtype)
+        shared = SlidingTransformer(blocks, self.norm, rows, steps, tokens, dtype)
+        return [Slide(shared) for _ in range(tables)]
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads
