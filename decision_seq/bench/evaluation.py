@@ -230,16 +230,16 @@ class _Original:
     def differences(self) -> dict[str, Any]:
         """Of its actions from those that a rollout carries on to, step by step, a table of rows."""
         (state,), found = self.policy.carry(1, SEATS, self.context_length), []
-        shown = self._padded if state is None else lambda batch, name: getattr(batch, name)[:, -2:]
+        shown = self.context_length if state is None else 2
         for batch, draw, expected in self.recorded:
             rows = Batch(
                 **{
-                    name: shown(batch, name).repeat(SEATS, *[1] * (array.ndim - 1))
-                    for name, array in vars(batch).items()
+                    name: self._of_length(shown, array).repeat(SEATS, *[1] * (array.ndim - 1))
+                    for name, array in vars(self.policy.encoded(batch)).items()
                     if array is not None
                 }
             )
-            actions, state = self.policy.act(rows, state, self._sampling([draw] * SEATS))
+            actions, state = self.policy.decide(rows, state, self._sampling([draw] * SEATS))
             found.append((actions - expected).abs().max())
         off = torch.stack(found)
         return {
@@ -248,8 +248,8 @@ class _Original:
             "steps_that_differ": int((off > 1e-5).sum()),
         }
 
-    def _padded(self, batch: Batch, name: str) -> Tensor:
-        """The field with zeros on the right, to the length of a context."""
-        array = getattr(batch, name)
-        missing = self.context_length - batch.mask.shape[1]
-        return torch.cat([array, array.new_zeros(1, missing, *array.shape[2:])], 1)
+    @staticmethod
+    def _of_length(steps: int, array: Tensor) -> Tensor:
+        """The last steps [1, T, ...] of a field, with zeros on the right where they are too few."""
+        missing = max(steps - array.shape[1], 0)
+        return torch.cat([array[:, -steps:], array.new_zeros(1, missing, *array.shape[2:])], 1)

@@ -149,12 +149,12 @@ class Slide:
     """A table of windows that a transformer is carried over; changed by every step."""
 
     def __init__(self, transformer: SlidingTransformer) -> None:
-        self.transformer, made = transformer, transformer
-        self.window = Window(made.rows, made.steps, made.tokens, made.device)
-        # Of all tokens, what becomes of them by themselves.
-        self._first = made.first(
-            torch.zeros(made.rows * self.window.count, made.width, device=made.device)
-        )
+        rows, device = transformer.rows, transformer.device
+        self.transformer = transformer
+        self.window = Window(rows, transformer.steps, transformer.tokens, device)
+        # What becomes of all tokens by themselves, [B * L, ...] each.
+        none = torch.zeros(rows * self.window.count, transformer.width, device=device)
+        self._first = transformer.first(none)
 
     def __call__(self, tokens: Tensor, begins: Tensor) -> Tensor:
         """The next step of every row -> hidden [B, D] of the newest token.
@@ -164,7 +164,9 @@ class Slide:
         """
         window = self.window
         window.advance(begins)
-        if begins.any():  # what a former episode left must not be a number that spoils all: NaN
+        if (
+            begins.any()
+        ):  # what a former episode left may be NaN, which spoils all it is hidden from
             for kept in self._first:
                 kept.view(len(begins), window.count, -1).masked_fill_(begins[:, None, None], 0)
         arrivals = window.arrivals()
