@@ -144,8 +144,11 @@ class TrajectoryTransformer(Policy):
         steps = tokens.shape[1]
         tokens = tokens[:, : self.config.context_length]  # behind a whole window stands padding
         logits = self._logits(tokens, self._goal(batch))  # [W, B, T, N + 1]
+        exact = torch.promote_types(
+            logits.dtype, torch.float32
+        )  # of bf16 too coarse, of fp64 as is
         losses = F.cross_entropy(
-            logits.flatten(0, 2).float(), tokens.permute(2, 0, 1).flatten(), reduction="none"
+            logits.flatten(0, 2).to(exact), tokens.permute(2, 0, 1).flatten(), reduction="none"
         ).view(len(logits), *tokens.shape[:2])
         losses = F.pad(losses, (0, steps - tokens.shape[1]))
         if not self.goal:  # nothing stands before the first token of all

@@ -298,6 +298,13 @@ def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Bat
             assert torch.equal(weights, whole[name][1][rows])
 
 
+def test_losses_are_of_the_weights_precision(policy: Policy, gathered: Batch) -> None:
+    """In float64, in which runs on several processes are told apart, nothing is rounded to less."""
+    exact = gathered.tensors(dtype=torch.float64)
+    for name, values in policy.double()(exact, torch.Generator().manual_seed(0)).items():
+        assert values.dtype == torch.float64, name
+
+
 def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch) -> None:
     """DDP waits forever for a parameter that no loss reaches."""
     means = [masked_mean(*loss) for loss in losses(policy, gathered).values()]
