@@ -13,18 +13,15 @@ from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path
 from decision_seq.statistics import mean_interval
 
-EPISODES, SEEDS = 20, 3
+EPISODES = 20
 
 
-def returns_by_target(
-    dataset: str, output: Path, conditioning: str, seed: int = 0
-) -> dict[float, np.ndarray]:
+def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[float, np.ndarray]:
     made = configs.load(
         Config,
         configs.read_yaml(recipe_path("dt/gym")),
         {
             "dataset": dataset,
-            "seed": seed,
             "conditioning": {"name": conditioning},
             "train": {"steps": 2000},
             "evaluation": {"targets": [2600, 20], "episodes": EPISODES},
@@ -52,12 +49,8 @@ def test_the_condition_is_used(mixed: str, tmp_path: Path) -> None:
     """Asked for little, it returns little; the control, whose labels mean nothing, cannot."""
     used = returns_by_target(mixed, tmp_path / "used", "return")
     assert used[20].mean() < used[2600].mean() / 10
-    # What meaningless labels happen to be joined with is learnt all the same, but differs by seed.
-    differences = []
-    for seed in range(SEEDS):
-        control = returns_by_target(mixed, tmp_path / f"{seed}", "shuffled_return", seed)
-        differences.append((control[2600] - control[20]).mean())
-    low, high = mean_interval(differences)
+    control = returns_by_target(mixed, tmp_path / "control", "shuffled_return")
+    low, high = mean_interval(control[2600] - control[20])  # the same start states
     assert low < 0 < high
 
 

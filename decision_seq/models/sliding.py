@@ -164,9 +164,8 @@ class Slide:
         """
         window = self.window
         window.advance(begins)
-        if (
-            begins.any()
-        ):  # what a former episode left may be NaN, which spoils all it is hidden from
+        if begins.any():
+            # What a former episode left may be NaN, which spoils even what it is hidden from.
             for kept in self._first:
                 kept.view(len(begins), window.count, -1).masked_fill_(begins[:, None, None], 0)
         arrivals = window.arrivals()

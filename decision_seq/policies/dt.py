@@ -105,12 +105,11 @@ class DecisionTransformer(Policy):
         precision: torch.dtype = torch.float32,
     ) -> Sequence[State | None]:
         """A subclass whose tokens depend on their window, or that reads others, carries nothing."""
-        if not self.positions.lasting:
-            return [None] * tables
-        count = self.tokens_per_step
-        carried = self.backbone.slide(tables, rows, context_length, count, precision)
+        count, carried = self.tokens_per_step, None
+        if self.positions.lasting:
+            carried = self.backbone.slide(tables, rows, context_length, count, precision)
         if carried is None:
-            return [None] * tables
+            return super().carry(tables, rows, context_length, precision)
         device = self.actions.head.weight.device
         firsts = count * torch.arange(-1, max(context_length, 2), device=device)[:, None]
         newest = (firsts + torch.arange(-1, count - 1, device=device)).clamp_(min=0)

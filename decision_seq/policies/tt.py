@@ -144,9 +144,8 @@ class TrajectoryTransformer(Policy):
         steps = tokens.shape[1]
         tokens = tokens[:, : self.config.context_length]  # behind a whole window stands padding
         logits = self._logits(tokens, self._goal(batch))  # [W, B, T, N + 1]
-        exact = torch.promote_types(
-            logits.dtype, torch.float32
-        )  # of bf16 too coarse, of fp64 as is
+        # bf16 would be too coarse; fp64 stays what it is.
+        exact = torch.promote_types(logits.dtype, torch.float32)
         losses = F.cross_entropy(
             logits.flatten(0, 2).to(exact), tokens.permute(2, 0, 1).flatten(), reduction="none"
         ).view(len(logits), *tokens.shape[:2])
