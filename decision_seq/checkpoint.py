@@ -30,7 +30,7 @@ from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.identity import sha256
-from decision_seq.policies.base import Policy, PolicyConfig
+from decision_seq.policies.base import Policy, PolicyConfig, check_labels
 from decision_seq.types import Reporter, Spec, UserError
 
 PREFIX, PARTIAL = "step-", ".partial-"
@@ -265,6 +265,7 @@ def load(
         changed = {"planner": planner} if planner else {}
         policy_config = load_config(PolicyConfig, tree["policy"], changed)
         conditioning = load_config(Conditioning, tree["conditioning"])
+        check_labels(policy_config, conditioning)
         conditioning.prompt(np.zeros(1))  # as a rollout will: a scale may be lacking
         labelled = (conditioning.size, conditioning.discount)
         require(

@@ -175,9 +175,10 @@ def make_job(problem: Problem, output: Path) -> Job:
 
     def build() -> Policy:
         torch.manual_seed(config.seed)  # the same first weights every time, on every process
-        policy = config.policy.build(problem.spec)
+        return config.policy.build(problem.spec)
+
+    def fit(policy: Policy) -> None:
         policy.fit(store, conditions)
-        return policy
 
     gatherer = WindowGatherer(
         store,
@@ -191,6 +192,7 @@ def make_job(problem: Problem, output: Path) -> Job:
         config.train,
         config.seed,
         build,
+        fit,
         window_index(config, store),
         gatherer,
         output,

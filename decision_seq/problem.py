@@ -22,6 +22,7 @@ from decision_seq.data.transforms import delayed
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.policies.base import check_labels
 from decision_seq.recipes import DEFAULT_DATASET
 from decision_seq.targets import percentiles, resolve
 from decision_seq.train import TrainConfig
@@ -87,12 +88,7 @@ class Config:
         require(0 <= held < 1, f"config: held_out {held} must be at least 0 and below 1")
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
-        require(
-            self.policy.predicts or not self.conditioning.predicted,
-            f"config: conditioning.name {Conditioning.get_choice_name(type(self.conditioning))}"
-            " tells what came of a step, which no rollout knows; the policy"
-            f" {PolicyConfig.get_choice_name(type(self.policy))} takes another, such as return",
-        )
+        check_labels(self.policy, self.conditioning)
         evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
         require(
             self.train.keep_best is None or evaluated,

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from decision_seq.config import load, override
+from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.frames import FrameColumn
 from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import Evaluation, EvaluationConfig
+from decision_seq.policies import PolicyConfig
 from decision_seq.problem import Config, open_data, prepare
 from decision_seq.types import Reporter, UserError
 
@@ -73,13 +75,27 @@ def test_what_is_taken_of_logs_is_configured(tmp_path: Path) -> None:
             load(Config, override(f"replay.{key}", value))
 
 
-@pytest.mark.parametrize("policy", ["dt", "bc"])
-@pytest.mark.parametrize("conditioning", ["outcome", "goal"])
-def test_what_no_rollout_knows_conditions_nothing_but_what_predicts_it(
-    policy: str, conditioning: str
-) -> None:
-    tree = {"conditioning": {"name": conditioning}}
-    named = f"conditioning.name {conditioning} .* the policy {policy} takes another"
-    with pytest.raises(UserError, match=named):
-        load(Config, tree, {"policy": {"name": policy}})
-    load(Config, tree, {"policy": {"name": "tt"}})
+# The labels of each conditioning that each policy can be trained on.
+FITTING = {
+    "dt": {"return", "shuffled_return", "none", "feature", "histogram"},
+    "bc": {"return", "shuffled_return", "none", "feature", "histogram"},
+    "bdt": {"none"},
+    "tt": {"outcome", "goal"},
+    "return_predictor": {"outcome"},
+}
+
+
+@pytest.mark.parametrize("conditioning", sorted(Conditioning.get_known_choices()))
+@pytest.mark.parametrize("policy", sorted(PolicyConfig.get_known_choices()))
+def test_a_policy_knows_its_labels_by_name(policy: str, conditioning: str) -> None:
+    """Never by their width: a histogram of two bins is no reward and value."""
+    wide = {"bins": 2} if conditioning == "histogram" else {}
+    tree = {"policy": {"name": policy}, "conditioning": {"name": conditioning, **wide}}
+    if conditioning in FITTING[policy]:
+        load(Config, tree)
+        return
+    named = f"conditioning.name {conditioning} gives .*; the policy {policy} .*: take --cond"
+    with pytest.raises(UserError, match=named) as error:
+        load(Config, tree)
+    offered = str(error.value).rpartition("name ")[2].split(" or ")
+    assert set(offered) == FITTING[policy]

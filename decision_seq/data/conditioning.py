@@ -1,8 +1,8 @@
-"""What a policy is conditioned on: the hindsight label, the prompt, and how it advances.
+"""Conditionings: the hindsight label of a step, the prompt of a rollout, and how it advances.
 
-One class says all three, so training and evaluation cannot disagree, and the scale lives here and
-nowhere else. A new conditioning is a class with its `register_subclass` line, here or in a module
-that `decision_seq.data` imports.
+One class defines all three, so training and evaluation cannot disagree. The return scale is defined
+here and nowhere else. A new conditioning is a class with its `register_subclass` line, here or in a
+module that `decision_seq.data` imports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import draccus
 import numpy as np
@@ -27,10 +27,20 @@ from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.types import Episode, Transition, UserError
 
+# Labels that a rollout does not know when it acts: only a policy that predicts them can use them.
+HINDSIGHT_ONLY = frozenset({"reward", "value"})
+
 
 @dataclass(frozen=True)
 class Conditioning(draccus.ChoiceRegistry):
-    """The contract. `size` is C, the width of a condition."""
+    """Contract of a conditioning.
+
+    fields: the names of its labels, in the order of a condition's columns. Policies find their
+    labels by these names (`PolicyConfig.needs`). A label may be several columns wide.
+    size: C, the width of a condition.
+    """
+
+    fields: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def default_choice_name(cls) -> str:
@@ -42,13 +52,8 @@ class Conditioning(draccus.ChoiceRegistry):
 
     @property
     def asks(self) -> bool:
-        """Whether a rollout is asked for a target."""
+        """Whether a rollout has a target."""
         return self.size > 0
-
-    @property
-    def predicted(self) -> bool:
-        """Whether the labels are what no rollout knows, so that a policy has to predict them."""
-        return False
 
     @property
     def discount(self) -> float:
@@ -105,6 +110,7 @@ class ReturnToGo(Conditioning):
     original trains on DQN-replay's clipped rewards and counts a rollout's raw ones: clip false.)
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("return_to_go",)
     scale: float | None = None
     clip: bool | None = None
 
@@ -192,6 +198,7 @@ class ShuffledReturnToGo(ReturnToGo):
     the few with the highest labels, good or bad by chance, what a high target means.)
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("shuffled_return_to_go",)
     shuffle_seed: int = 0
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
@@ -203,7 +210,7 @@ class ShuffledReturnToGo(ReturnToGo):
 @Conditioning.register_subclass("none")
 @dataclass(frozen=True)
 class Unconditioned(Conditioning):
-    """Nothing is asked for: C = 0, and what a policy does is what the data did (cloning)."""
+    """No condition: C = 0, and a policy does what the data did (behaviour cloning)."""
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ in `histogram` its distribution.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -107,6 +107,7 @@ class FeatureToGo(Featured, ReturnToGo):
     episode. clip: as for rewards.
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("feature_to_go",)
     scale: float | None = 1000.0
     clip: bool | None = False
     target: float | None = None

@@ -1,4 +1,4 @@
-"""The flat layout of D4RL and OGBench: one row a transition, episodes end to end.
+"""The flat layout of D4RL: one row a transition, episodes end to end.
 
 Columns `observations`, `actions`, `rewards`, `terminals`, and in newer files `timeouts` and
 `next_observations`. What differs between real files, and is accepted: flags stored as floats,
@@ -56,7 +56,13 @@ def check(columns: Mapping[str, Rows], found: str) -> None:
     """
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise UserError(f"it has no {missing[0]!r} (it holds {found}); is it in D4RL's layout?")
+        hint = "is it in D4RL's layout?"
+        if missing == ["rewards"]:
+            hint = (
+                "OGBench's files have no rewards, and one row more an episode: that layout is not"
+                " read; write rewards and D4RL's rows first"
+            )
+        raise UserError(f"it has no {missing[0]!r} (it holds {found}); {hint}")
     for name, column in columns.items():
         if column.dtype.kind not in "fiub":
             raise UserError(f"{name} is {column.dtype}, not numbers")

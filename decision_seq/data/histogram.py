@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Histogram(Featured):
         distribution of the data's best episode.
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("histogram",)
     bins: int = 30
     low: float | None = None
     high: float | None = None

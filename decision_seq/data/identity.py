@@ -71,11 +71,13 @@ def require_file(path: Path, what: str) -> None:
 
 
 def task(name: str, observation_size: int, action_size: int) -> dict[str, Any]:
-    """The task's entries of a store's header: by the name, where the sizes do not contradict it,
-    else by the sizes where one task alone has them, else unknown."""
+    """The task's entries of a store's header: found by the name where the sizes agree with it.
+
+    Otherwise unknown: sizes alone never name a task.
+    """
     found = envs.facts_by_name(name)
-    if found is None or found[1].sizes not in (None, (observation_size, action_size)):
-        found = envs.facts_by_sizes(observation_size, action_size)
+    if found is not None and found[1].sizes not in (None, (observation_size, action_size)):
+        found = None
     family, facts = found or (None, None)
     return {
         "env_id": facts.env_id if facts else None,

@@ -1,4 +1,4 @@
-"""NumPy archives in the flat layout (`flat.py`), as OGBench's are.
+"""NumPy archives in D4RL's flat layout (`flat.py`).
 
 Columns are streamed out of the archive, so that one larger than memory is read, and one made to
 explode is not.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Outcome(Conditioning):
     before values are computed (-100 in the original; a time limit is no such end); null for none.
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("reward", "value")
     discount: float = 0.99
     termination_penalty: float | None = None
 
@@ -58,10 +60,6 @@ class Outcome(Conditioning):
     @property
     def asks(self) -> bool:
         return False
-
-    @property
-    def predicted(self) -> bool:
-        return True
 
     def relabel(self, episode: Episode) -> np.ndarray:
         return self._outcomes(episode.rewards, episode.terminated)
@@ -104,6 +102,7 @@ class GoalOutcome(Outcome):
     goal: the one that a rollout is given; null takes that of the data's best episode.
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("reward", "value", "goal")
     goal: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

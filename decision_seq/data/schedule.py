@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Schedule(Conditioning):
     labels: of every target [T, C], T of its own.
     """
 
+    fields: ClassVar[tuple[str, ...]] = ("scheduled",)
     labels: Sequence[np.ndarray]
 
     @property

@@ -204,13 +204,6 @@ def facts_by_name(name: str) -> tuple[str, EnvironmentFacts] | None:
     return max(((key, FACTS[key]) for key in fitting), key=lambda item: len(item[0]), default=None)
 
 
-def facts_by_sizes(observation_size: int, action_size: int) -> tuple[str, EnvironmentFacts] | None:
-    """The one family with an environment and these sizes; None when none or several have them."""
-    sizes = (observation_size, action_size)
-    found = [(key, facts) for key, facts in FACTS.items() if facts.sizes == sizes and facts.env_id]
-    return found[0] if len(found) == 1 else None
-
-
 def normalized_score(name: str, returns: Returns) -> Returns | None:
     """100 * (return - random) / (expert - random), as D4RL's papers print it; None if unknown."""
     found = facts_by_name(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import draccus
 import numpy as np
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.conditioning import Conditioning
+from decision_seq.data.conditioning import HINDSIGHT_ONLY, Conditioning
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.types import Batch, Episode, Sampling, Spec
+from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
 # name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
 Losses = dict[str, Tensor]
@@ -121,8 +121,12 @@ class PolicyConfig(draccus.ChoiceRegistry):
     """A policy's hyper-parameters and the only place of their defaults.
 
     context_length: K, the steps in a training window and in the context of a rollout.
+    needs: labels that the policy learns from, by name; they come first in a condition. takes: what
+    other labels it has a use for; None for any that a rollout knows.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[tuple[str, ...] | None] = None
     context_length: int = 20
 
     def __post_init__(self) -> None:
@@ -136,14 +140,35 @@ class PolicyConfig(draccus.ChoiceRegistry):
         return "dt"
 
     @property
-    def predicts(self) -> bool:
-        """Whether it predicts its conditions, and is not told them."""
-        return False
-
-    @property
     def futures(self) -> int:
         """How many observations behind a window are gathered with it for training."""
         return 0
 
+    @classmethod
+    def accepts(cls, fields: tuple[str, ...]) -> bool:
+        """Whether the policy can be trained on a conditioning with these fields."""
+        count = len(cls.needs)
+        others = set(fields[count:])
+        if fields[:count] != cls.needs:
+            return False
+        return not others & HINDSIGHT_ONLY if cls.takes is None else others <= set(cls.takes)
+
     def build(self, spec: Spec) -> Policy:
         raise NotImplementedError
+
+
+def check_labels(policy: PolicyConfig, conditioning: Conditioning) -> None:
+    """UserError unless the conditioning's labels, by name, are those that the policy can use."""
+    if policy.accepts(conditioning.fields):
+        return
+    found = ", ".join(conditioning.fields) or "nothing"
+    wanted = f"needs the labels {', '.join(policy.needs)}" if policy.needs else "cannot use them"
+    if set(conditioning.fields) & HINDSIGHT_ONLY and not policy.needs:
+        wanted = "would have to know them when it acts, and no rollout does"
+    known = Conditioning.get_known_choices()
+    fitting = " or ".join(sorted(n for n, cls in known.items() if policy.accepts(cls.fields)))
+    raise UserError(
+        f"config: conditioning.name {Conditioning.get_choice_name(type(conditioning))} gives"
+        f" {found}; the policy {PolicyConfig.get_choice_name(type(policy))} {wanted}: take"
+        f" --conditioning.name {fitting}"
+    )

@@ -9,7 +9,7 @@ states of the window are summarised. Here z_t = encoder(s_t, ..., s_{t+K-1}) at 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from decision_seq.types import Batch, Episode, Spec
 class BidirectionalTransformerConfig(DecisionTransformerConfig):
     """summary: the backbone that reads the states to come; summary_size: of z."""
 
+    takes: ClassVar[tuple[str, ...] | None] = ()
     summary: BackboneConfig = field(default_factory=GPTConfig)
     summary_size: int = 16
 
@@ -103,10 +104,6 @@ class BidirectionalTransformer(DecisionTransformer):
     target_length: Tensor
 
     def __init__(self, config: BidirectionalTransformerConfig, spec: Spec) -> None:
-        require(
-            spec.condition_size == 0,
-            "config: policy bdt makes its own condition; train it with --conditioning.name none",
-        )
         shape = spec.observation_shape
         require(
             not spec.pixels,

@@ -7,7 +7,7 @@ it the answer where the one reward comes at the end, so here there are none.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ class ReturnPredictorConfig(DecisionTransformerConfig):
     cross-entropy; `return`, the expected return-to-go, by squared error. weight: of that loss,
     beside the action's."""
 
+    needs: ClassVar[tuple[str, ...]] = ("reward", "value")
+    takes: ClassVar[tuple[str, ...] | None] = ()
     estimates: Literal["success", "return"] = "success"
     weight: float = 1.0
 
@@ -34,10 +36,6 @@ class ReturnPredictorConfig(DecisionTransformerConfig):
         super().__post_init__()
         fine = 0 < self.weight < float("inf")
         require(fine, f"config: policy.weight {self.weight} must be above 0, and finite")
-
-    @property
-    def predicts(self) -> bool:
-        return True
 
     def build(self, spec: Spec) -> ReturnPredictor:
         return ReturnPredictor(self, spec)
@@ -51,11 +49,6 @@ class ReturnPredictor(DecisionTransformer):
     """
 
     def __init__(self, config: ReturnPredictorConfig, spec: Spec) -> None:
-        require(
-            spec.condition_size == 2,
-            "the policy return_predictor learns returns: give it --conditioning.name outcome, with"
-            " --conditioning.discount 1",
-        )
         super().__init__(config, replace(spec, condition_size=0))
         self.spec, self.estimates, self.weight = spec, config.estimates, config.weight
         self.actions.embed.requires_grad_(True)  # even alone in its window, an action is read

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ class TrajectoryTransformerConfig(PolicyConfig):
     own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other; critic:
     what tells plans, in place of the tokens, what a step and all behind it are worth."""
 
+    needs: ClassVar[tuple[str, ...]] = ("reward", "value")
+    takes: ClassVar[tuple[str, ...] | None] = ("goal",)
     context_length: int = 10
     bins: int = 100
     binning: Literal["quantile", "uniform"] = "quantile"
@@ -78,10 +80,6 @@ class TrajectoryTransformerConfig(PolicyConfig):
                 "config: policy.critic serves the policy.planner.objective `return` alone",
             )
 
-    @property
-    def predicts(self) -> bool:
-        return True
-
     def build(self, spec: Spec) -> TrajectoryTransformer:
         return TrajectoryTransformer(self, spec)
 
@@ -103,10 +101,6 @@ class TrajectoryTransformer(Policy):
             "the policy tt needs vector observations and continuous actions",
         )
         size = spec.observation_shape[0]
-        require(
-            spec.condition_size in (2, 2 + size),
-            "the policy tt learns rewards and values: give it --conditioning.name outcome, or goal",
-        )
         self.config, self.spec = config, spec
         self.layout = Layout(size, spec.action_size, stop=config.bins)
         self.goal = spec.condition_size - 2  # tokens of a goal before a window

@@ -274,8 +274,7 @@ def _task(
 
 
 def _family(name: str, env_id: Any, spec: Spec) -> tuple[str, envs.EnvironmentFacts] | None:
-    """The task: that of the environment, else the one that the model's name holds, else the only
-    one of these sizes."""
+    """The task: that of the environment, else the one that the model's name holds."""
     if env_id is not None:
         exact = [item for item in envs.FACTS.items() if item[1].env_id == env_id]
         return exact[0] if exact else envs.facts_by_name(str(env_id))
@@ -286,4 +285,4 @@ def _family(name: str, env_id: Any, spec: Spec) -> tuple[str, envs.EnvironmentFa
         for key, facts in envs.FACTS.items()
         if f"-{key}-" in text and facts.sizes in (None, sizes)
     ]
-    return max(named, key=lambda item: len(item[0]), default=envs.facts_by_sizes(*sizes))
+    return max(named, key=lambda item: len(item[0]), default=None)

@@ -50,14 +50,16 @@ from decision_seq.types import Reporter, TargetScore, UserError
 class Job:
     """What is to be trained and how it is scored.
 
-    build: makes the untrained policy, with the same weights at every call; described: the tree that
-    goes into every checkpoint's config.yaml; evaluation: None for no rollout; evaluate_every:
+    build: makes the untrained policy, with the same weights at every call, without the data; fit:
+    fills in what it takes from the data (statistics, bins), once a process; described: the tree
+    that goes into every checkpoint's config.yaml; evaluation: None for no rollout; evaluate_every:
     updates between evaluations, 0 for the one at the end.
     """
 
     config: TrainConfig
     seed: int
     build: Callable[[], Policy]
+    fit: Callable[[Policy], None]
     index: WindowIndex
     gatherer: WindowGatherer
     output: Path
@@ -76,7 +78,9 @@ class Trainer:
         self.job, self.config = job, config
         self.accelerator, self.ranks, self.reporter = accelerator, ranks, reporter
         device, dtype = accelerator.device, PRECISIONS[config.precision][0]
-        self.policy = job.build().to(device=device, dtype=dtype)
+        policy = job.build()
+        job.fit(policy)
+        self.policy = policy.to(device=device, dtype=dtype)
         source = HostSource(job.gatherer, device, dtype)
         cost = cost_of_a_window(self.policy, source)
         resident = config.data_on_device or config.cuda_graph

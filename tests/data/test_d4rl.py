@@ -97,11 +97,19 @@ def test_blocks_do_not_show(write_d4rl: Write, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(store.returns, raw_returns(path), rtol=1e-6)
 
 
-def test_the_environment_is_told_by_name_or_by_sizes(write_d4rl: Write) -> None:
+def test_the_environment_is_found_by_name_and_never_by_sizes(write_d4rl: Write) -> None:
+    """Any data of 11 and 3 numbers are not Hopper's."""
     by_name = open_dataset(str(write_d4rl(name="hopper_medium-v2.hdf5")))
     assert by_name.header["env_id"] == "Hopper-v4"
-    by_sizes = open_dataset(str(write_d4rl(name="mine.hdf5")))
-    assert (by_sizes.header["env_id"], by_sizes.header["family"]) == ("Hopper-v4", "hopper")
+    unknown = open_dataset(str(write_d4rl(name="mine.hdf5")))
+    task = [unknown.header[key] for key in ("env_id", "family", "max_episode_steps")]
+    assert task == [None, None, None]
+    assert unknown.reference_scores is None
+
+
+def test_a_file_of_another_tasks_sizes_is_not_that_task(write_d4rl: Write) -> None:
+    other = open_dataset(str(write_d4rl(name="walker2d_medium-v2.hdf5")))
+    assert other.header["env_id"] is None
 
 
 def test_a_store_is_made_once_and_again_when_the_file_changes(write_d4rl: Write) -> None:

@@ -110,6 +110,15 @@ def test_a_pickle_without_timeouts_knows_the_step_limit(tmp_path: Path) -> None:
     assert not store.terminated.any()
 
 
+def test_ogbenchs_layout_is_named_and_not_read(
+    columns: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Its files have no rewards, and a row more an episode."""
+    del columns["rewards"]
+    with pytest.raises(UserError, match="OGBench's files have no rewards, and one row more"):
+        open_dataset(str(as_npz(columns, tmp_path)))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_a_file_is_does_not_depend_on_its_name(
     name: str, columns: dict[str, np.ndarray], tmp_path: Path

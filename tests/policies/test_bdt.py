@@ -209,8 +209,6 @@ def test_a_run_from_training_to_matching(
 
 def test_what_cannot_be_is_one_line(spec: Spec) -> None:
     config = BidirectionalTransformerConfig(K, SMALL, summary=SMALL)
-    with pytest.raises(UserError, match=r"--conditioning\.name none"):
-        config.build(spec)
     frames = replace(spec, observation_shape=(4, 40, 40), condition_size=0)
     with pytest.raises(UserError, match="vector observations"):
         config.build(frames)

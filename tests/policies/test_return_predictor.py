@@ -82,5 +82,3 @@ def test_only_returns_of_0_or_1_are_a_success(
     with pytest.raises(UserError, match=r"needs returns of 0 or 1.*--policy.estimates return"):
         made().fit(store, label(store, outcome))
     made(estimates="return").fit(store, label(store, outcome))
-    with pytest.raises(UserError, match=r"conditioning\.name outcome"):
-        ReturnPredictorConfig(T, SMALL).build(replace(spec, condition_size=1))

@@ -375,7 +375,6 @@ def test_the_loss_falls(store) -> None:
     [
         ({"observation_shape": (4, 84, 84)}, "vector observations"),
         ({"action_kind": "discrete"}, "continuous actions"),
-        ({"condition_size": 1}, "--conditioning.name outcome"),
     ],
 )
 def test_what_it_cannot_model_is_refused(changes, named) -> None:

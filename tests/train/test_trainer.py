@@ -13,6 +13,7 @@ import torch
 from decision_seq import checkpoint, experiment
 from decision_seq import config as configs
 from decision_seq.evaluate import evaluate_checkpoint
+from decision_seq.policies import DecisionTransformer
 from decision_seq.problem import Config
 from decision_seq.train import Interrupted, masked_mean
 from decision_seq.types import Bar, Reporter, UserError
@@ -244,3 +245,20 @@ def test_auto_begins_where_there_is_no_run(config: Callable[..., Config], tmp_pa
     (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds no run"):
         experiment.train(made, tmp_path / "other", "auto")
+
+
+def test_a_policy_is_fitted_once_however_often_it_is_evaluated(
+    config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy for an evaluation holds what was fitted already; it never reads the data."""
+    fitted = []
+    fit = DecisionTransformer.fit
+
+    def counted(policy: DecisionTransformer, *data: object) -> None:
+        fitted.append(policy)
+        fit(policy, *data)
+
+    monkeypatch.setattr(DecisionTransformer, "fit", counted)
+    experiment.train(config(), tmp_path / "run")
+    assert len(evaluations(tmp_path / "run")) == 5
+    assert len(fitted) == 1
