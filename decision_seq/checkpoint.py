@@ -2,7 +2,9 @@
 
     model.safetensors              weights and everything fitted (statistics are buffers)
     config.yaml                    the run's resolved configuration and the data's facts
-    trainer/optimizer.safetensors  the optimiser's moments, as `exp_avg/NAME`
+    trainer/optimizer.safetensors  the optimizer's tensors, as `exp_avg/NAME`
+    trainer/weights.safetensors    weights to train on from, where model.safetensors has averages
+    trainer/carried.safetensors    state that windows carry on, rows of the global batch, if any
     trainer/state.json             step, processes, what else the loop carries; the files' sha256
 
 Tensors are whole and named, so any number of processes can go on from it. Nothing is unpickled.
@@ -15,9 +17,9 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -36,6 +38,8 @@ from decision_seq.types import Reporter, Spec, UserError
 PREFIX, PARTIAL = "step-", ".partial-"
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
+TRAINED, CARRIED_ROWS = "trainer/weights.safetensors", "trainer/carried.safetensors"
+ALWAYS = (WEIGHTS, MOMENTS, CONFIG)  # files of every checkpoint that have a checksum
 CARRIED = ("topology", "scaler")  # what the loop puts into the state beside the step
 
 
@@ -83,11 +87,34 @@ class Loaded:
     config: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a checkpoint, whole and by name.
+
+    averages: of the weights, by which the policy acts; None where it acts by the weights. carried:
+    state of the global batch's rows; empty where nothing is carried.
+    """
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    averages: dict[str, Tensor] | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        """By file."""
+        files = {WEIGHTS: self.averages or self.weights, MOMENTS: self.moments}
+        if self.averages:
+            files[TRAINED] = self.weights
+        if self.carried:
+            files[CARRIED_ROWS] = self.carried
+        return files
+
+
 def save(
     folder: Path,
     step: int,
-    weights: dict[str, Tensor],
-    moments: dict[str, Tensor],
+    tensors: Tensors,
     described: dict[str, Any],
     state: dict[str, Any],
 ) -> Path:
@@ -101,10 +128,10 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "trainer").mkdir(parents=True)
-        save_file(weights, partial / WEIGHTS)
-        save_file(moments, partial / MOMENTS)
+        for name, held in tensors.files.items():
+            save_file(held, partial / name)
         (partial / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
-        sums = {name: sha256(partial / name) for name in (WEIGHTS, MOMENTS, CONFIG)}
+        sums = {name: sha256(partial / name) for name in (*tensors.files, CONFIG)}
         text = json.dumps({**state, "step": step, "sha256": sums}, indent=1)
         (partial / STATE).write_text(text)
         for path in [*(partial / name for name in (*sums, STATE)), partial / "trainer", partial]:
@@ -177,7 +204,8 @@ def fault(path: Path) -> str | None:
         if lacking:
             return f"{STATE} names no {lacking[0]}"
         sums = state["sha256"]
-        wrong = [name for name in (WEIGHTS, MOMENTS, CONFIG) if sha256(path / name) != sums[name]]
+        extra = [name for name in (TRAINED, CARRIED_ROWS) if name in sums]
+        wrong = [name for name in (*ALWAYS, *extra) if sha256(path / name) != sums[name]]
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -312,23 +340,43 @@ def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
     require(not wrong, f"checkpoint {path} does not fit this policy: {', '.join(wrong[:3])}")
 
 
-def read_moments(path: Path, policy: Policy) -> dict[str, Tensor]:
-    """The optimiser's tensors by name; UserError unless each trained weight has those of its shape.
+class Remembered(Protocol):
+    """What an optimizer remembers of a weight: see `train.optimizers.OptimizerConfig`."""
 
-    The fused kernel does not look at their shapes: it writes past the end of them.
+    moments: ClassVar[tuple[str, ...]]
+    counts: ClassVar[tuple[str, ...]]
+
+
+def read_moments(path: Path, policy: Policy, optimizer: Remembered) -> dict[str, Tensor]:
+    """The optimizer's tensors by name; UserError unless each trained weight has those of its shape,
+    and nothing has another.
+
+    A fused kernel does not look at their shapes: it writes past the end of them.
     """
     moments = _read_tensors(path, MOMENTS)
-    for name, weight in policy.named_parameters():
-        if weight.requires_grad:
-            for key, shape in (
-                ("exp_avg", weight.shape),
-                ("exp_avg_sq", weight.shape),
-                ("step", ()),
-            ):
-                found = moments.get(f"{key}/{name}")
-                if found is None or found.shape != torch.Size(shape):
-                    raise UserError(f"checkpoint {path}: {MOMENTS} has no {key} that fits {name}")
+    weights = {name: w for name, w in policy.named_parameters() if w.requires_grad}
+    for name, weight in weights.items():
+        needed = [(key, weight.shape) for key in optimizer.moments]
+        needed += [(key, torch.Size(())) for key in optimizer.counts]
+        for key, shape in needed:
+            found = moments.get(f"{key}/{name}")
+            if found is None or found.shape != shape:
+                raise UserError(f"checkpoint {path}: {MOMENTS} has no {key} that fits {name}")
+    for saved, tensor in moments.items():
+        name = saved.partition("/")[2]
+        if name not in weights or tensor.shape not in ((), weights[name].shape):
+            raise UserError(f"checkpoint {path}: {MOMENTS} has {saved}, which fits no weight")
     return moments
+
+
+def read_trained_weights(path: Path) -> dict[str, Tensor]:
+    """The weights that training goes on from, where the policy acts by averages of them."""
+    return _read_tensors(path, TRAINED)
+
+
+def read_carried(path: Path) -> dict[str, Tensor]:
+    """The state that windows carry on, [batch_size, ...] each; empty where nothing was carried."""
+    return _read_tensors(path, CARRIED_ROWS) if (path / CARRIED_ROWS).exists() else {}
 
 
 def _read_tensors(path: Path, name: str) -> dict[str, Tensor]:

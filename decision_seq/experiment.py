@@ -28,7 +28,7 @@ from decision_seq.envs import environment_notes
 from decision_seq.evaluate import Evaluation, check_environment
 from decision_seq.offline import OfflineScores, offline_checkpoint
 from decision_seq.policies import Policy
-from decision_seq.problem import Config, Problem, prepare, window_index
+from decision_seq.problem import Config, Problem, make_sampler, prepare
 from decision_seq.provenance import Launched
 from decision_seq.report import scores_json, write_json
 from decision_seq.run_folder import Resume, is_run, run_folder
@@ -193,7 +193,7 @@ def make_job(problem: Problem, output: Path) -> Job:
         config.seed,
         build,
         fit,
-        window_index(config, store),
+        make_sampler(config, store),
         gatherer,
         output,
         {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},

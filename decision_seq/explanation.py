@@ -127,6 +127,7 @@ def explain(
         f"{path} is no transformer of vector observations that reads states and actions as tokens",
     )
     assert isinstance(policy, DecisionTransformer)
+    require(policy.backbone.shows_attention, f"{path}: its backbone has no attention to look at")
     env_id = config.evaluation.env_id
     require(env_id is not None, f"{path} names no environment to play in")
     played = play(str(env_id), episodes, seed, event, stage)

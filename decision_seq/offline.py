@@ -95,6 +95,8 @@ def offline_metrics(
     if len(rows) > max_steps:
         rows = np.sort(np.random.default_rng(_STREAM).choice(rows, max_steps, replace=False))
     of_step = np.searchsorted(store.offsets, rows, side="right") - 1  # the episode of each
+    if policy.memory == "episode":  # a rollout remembers more than the newest steps
+        context_length = int(store.lengths[chosen].max())
     gatherer = WindowGatherer(
         store,
         label(store, conditioning),
@@ -172,7 +174,7 @@ def _newest_losses(
     actions = context.actions.copy()
     actions[at] = taken
     rng = torch.Generator(device).manual_seed(0)
-    losses = policy(replace(context, actions=actions).tensors(device), rng)["action"]
+    losses = policy(replace(context, actions=actions).tensors(device), rng).losses["action"]
     return losses.cpu().numpy()[at].astype(np.float64)
 
 

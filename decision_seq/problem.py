@@ -15,7 +15,7 @@ from decision_seq.data.collection import Size
 from decision_seq.data.conditioning import Conditioning, ReturnToGo
 from decision_seq.data.frames import CACHE_MEBIBYTES
 from decision_seq.data.replay_draw import ReplayConfig
-from decision_seq.data.sampler import WindowIndex
+from decision_seq.data.sampler import SAMPLERS, Pool, Sampler
 from decision_seq.data.selection import held_out, trained_on
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.transforms import delayed
@@ -55,8 +55,9 @@ class Config:
     steps (the X % of %BC). least_return: train on episodes of this raw return at least alone, null
     for all; 1 are the successes of Key-to-Door. delayed: rewards come as one sum with the last step
     of an episode, in the data and in what a rollout is told; scores count those of the environment.
-    windows: begin at `any` step, or as `whole` episodes with their first, which is all that a
-    rollout shows where the context holds an episode, but drawn alike however long they are.
+    windows: begin at `any` step; are `whole` episodes, drawn alike however long they are; or are
+    `segments`, consecutive pieces of an episode in consecutive updates, over which a backbone that
+    remembers the episode carries its state.
     held_out: part of the episodes that are not trained on, the same for every seed; on them
     `offline` measures the policy without an environment. frame_memory: MiB of decoded frames that
     are kept in memory, by every process.
@@ -67,7 +68,7 @@ class Config:
     best_fraction: float = 1.0
     least_return: float | None = None
     delayed: bool = False
-    windows: Literal["any", "whole"] = "any"
+    windows: Literal["any", "whole", "segments"] = "any"
     held_out: float = 0.0
     seed: int = 0
     frame_memory: int = CACHE_MEBIBYTES
@@ -209,20 +210,16 @@ def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -
         )
 
 
-def window_index(config: Config, store: EpisodeStore) -> WindowIndex:
-    """Where windows may start."""
+def make_sampler(config: Config, store: EpisodeStore) -> Sampler:
+    """Draws the windows that the configuration asks for."""
     trained = trained_episodes(config, store)
-    if config.windows == "whole":
-        longest, length = int(store.lengths[trained].max()), config.policy.context_length
-        require(
-            longest <= length,
-            f"config: windows whole: an episode has {longest:,} steps, and policy.context_length"
-            f" {length:,} does not hold them; give it as many, or take windows any",
-        )
-        return WindowIndex(store.offsets, starts=store.offsets[:-1][trained])
-    if trained.all():
-        return WindowIndex(store.offsets)
-    return WindowIndex(store.offsets, starts=np.flatnonzero(np.repeat(trained, store.lengths)))
+    pool = Pool(
+        store.offsets,
+        config.policy.context_length,
+        None if trained.all() else trained,
+        overlap=config.policy.burn_in,
+    )
+    return SAMPLERS[config.windows](pool, config.seed, config.train.batch_size)
 
 
 def trained_episodes(config: Config, store: EpisodeStore) -> np.ndarray:

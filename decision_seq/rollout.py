@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decision_seq.acting import make_actor
 from decision_seq.context import Context, News
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments
-from decision_seq.models.products import lowered
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Sampling, Spec, Transition
 
@@ -124,10 +124,10 @@ def roll(
 ) -> Iterator[Obtained]:
     """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
 
-    precision: of the policy's matrix products (autocast), where it carries something from step to
-    step of the backbone's alone; temperature: at which actions are drawn, each episode's from its
-    own seed; 0 takes the likeliest. stepped: is told how many
-    environments were acted in; observer: notes a number of every step, for `Obtained.trace`.
+    precision: of the policy's matrix products (autocast), for a `SlidingActor` the backbone's
+    alone; temperature: at which actions are drawn, each episode's from its own seed; 0 takes the
+    likeliest. stepped: called with the number of environments acted in; observer: gives a number
+    of every step, for `Obtained.trace`.
     """
     policy.eval()
     conditioning = policy.conditioning(conditioning)
@@ -158,15 +158,10 @@ class _Tables:
         self.count = -(-environments // self.seats)
         size = encoded_size(policy)
         self.kept = torch.zeros(self.count * self.seats, size, device=self.device)
+        self.spec = policy.spec
         with torch.autocast(self.device.type, enabled=False):  # which may be the caller's
-            states = policy.carry(self.count, self.seats, context_length, precision)
-        self.states = list(states)
-        carried = self.states[0] is not None  # it knows its precision
-        low = precision != torch.float32 and not carried
-        self.policy = lowered(policy, precision) if low else policy
-        self.autocast = torch.autocast(self.device.type, precision, enabled=low)
-        shown = min(context_length, 2) if carried else context_length
-        self.context = Context(len(self.kept), shown, policy.spec, size, self.device)
+            self.actor = make_actor(policy, self.count, self.seats, context_length, precision)
+        self.context = Context(len(self.kept), self.actor.shown, self.spec, size, self.device)
         self.actions = torch.zeros_like(self.context.batch().actions[:, 0])
 
     @torch.inference_mode()
@@ -178,15 +173,13 @@ class _Tables:
             for table in range(self.count)
             if taken[table * self.seats : (table + 1) * self.seats].any()
         ]
-        with self.autocast:
-            for _, rows in tables:
-                seen = self.policy.spec.one_step(observations[rows])
-                self.kept[rows] = self.policy.encode(seen)[:, 0].to(self.kept.dtype)
-            self.context.advance(self.actions, numbers, self.kept)
-            for table, rows in tables:
-                self.actions[rows], self.states[table] = self.policy.decide(
-                    self.context.batch(rows), self.states[table], self._sampling(numbers[rows])
-                )
+        for _, rows in tables:
+            seen = self.spec.one_step(observations[rows])
+            self.kept[rows] = self.actor.encode(seen)[:, 0].to(self.kept.dtype)
+        self.context.advance(self.actions, numbers, self.kept)
+        for table, rows in tables:
+            sampling = self._sampling(numbers[rows])
+            self.actions[rows] = self.actor.decide(table, self.context.batch(rows), sampling)
         return self.actions.cpu().numpy()
 
     def _sampling(self, numbers: Tensor) -> Sampling | None:

@@ -237,6 +237,8 @@ def make_checkpoint(tmp_path: Path, store: EpisodeStore, spec: Spec) -> Callable
         }
         state: dict[str, Any] = {"topology": {}, "scaler": {}}
         folder = tmp_path / name / "checkpoints"
-        return checkpoint.save(folder, 7, policy.state_dict(), {}, described, state)
+        return checkpoint.save(
+            folder, 7, checkpoint.Tensors(policy.state_dict(), {}), described, state
+        )
 
     return make

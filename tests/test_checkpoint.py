@@ -20,6 +20,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import calibrate, open_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.train.optimizers import AdamWConfig
 from decision_seq.train.parallel import fill_moments, full_moments, full_weights
 from decision_seq.types import Spec, UserError
 from tests.conftest import Lines
@@ -53,9 +54,9 @@ def save(tmp_path: Path, trained: tuple, spec: Spec) -> Callable[..., Path]:
         folder = tmp_path / "run" / "checkpoints"
         weights = full_weights(trained[0])
         moments = full_moments(trained[1], trained[0])
-        path = checkpoint.save(
-            folder, step, weights, moments, described, {"topology": {}, "scaler": {}}
-        )
+        state = {"topology": {}, "scaler": {}}
+        tensors = checkpoint.Tensors(weights, moments)
+        path = checkpoint.save(folder, step, tensors, described, state)
         checkpoint.prune(folder, step, keep, every, best)
         return path
 
@@ -124,8 +125,8 @@ def test_the_optimizer_comes_back(save: Callable[..., Path], trained: tuple, spe
     path = save()
     policy = CONFIG.build(spec)
     other = torch.optim.AdamW(policy.parameters(), fused=True)
-    moments = checkpoint.read_moments(path, policy)
-    fill_moments(other, policy, moments, Accelerator(cpu=True))
+    moments = checkpoint.read_moments(path, policy, AdamWConfig())
+    fill_moments(other, policy, moments, [], Accelerator(cpu=True))
     for mine, theirs in zip(
         trained[1].state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True
     ):
@@ -169,7 +170,7 @@ def test_moments_that_do_not_fit_are_refused(
         moments = {}
     save_file(moments, path / checkpoint.MOMENTS)
     with pytest.raises(UserError, match=r"optimizer\.safetensors has no \w+ that fits \w+"):
-        checkpoint.read_moments(path, trained[0])
+        checkpoint.read_moments(path, trained[0], AdamWConfig())
 
 
 def _flip(name: str) -> Callable[[Path], None]:

@@ -18,7 +18,7 @@ from decision_seq.data.writer import StoreWriter
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.offline import OfflineGroup, _estimate, offline_checkpoint, offline_metrics
 from decision_seq.policies import BehaviourCloningConfig, DecisionTransformerConfig, Policy
-from decision_seq.problem import Config, prepare, trained_episodes, window_index
+from decision_seq.problem import Config, make_sampler, prepare, trained_episodes
 from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import Lines, lived, make_episode
 from tests.test_train import TINY
@@ -256,12 +256,14 @@ def test_windows_are_drawn_from_what_is_trained_on(write_d4rl: Callable[..., Pat
     reporter = Lines()
     for seed in (0, 1):
         problem = prepare(configs.load(Config, TINY, asked, {"seed": seed}), reporter)
-        index = window_index(problem.config, problem.store)
-        episodes = np.unique(np.searchsorted(problem.store.offsets, index.starts, side="right")) - 1
+        sampler = make_sampler(problem.config, problem.store)
+        episodes = (
+            np.unique(np.searchsorted(problem.store.offsets, sampler.starts, side="right")) - 1
+        )
         steps = int(problem.store.lengths[episodes].sum())
         line = f"data: trained on {len(episodes)} of the episodes, {steps} transitions; 2 episodes"
         assert [said for said in reporter.lines if said.startswith(line)]
-        assert index.count == steps < sum(LENGTHS) / 2
+        assert sampler.count == steps < sum(LENGTHS) / 2
     trained = [said for said in reporter.lines if "trained on" in said]
     assert trained[0] == trained[1]  # whatever the seed
 
@@ -270,21 +272,21 @@ def test_windows_may_be_whole_episodes(write_d4rl: Callable[..., Path]) -> None:
     asked = {"dataset": str(write_d4rl(LENGTHS)), "windows": "whole", "held_out": 0.34}
     long = {"policy": {"context_length": max(LENGTHS)}}
     problem = prepare(configs.load(Config, TINY, asked, long), Lines())
-    index = window_index(problem.config, problem.store)
+    sampler = make_sampler(problem.config, problem.store)
     firsts = problem.store.offsets[:-1]
     np.testing.assert_array_equal(
-        index.starts, firsts[trained_episodes(problem.config, problem.store)]
+        sampler.starts, firsts[trained_episodes(problem.config, problem.store)]
     )
-    assert index.count == len(LENGTHS) - 2
+    assert sampler.count == len(LENGTHS) - 2
     short = prepare(configs.load(Config, TINY, asked), Lines())
     with pytest.raises(UserError, match=r"windows whole: an episode has .* take windows any"):
-        window_index(short.config, short.store)
+        make_sampler(short.config, short.store)
 
 
 def test_all_the_data_need_no_line(write_d4rl: Callable[..., Path]) -> None:
     reporter = Lines()
     problem = prepare(configs.load(Config, TINY, {"dataset": str(write_d4rl())}), reporter)
-    assert window_index(problem.config, problem.store).starts is None
+    assert make_sampler(problem.config, problem.store).starts is None
     assert not [said for said in reporter.lines if "trained on" in said]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from decision_seq.acting import slides
 from decision_seq.context import Context, News
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
@@ -31,7 +32,7 @@ Rollout = Callable[[Policy, Sequence[float], Sequence[int]], tuple[np.ndarray, n
 def policy(request: pytest.FixtureRequest, spec: Spec) -> Policy:
     torch.manual_seed(0)
     made = DecisionTransformerConfig(K, GPTConfig(width=32, heads=request.param)).build(spec)
-    assert (made.carry(1, 1, K)[0] is not None) == (request.param == 1)
+    assert slides(made, K) == (request.param == 1)
     # So that the condition tells, and episodes end at different times.
     torch.nn.init.normal_(made.actions.head.weight, std=0.2)
     torch.nn.init.normal_(made.embed_condition.weight, std=4.0)
@@ -57,7 +58,7 @@ def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> 
         for name in ("actions", "rewards"):
             expected = getattr(trained, name)[0, : length - 1]
             torch.testing.assert_close(getattr(context, name)[1, : length - 1], expected)
-        hidden = policy.backbone(policy.tokens(policy.encoded(trained)), slice(1, None, 3))
+        hidden, _ = policy.backbone(policy.tokens(policy.encoded(trained)), slice(1, None, 3))
         expected = policy.actions.predict(hidden[0, length - 1])
         torch.testing.assert_close(policy.act(context)[0][1], expected, rtol=1e-4, atol=1e-5)
 
@@ -80,7 +81,7 @@ def alone(policy: Policy, target: float, seed: int) -> tuple[float, int]:
             np.arange(start, len(observations))[None],
             np.ones((1, steps), bool),
         ).tensors()
-        hidden = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
+        hidden, _ = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
         actions.append(policy.actions.predict(hidden[0, -1]).numpy())
         observation, reward, terminated, truncated, _ = env.step(actions[-1])
         observations.append(observation)

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from decision_seq import config as configs
-from decision_seq.data.sampler import window_ids
-from decision_seq.problem import Config, prepare, window_index
+from decision_seq.problem import Config, make_sampler, prepare
 from decision_seq.types import Reporter
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, losses
@@ -122,8 +121,8 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     alone = losses(train("one", 1, *whole))
     assert len(alone) == steps
     made = configs.load(Config, configs.read_yaml(tmp_path / "config.yaml"))
-    index = window_index(made, prepare(made, Reporter()).store)
-    expected = np.stack([window_ids(made.seed, step, BATCH, index) for step in range(steps)])
+    sampler = make_sampler(made, prepare(made, Reporter()).store)
+    expected = np.stack([sampler.ids(step) for step in range(steps)])
     np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
     for world in worlds:
         together = losses(train(f"on{world}", world, *whole))

@@ -19,10 +19,10 @@ from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
 from decision_seq.cli import main
 from decision_seq.data import open_dataset
-from decision_seq.data.sampler import WindowIndex, window_ids
+from decision_seq.data.sampler import Pool, RandomWindows
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
-from decision_seq.problem import Config, prepare, window_index
+from decision_seq.problem import Config, make_sampler, prepare
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines
@@ -192,8 +192,8 @@ def test_unfinished_episodes_are_left_out_on_demand(write_d4rl: Callable[..., Pa
     for choice in ("keep", "exclude"):
         config = configs.load(Config, {"dataset": path, "unfinished": choice})
         problem = prepare(config, reporter)
-        index = window_index(problem.config, problem.store)
-        found[choice] = {row for step in range(60) for row in window_ids(0, step, 64, index)}
+        sampler = make_sampler(problem.config, problem.store)
+        found[choice] = {row for step in range(60) for row in sampler.ids(step)}
     assert found["keep"] == set(range(78))
     assert found["exclude"] == set(range(65))
     assert any("1 episodes stop without an end" in line for line in said)
@@ -310,8 +310,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         experiment.train(made, output)
     assert [path.name for path in checkpoints(output / "checkpoints")] == ["step-00000010"]
     fault = json.loads((output / "fault.json").read_text())
-    index = WindowIndex(open_dataset(made.dataset).offsets)
-    assert (fault["update"], fault["windows"]) == (14, window_ids(0, 13, 8, index).tolist())
+    sampler = RandomWindows(Pool(open_dataset(made.dataset).offsets, 6), 0, 8)
+    assert (fault["update"], fault["windows"]) == (14, sampler.ids(13).tolist())
 
 
 def test_bf16_trains_too(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:

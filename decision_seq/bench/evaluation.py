@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decision_seq.acting import make_actor
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data.conditioning import ReturnToGo
@@ -219,7 +220,7 @@ class _Original:
     def _action(self, batch: Batch, draw: float) -> Tensor:
         """All hidden states of all blocks, then the one that is wanted."""
         policy = self.policy
-        hidden = policy.backbone(policy.tokens(policy.encoded(batch)))  # [1, L, D]
+        hidden, _ = policy.backbone(policy.tokens(policy.encoded(batch)))  # [1, L, D]
         return policy.actions.choose(hidden[:, -1], self._sampling([draw]))[0]
 
     def _sampling(self, draws: list[float]) -> Sampling | None:
@@ -229,17 +230,16 @@ class _Original:
     @torch.inference_mode()
     def differences(self) -> dict[str, Any]:
         """Of its actions from those that a rollout carries on to, step by step, a table of rows."""
-        (state,), found = self.policy.carry(1, SEATS, self.context_length), []
-        shown = self.context_length if state is None else 2
+        actor, found = make_actor(self.policy, 1, SEATS, self.context_length), []
         for batch, draw, expected in self.recorded:
             rows = Batch(
                 **{
-                    name: self._of_length(shown, array).repeat(SEATS, *[1] * (array.ndim - 1))
+                    name: self._of_length(actor.shown, array).repeat(SEATS, *[1] * (array.ndim - 1))
                     for name, array in vars(self.policy.encoded(batch)).items()
                     if array is not None
                 }
             )
-            actions, state = self.policy.decide(rows, state, self._sampling([draw] * SEATS))
+            actions = actor.decide(0, rows, self._sampling([draw] * SEATS))
             found.append((actions - expected).abs().max())
         off = torch.stack(found)
         return {

@@ -18,7 +18,7 @@ from decision_seq.config import require
 from decision_seq.data import open_dataset
 from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.frames import CACHE_MEBIBYTES
-from decision_seq.data.sampler import WindowGatherer, WindowIndex
+from decision_seq.data.sampler import Pool, WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.report import table
 from decision_seq.types import Episode, Reporter
@@ -102,8 +102,8 @@ def _measure(path: Path, memory: int, seconds: float) -> dict[str, Any]:
     opened = time.perf_counter() - started
     store.limit_memory(memory)
     gatherer = WindowGatherer(store, label(store, ReturnToGo(1.0)), CONTEXT, LENGTH)
-    index = WindowIndex(store.offsets)
-    rates, most = gather_for(seconds, gatherer, index, BATCHES, look_every=1)
+    pool = Pool(store.offsets, len(gatherer.steps))
+    rates, most = gather_for(seconds, gatherer, pool, BATCHES, look_every=1)
     return {
         "frame_memory_mib": memory,
         "open_seconds": opened,

@@ -163,7 +163,7 @@ def make_policy() -> TrajectoryTransformer:
     """An untrained one; its tokenizer tells every bin from every other."""
     torch.manual_seed(0)
     spec = Spec((OBSERVATION,), ACTION, "continuous", 2, LENGTH, discount=0.99)
-    policy = TrajectoryTransformerConfig().build(spec)
+    policy = TrajectoryTransformerConfig().make(spec)
     policy.tokenizer.fit([np.random.default_rng(0).normal(size=(10_000, 16))], "quantile")
     return policy
 

@@ -15,7 +15,7 @@ import numpy as np
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.data.sampler import Pool, RandomWindows, WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.report import table
@@ -95,17 +95,18 @@ def _measure(path: Path) -> dict[str, Any]:
     store = EpisodeStore.open(path)
     opened = time.perf_counter()
     gatherer = WindowGatherer(store, label(store, ReturnToGo(1000.0)), CONTEXT, LENGTH)
-    index = WindowIndex(store.offsets)
-    gatherer.gather(window_ids(0, 0, BATCHES[0], index))
+    pool = Pool(store.offsets, CONTEXT)
+    drawn = RandomWindows(pool, 0, BATCHES[0]).ids(0)
+    gatherer.gather(drawn)
     first = time.perf_counter()
     again = time.perf_counter()
     store = EpisodeStore.open(path)
     gatherer = WindowGatherer(store, label(store, ReturnToGo(1000.0)), CONTEXT, LENGTH)
-    gatherer.gather(window_ids(0, 0, BATCHES[0], index))
+    gatherer.gather(drawn)
     second = time.perf_counter()
     for column in store.columns.values():  # into the page cache, as after a first epoch
         column.array.view(np.uint8).reshape(-1)[::4096].max()
-    rates, most = gather_for(SECONDS, gatherer, index, BATCHES, look_every=256)
+    rates, most = gather_for(SECONDS, gatherer, pool, BATCHES, look_every=256)
     return {
         "open_seconds": opened - started,
         "first_batch_seconds": first - started,
@@ -119,7 +120,7 @@ def _measure(path: Path) -> dict[str, Any]:
 def gather_for(
     seconds: float,
     gatherer: WindowGatherer,
-    index: WindowIndex,
+    pool: Pool,
     batches: Sequence[int],
     look_every: int,
 ) -> tuple[dict[str, float], int]:
@@ -129,9 +130,10 @@ def gather_for(
     """
     rates, most = {}, 0
     for batch in batches:
+        sampler = RandomWindows(pool, 0, batch)
         step, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < seconds:
-            gatherer.gather(window_ids(0, step, batch, index))
+            gatherer.gather(sampler.ids(step))
             step += 1
             if step % look_every == 0:
                 most = max(most, anonymous_memory())

@@ -25,13 +25,13 @@ from decision_seq.bench.timing import MEDIANS, interleaved, machine, prepare, ro
 from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model
 from decision_seq.config import load
 from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import WindowGatherer, WindowIndex
+from decision_seq.data.sampler import Pool, RandomWindows, WindowGatherer
 from decision_seq.data.store import EpisodeStore
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.recipes import recipe_trees
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.train.graph import GraphedUpdate
-from decision_seq.train.optimizer import make_optimizer
+from decision_seq.train.groups import make_optimizer
 from decision_seq.train.parallel import distribute
 from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.update import Update
@@ -178,7 +178,7 @@ def make_update(
         policy,
         model,
         make_optimizer(policy, config),
-        WindowIndex(store.offsets),
+        RandomWindows(Pool(store.offsets, policy_config.context_length), 0, config.batch_size),
         (DeviceSource if resident else HostSource)(gatherer, accelerator.device),
         accelerator,
     )

@@ -161,7 +161,7 @@ def _ours(name: str, batch: Batch, bf16: bool) -> Entrant:
 
     def loss() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            values = policy(batch, generator)["action"]
+            values = policy(batch, generator).losses["action"]
         return masked_mean(values, batch.mask)
 
     return Entrant(name, policy.train(), loss, adamw(policy))

@@ -1,48 +1,230 @@
-"""Which windows make up a batch: a pure function of (seed, step), sliced by every rank.
+"""Samplers: which windows make up the batch of an update, and the gathering of those windows.
 
-No state is carried from step to step, so a resumed run, and a run on another number of
-processes, see the same data in the same order.
+A sampler is a pure function of the update's number: it carries no state, so a resumed run and a run
+on another number of processes see the same data in the same order. Every rank slices its own part.
+
+To add one: a class here, and its line in `SAMPLERS`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.types import Batch
 
-_STREAM = 0x5A3B1E  # keeps this stream of numbers apart from others made of the same seed
+# Each keeps its stream of numbers apart from others made of the same seed.
+_STREAM, _ORDERS = 0x5A3B1E, 0x5E6
+MOST_ORDERED = 100_000_000  # episodes times rows that `Segments` keeps orders of
 
 
 @dataclass(frozen=True)
-class WindowIndex:
-    """The transitions at which a window may start.
+class Pool:
+    """The windows that a sampler draws from.
 
-    offsets: [E + 1] of the store. starts: [M] admissible rows, None for every transition, which
-    draws episodes in proportion to their length, as the original does. weights: [M], unnormalised;
-    None for equal ones.
+    offsets: [E + 1] of the store. length: steps in a window.
     """
 
     offsets: np.ndarray
-    starts: np.ndarray | None = None
+    length: int
+    episodes: np.ndarray | None = None
+    """[E] bool: the episodes that are drawn from; None for all."""
+    overlap: int = 0
+    """Steps that a segment shares with the segment before it: those of the burn-in."""
     weights: np.ndarray | None = None
+    """[N] chance of each transition to begin a window, unnormalised; None for equal ones."""
 
     @property
-    def count(self) -> int:
-        return int(self.offsets[-1]) if self.starts is None else len(self.starts)
+    def chosen(self) -> np.ndarray:
+        """The numbers of the episodes that are drawn from."""
+        if self.episodes is None:
+            return np.arange(len(self.offsets) - 1)
+        return np.flatnonzero(self.episodes)
 
 
-def window_ids(seed: int, step: int, batch: int, index: WindowIndex) -> np.ndarray:
-    """Rows of the first transitions of the global batch of `step`, [batch] int64."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, 0, 0, step]))
-    if index.weights is None:
-        chosen = rng.integers(0, index.count, batch)
-    else:
-        cumulative = np.cumsum(index.weights, dtype=np.float64)
-        chosen = np.searchsorted(cumulative, rng.random(batch) * cumulative[-1], side="right")
-    return chosen if index.starts is None else index.starts[chosen]
+class Sampler(ABC):
+    """Draws the windows of every update: `ids(step)` is a function of the seed and the step.
+
+    consecutive: row r of an update's batch continues the episode of row r of the update before,
+    unless it begins another. State that a policy carries from window to window is then that of the
+    same episode.
+    """
+
+    consecutive: ClassVar[bool] = False
+
+    def __init__(self, pool: Pool, seed: int, batch_size: int) -> None:
+        self.pool, self.seed, self.batch_size = pool, seed, batch_size
+
+    @abstractmethod
+    def ids(self, step: int) -> np.ndarray:
+        """Rows of the store at which the windows of the global batch begin, [batch_size] int64."""
+
+    def _generator(self, step: int) -> np.random.Generator:
+        return np.random.Generator(
+            np.random.Philox(key=[self.seed, _STREAM], counter=[0, 0, 0, step])
+        )
+
+
+class RandomWindows(Sampler):
+    """Windows that begin at any transition: all alike, or in proportion to the pool's weights.
+
+    Without weights episodes are drawn in proportion to their length, as the original does.
+    """
+
+    def __init__(self, pool: Pool, seed: int, batch_size: int) -> None:
+        super().__init__(pool, seed, batch_size)
+        self.starts = self._starts()
+        self.count = int(pool.offsets[-1]) if self.starts is None else len(self.starts)
+        self.weighted = None
+        if pool.weights is not None:
+            chosen = pool.weights if self.starts is None else pool.weights[self.starts]
+            self.weighted = Weighted(chosen)
+
+    def _starts(self) -> np.ndarray | None:
+        """The transitions at which a window may begin, [M]; None for all."""
+        if self.pool.episodes is None:
+            return None
+        lengths = np.diff(self.pool.offsets)
+        return np.flatnonzero(np.repeat(self.pool.episodes, lengths))
+
+    def ids(self, step: int) -> np.ndarray:
+        generator = self._generator(step)
+        if self.weighted is None:
+            drawn = generator.integers(0, self.count, self.batch_size)
+        else:
+            drawn = self.weighted.indices(generator, self.batch_size)
+        return drawn if self.starts is None else self.starts[drawn]
+
+
+class WholeEpisodes(RandomWindows):
+    """Windows that begin with an episode and hold all of it; long and short ones are drawn alike.
+
+    UserError where an episode is longer than a window.
+    """
+
+    def __init__(self, pool: Pool, seed: int, batch_size: int) -> None:
+        longest = int(np.diff(pool.offsets)[pool.chosen].max())
+        require(
+            longest <= pool.length,
+            f"config: windows whole: an episode has {longest:,} steps, and policy.context_length"
+            f" {pool.length:,} does not hold them; give it as many, or take windows any",
+        )
+        super().__init__(pool, seed, batch_size)
+
+    def _starts(self) -> np.ndarray:
+        return self.pool.offsets[:-1][self.pool.chosen]
+
+
+class Segments(Sampler):
+    """Consecutive pieces of episodes: each row of the batch reads episodes from first to last step.
+
+    An episode is cut every `length - overlap` steps. Each row passes through all episodes of the
+    pool in an order of its own, drawn anew for every pass. No piece crosses an episode's end. The
+    orders of a pass take 12 bytes an episode and row.
+    """
+
+    consecutive = True
+
+    def __init__(self, pool: Pool, seed: int, batch_size: int) -> None:
+        super().__init__(pool, seed, batch_size)
+        require(pool.weights is None, "config: windows segments read all episodes: no weights")
+        stride = pool.length - pool.overlap
+        self.stride, self.first = stride, pool.offsets[:-1][pool.chosen]
+        lengths = np.diff(pool.offsets)[pool.chosen]
+        # A piece holds something new: the steps after the overlap, or an episode's first.
+        self.pieces = np.maximum(-(-(lengths - pool.overlap) // stride), 1)
+        self.steps_a_pass = int(self.pieces.sum())
+        require(
+            len(lengths) * batch_size <= MOST_ORDERED,
+            f"config: windows segments: {len(lengths):,} episodes in {batch_size:,} orders exceed"
+            f" {MOST_ORDERED:,}; lower train.batch_size, or take windows any",
+        )
+        self._orders: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def ids(self, step: int) -> np.ndarray:
+        turn, place = divmod(step, self.steps_a_pass)
+        orders, ends = self._order(turn)
+        places = np.arange(self.batch_size) * self.steps_a_pass + place
+        at = np.searchsorted(ends, places, side="right")
+        begun = ends[at] - self.pieces[orders[at]]  # pieces before the episode
+        return self.first[orders[at]] + (places - begun) * self.stride
+
+    def _order(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of the episodes, and how many pieces are read after each, [B * E] row by row.
+
+        The rows lie end to end, so one search finds the place of all.
+        """
+        if turn not in self._orders:
+            generators = [
+                np.random.Generator(
+                    np.random.Philox(key=[self.seed, _ORDERS], counter=[0, 0, t, r])
+                )
+                for t, r in ((turn, row) for row in range(self.batch_size))
+            ]
+            count = len(self.pieces)
+            orders = np.concatenate([g.permutation(count).astype(np.int32) for g in generators])
+            self._orders[turn] = orders, self.pieces[orders].cumsum()
+            while len(self._orders) > 1:
+                self._orders.popitem(last=False)
+        return self._orders[turn]
+
+
+class Weighted:
+    """Draws indices in proportion to weights [M], by Walker's alias method (1974).
+
+    A table of M entries is made once; a draw then looks at one of them, whatever M is. An entry
+    gives its own index below its threshold and its alias above it.
+    """
+
+    ENTRY = np.dtype([("threshold", np.float32), ("alias", np.int32)])
+
+    def __init__(self, weights: np.ndarray) -> None:
+        values = np.asarray(weights, np.float64)
+        sound = bool(np.isfinite(values).all() and (values >= 0).all() and values.any())
+        require(sound, "weights of windows must be finite, not negative, and not all 0")
+        # A cumulative sum adds in order: the same on every processor, as a plain sum is not.
+        shares = values * (len(values) / np.cumsum(values)[-1])
+        light, heavy = np.flatnonzero(shares < 1), np.flatnonzero(shares >= 1)
+        self.table = np.empty(len(values), self.ENTRY)
+        self.table["threshold"], self.table["alias"] = 1, np.arange(len(values))
+        # What the light ones lack of a full share, and what the heavy ones have beyond it, laid end
+        # to end: a light one takes all that it lacks from the heavy one where its own part begins.
+        lacking = np.cumsum(1 - shares[light])
+        beyond = np.cumsum(shares[heavy] - 1)
+        begins = np.concatenate([[0.0], lacking])[:-1]
+        giver = np.searchsorted(beyond, begins, side="right").clip(max=len(heavy) - 1)
+        self.table["threshold"][light] = shares[light]
+        self.table["alias"][light] = heavy[giver]
+        # A heavy one that gave more than it had takes the difference from the next.
+        given = np.concatenate([[0.0], lacking])[np.searchsorted(begins, beyond[:-1], side="left")]
+        self.table["threshold"][heavy[:-1]] = 1 - (given - beyond[:-1]).clip(0, 1)
+        self.table["alias"][heavy[:-1]] = heavy[1:]
+
+    def indices(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """[count] int64."""
+        entries = generator.integers(0, len(self.table), count)
+        numbers, looked_up = generator.random(count), self.table[entries]
+        return np.where(numbers < looked_up["threshold"], entries, looked_up["alias"])
+
+    def chances(self) -> np.ndarray:
+        """[M] the chance of each index, which adds up to 1: for checks."""
+        found = self.table["threshold"].astype(np.float64)
+        np.add.at(found, self.table["alias"], 1 - self.table["threshold"].astype(np.float64))
+        return found / len(found)
+
+
+# By `windows` of a run's configuration.
+SAMPLERS: dict[str, type[Sampler]] = {
+    "any": RandomWindows,
+    "whole": WholeEpisodes,
+    "segments": Segments,
+}
 
 
 def rank_slice(ids: np.ndarray, rank: int, world_size: int) -> np.ndarray:

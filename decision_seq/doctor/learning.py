@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 
-from decision_seq.data.sampler import window_ids
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.doctor.machine import evaluated_steps, saved_steps
 from decision_seq.envs import Environments
@@ -37,7 +36,7 @@ def windows(trainer: Trainer, ranks: Ranks) -> Check:
     said = ranks.gather(mine)
     for step in range(WINDOW_STEPS):
         together = [row for theirs in said for row in theirs[step]]
-        if together != window_ids(job.seed, step, job.config.batch_size, job.index).tolist():
+        if together != job.sampler.ids(step).tolist():
             finding = f"the ranks' windows of update {step + 1} are not parts of one batch"
             return Check("windows", FAILED, finding)
     sizes = sorted({len(theirs[0]) for theirs in said})

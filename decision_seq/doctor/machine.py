@@ -113,8 +113,9 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
 
     The main process alone writes; the others help where a model is sharded.
     """
-    weights = full_weights(trainer.policy)
-    moments = full_moments(trainer.optimizer, trainer.policy)
+    tensors = checkpoint.Tensors(
+        full_weights(trainer.policy), full_moments(trainer.optimizer, trainer.policy)
+    )
     seconds = [0.0]
 
     def act() -> Check:
@@ -124,7 +125,7 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
             free = shutil.disk_usage(folder).free
             started = time.perf_counter()
             state: dict[str, Any] = {key: {} for key in checkpoint.CARRIED}
-            path = checkpoint.save(folder, 1, weights, moments, trainer.job.described, state)
+            path = checkpoint.save(folder, 1, tensors, trainer.job.described, state)
             seconds[0] = time.perf_counter() - started
             damage = checkpoint.fault(path)
             if damage is not None:

@@ -32,12 +32,16 @@ class Actions(nn.Module):
         return ()
 
     def losses(self, hidden: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """hidden [B, T, D] -> [B, T] of every name; see `Policy.forward`."""
+        """hidden [B, T, D] -> [B, T] of every name; see `Policy.learn`."""
         return {"action": self.loss(hidden, batch.actions)}
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """How far actions are from what was expected of them, [B, T]."""
         raise NotImplementedError
+
+    def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """hidden [B, T, D] -> [B, T] of every name: logged, without a gradient."""
+        return {}
 
     def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
         """[B, D] -> actions [B, A] or [B]."""
@@ -116,6 +120,11 @@ class StochasticActions(ContinuousActions):
             "temperature": temperature * (entropy.detach() - target),
         }
 
+    @torch.no_grad()
+    def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """log_std: the logarithm of the standard deviation, mean over the dimensions."""
+        return {"log_std": self.gaussian(hidden)[1].float().mean(-1)}
+
     def gaussian(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """[..., D] -> the mean and the logarithm of the standard deviation, [..., A] each."""
         low, high = LOG_STD
@@ -155,6 +164,11 @@ class DiscreteActions(Actions):
         reached = (logits.float() / sampling.temperature).softmax(-1).cumsum(-1)  # [B, A]
         below = (reached <= sampling.draws[:, None]).sum(-1)
         return below.clamp(max=logits.shape[-1] - 1)  # the sum may stay short of 1
+
+    @torch.no_grad()
+    def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """accuracy: 1 where the likeliest action is the data's."""
+        return {"accuracy": (self.head(hidden).argmax(-1) == batch.actions).float()}
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
         """hidden [B, T, D], actions [B, T] -> negative log-likelihood [B, T]."""

@@ -8,7 +8,7 @@ their %BC. It sees no action and no condition.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +17,31 @@ from torch import Tensor, nn
 from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import Head, make_actions
+from decision_seq.models.auxiliary.base import Features, Sizes
+from decision_seq.models.backbones.base import State
 from decision_seq.models.encoders import Standardizer
 from decision_seq.models.layers import Dropout
-from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.policies.base import Learnt, Policy, PolicyConfig
 from decision_seq.types import Batch, Sampling, Spec
 
 
 @PolicyConfig.register_subclass("bc")
 @dataclass(frozen=True)
 class BehaviourCloningConfig(PolicyConfig):
-    """layers: hidden ones, each `width` wide; head: `plain` predicts the action, `stochastic` a
-    distribution of continuous ones."""
+    """Behaviour cloning by a multi-layer perceptron."""
+
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+    ignores: ClassVar[tuple[str, ...]] = ("actions", "conditions")
+    gives_features: ClassVar[bool] = True
 
     layers: int = 3
+    """Hidden layers."""
     width: int = 128
+    """Width of each hidden layer."""
     dropout: float = 0.1
+    """Dropout after each hidden layer."""
     head: Head = "plain"
+    """`plain` predicts the action, `stochastic` a distribution of continuous actions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +51,7 @@ class BehaviourCloningConfig(PolicyConfig):
         dropout = self.dropout
         require(0 <= dropout < 1, f"config: policy.dropout {dropout} must be in [0, 1)")
 
-    def build(self, spec: Spec) -> BehaviourCloning:
+    def make(self, spec: Spec) -> BehaviourCloning:
         return BehaviourCloning(self, spec)
 
 
@@ -56,11 +65,6 @@ class BehaviourCloning(Policy):
 
     def __init__(self, config: BehaviourCloningConfig, spec: Spec) -> None:
         super().__init__()
-        require(
-            len(spec.observation_shape) == 1,
-            f"policy bc needs vector observations, not ones of shape {spec.observation_shape}; take"
-            " --config atari/bc for frames",
-        )
         self.config, self.spec = config, spec
         size, width = spec.observation_shape[0], config.width
         self.standardize = Standardizer(size)
@@ -74,7 +78,7 @@ class BehaviourCloning(Policy):
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.standardize.fit(store)
 
-    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         """A step counts where it sees in its window what it would see in a rollout.
 
         That is K states, or all since the episode began. Among the windows of an episode each step
@@ -86,9 +90,18 @@ class BehaviourCloning(Policy):
         whole = (steps == self.config.context_length - 1) | (batch.timesteps[:, :1] == 0)
         return dict.fromkeys(self.actions.LOSSES, batch.mask & whole)
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        contexts = self._contexts(self.encoded(batch))
-        return self.actions.losses(self._hidden(contexts), batch, rng)
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        encoded = self.encoded(batch)
+        hidden = self._hidden(self._contexts(encoded))  # [B, T, D]
+        features = Features(encoded.observations, hidden, self.encode)
+        losses = self.actions.losses(hidden, batch, rng)
+        return Learnt(losses, features, None, self.actions.metrics(hidden, batch))
+
+    def feature_sizes(self) -> Sizes:
+        return Sizes(self.spec.observation_shape[0], self.config.width)
+
+    def encoder_module(self) -> nn.Module:
+        return self.standardize
 
     def encode(self, observations: Tensor) -> Tensor:
         return self.standardize(observations)

@@ -21,8 +21,9 @@ from decision_seq.data.conditioning import Conditioning
 from decision_seq.data.schedule import Schedule
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.backbones.base import State
 from decision_seq.models.encoders import EncoderConfig
-from decision_seq.policies.base import Losses, PolicyConfig
+from decision_seq.policies.base import Learnt, PolicyConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.types import Batch, Episode, Spec
 
@@ -30,11 +31,15 @@ from decision_seq.types import Batch, Episode, Spec
 @PolicyConfig.register_subclass("bdt")
 @dataclass(frozen=True)
 class BidirectionalTransformerConfig(DecisionTransformerConfig):
-    """summary: the backbone that reads the states to come; summary_size: of z."""
+    """A Bi-directional Decision Transformer."""
 
     takes: ClassVar[tuple[str, ...] | None] = ()
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+
     summary: BackboneConfig = field(default_factory=GPTConfig)
+    """The backbone that reads the states to come."""
     summary_size: int = 16
+    """Size of z, the summary of the states to come."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +53,7 @@ class BidirectionalTransformerConfig(DecisionTransformerConfig):
     def futures(self) -> int:
         return self.context_length - 1
 
-    def build(self, spec: Spec) -> BidirectionalTransformer:
+    def make(self, spec: Spec) -> BidirectionalTransformer:
         return BidirectionalTransformer(self, spec)
 
 
@@ -88,7 +93,7 @@ class Summary(nn.Module):
         places = torch.arange(length, device=real.device)
         backwards = (left[:, None] - 1 - places).clamp_min(0)  # behind its own length: anything
         tokens = tokens.gather(1, backwards[:, :, None].expand_as(tokens))
-        hidden = self.backbone(tokens, left[:, None] - 1)  # [B * steps, 1, D]
+        hidden, _ = self.backbone(tokens, left[:, None] - 1)  # [B * steps, 1, D]
         return self.head(hidden[:, 0]).unflatten(0, (-1, steps))
 
 
@@ -105,10 +110,6 @@ class BidirectionalTransformer(DecisionTransformer):
 
     def __init__(self, config: BidirectionalTransformerConfig, spec: Spec) -> None:
         shape = spec.observation_shape
-        require(
-            not spec.pixels,
-            f"config: policy bdt needs vector observations, not ones of shape {list(shape)}",
-        )
         size, length = config.summary_size, config.context_length
         super().__init__(config, replace(spec, condition_size=size))
         self.futures = config.futures
@@ -124,8 +125,8 @@ class BidirectionalTransformer(DecisionTransformer):
         self.target[: len(states)] = torch.as_tensor(np.array(states))
         self.target_length.fill_(len(states))
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        return super().forward(self.hindsight(batch), rng)
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        return super().learn(self.hindsight(batch), rng, state)
 
     def hindsight(self, batch: Batch) -> Batch:
         if batch.conditions.shape[2]:

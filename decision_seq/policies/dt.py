@@ -5,9 +5,8 @@ Facts of the layout: kzl/decision-transformer gym/decision_transformer/models, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,46 +14,44 @@ from torch import Tensor, nn
 from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.models.actions import Head, make_actions
+from decision_seq.models.auxiliary.base import Features, Sizes
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
-from decision_seq.models.backbones.base import Carried
+from decision_seq.models.backbones.base import State, reset_rows, unroll
 from decision_seq.models.encoders import EncoderConfig, VectorConfig
-from decision_seq.models.layers import Read, select
+from decision_seq.models.layers import Read
 from decision_seq.models.positions import PositionsConfig, TimestepConfig
-from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.policies.base import Learnt, Policy, PolicyConfig, begins_episode
 from decision_seq.types import Batch, Sampling, Spec
 
 
 @PolicyConfig.register_subclass("dt")
 @dataclass(frozen=True)
 class DecisionTransformerConfig(PolicyConfig):
-    """squash: a tanh behind every embedding, as the paper's Atari model has and its Gym one not;
-    head: `plain` predicts the action, `stochastic` a distribution of continuous ones.
-    """
+    """A Decision Transformer."""
+
+    gives_features: ClassVar[bool] = True
 
     backbone: BackboneConfig = field(default_factory=GPTConfig)
+    """The sequence model."""
     encoder: EncoderConfig = field(default_factory=VectorConfig)
+    """Turns an observation into a token."""
     positions: PositionsConfig = field(default_factory=TimestepConfig)
+    """How tokens receive their place in time."""
     squash: bool = False
+    """A tanh after every embedding, as in the paper's Atari model; its Gym model has none."""
     head: Head = "plain"
+    """`plain` predicts the action, `stochastic` a distribution of continuous actions."""
 
-    def build(self, spec: Spec) -> DecisionTransformer:
+    def make(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
-
-
-class State(NamedTuple):
-    """What a Decision Transformer carries from step to step."""
-
-    carried: Carried
-    # By a context's length, where its newest tokens are: those of the newest step without its
-    # action, behind the action before it, known by now; [K + 1, M].
-    newest: Tensor
 
 
 class DecisionTransformer(Policy):
     """Tokens R_1, s_1, a_1, R_2, s_2, a_2, ...; the action is read at the state token.
 
-    The last action of a window is nobody's input, so it is not laid out: L = 3T - 1. Where nothing
-    conditions the policy there is no R, and L = 2T - 1: behaviour cloning by a transformer.
+    No token follows the last action of a window, so it is left out: L = 3T - 1. Without a condition
+    there is no R, and L = 2T - 1: behaviour cloning by a transformer. For a backbone with episode
+    memory all tokens are laid out: the last action is read before the next window's first token.
     """
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec) -> None:
@@ -76,18 +73,50 @@ class DecisionTransformer(Policy):
             nn.init.normal_(self.actions.embed.weight, std=0.02)
         length = self.tokens_per_step * config.context_length
         self.positions = config.positions.build(length, spec.max_timestep, width)
+        self.memory = self.backbone.memory
+        require(
+            self.memory == "window" or self.positions.lasting,
+            "config: policy.positions: a backbone that remembers the episode needs positions that"
+            " follow it, such as timestep",
+        )
         # With one step in the window no past action is ever an input.
         self.actions.embed.requires_grad_(config.context_length > 1)
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         self.encoder.fit(store)
 
-    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         return dict.fromkeys(self.actions.LOSSES, batch.mask)
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        hidden = self.backbone(self.tokens(self.encoded(batch)), self.states)  # [B, T, D]
-        return self.actions.losses(hidden, batch, rng)
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        encoded = self.encoded(batch)
+        if self.memory == "window":
+            hidden, _ = self.backbone(self.tokens(encoded), self.states)  # [B, T, D]
+        else:
+            hidden, state = self.unrolled(encoded, state)  # [B, T * M, D]
+            hidden = hidden[:, self.states]
+        features = Features(encoded.observations, hidden, self.encode)
+        losses, metrics = (
+            self.actions.losses(hidden, batch, rng),
+            self.actions.metrics(hidden, batch),
+        )
+        return Learnt(losses, features, state, metrics)
+
+    def unrolled(self, encoded: Batch, state: State | None) -> tuple[Tensor, State | None]:
+        """Hidden states of all tokens, [B, T * M, D], and the state of the next windows."""
+        if self.memory == "window":
+            return self.backbone(self.all_tokens(encoded))
+        count = self.tokens_per_step
+        stride = self.config.context_length - self.burn_in  # from one segment to the next
+        begins = encoded.timesteps[:, 0] == 0
+        tokens = self.all_tokens(encoded)
+        return unroll(self.backbone, tokens, state, begins, count * self.burn_in, count * stride)
+
+    def feature_sizes(self) -> Sizes:
+        return Sizes(self.backbone.width, self.backbone.width)
+
+    def encoder_module(self) -> nn.Module:
+        return self.encoder
 
     @property
     def states(self) -> slice:
@@ -97,35 +126,35 @@ class DecisionTransformer(Policy):
     def encode(self, observations: Tensor) -> Tensor:
         return self._squash(self.encoder(observations))
 
-    def carry(
-        self,
-        tables: int,
-        rows: int,
-        context_length: int,
-        precision: torch.dtype = torch.float32,
-    ) -> Sequence[State | None]:
-        """A subclass whose tokens depend on their window, or that reads others, carries nothing."""
-        count, carried = self.tokens_per_step, None
-        if self.positions.lasting:
-            carried = self.backbone.slide(tables, rows, context_length, count, precision)
-        if carried is None:
-            return super().carry(tables, rows, context_length, precision)
-        device = self.actions.head.weight.device
-        firsts = count * torch.arange(-1, max(context_length, 2), device=device)[:, None]
-        newest = (firsts + torch.arange(-1, count - 1, device=device)).clamp_(min=0)
-        return [State(each, newest) for each in carried]
+    def initial_state(self, rows: int) -> State | None:
+        return self.backbone.initial_state(rows) if self.memory == "episode" else None
 
     def decide(
         self, batch: Batch, state: State | None = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, State | None]:
-        lengths = batch.lengths
         if state is None:
-            newest: Read = (self.tokens_per_step * lengths - 2)[:, None]  # [B, 1], its state's
-            hidden = self.backbone(self.tokens(batch), newest)[:, 0]
+            newest: Read = (self.tokens_per_step * batch.lengths - 2)[
+                :, None
+            ]  # [B, 1], its state's
+            hidden, _ = self.backbone(self.tokens(batch), newest)
         else:
-            tokens = select(self.all_tokens(batch), state.newest.index_select(0, lengths))
-            hidden = state.carried(tokens, lengths == 1)
-        return self.actions.choose(hidden, sampling), state
+            hidden, state = self._step(batch, state)
+        return self.actions.choose(hidden[:, 0], sampling), state
+
+    def _step(self, batch: Batch, state: State) -> tuple[Tensor, State | None]:
+        """The newest step of every row, after what the state holds -> hidden [B, 1, D].
+
+        The action of the step before is read first: it was not known when that step was read.
+        """
+        tokens = self.all_tokens(batch).unflatten(1, (-1, self.tokens_per_step))  # [B, T, M, D]
+        rows = torch.arange(len(tokens), device=tokens.device)
+        newest = batch.lengths - 1
+        action = tokens[rows, (newest - 1).clamp(min=0), -1:]  # [B, 1, D]
+        _, after = self.backbone(action, None, state)
+        assert after is not None
+        initial = self.backbone.initial_state(len(tokens))
+        after = reset_rows(after, begins_episode(batch), initial)
+        return self.backbone(tokens[rows, newest, :-1], slice(-1, None), after)
 
     def tokens(self, encoded: Batch) -> Tensor:
         """[B, L, D]: the steps' tokens interleaved and told when they are; without the last one,

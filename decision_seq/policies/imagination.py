@@ -25,10 +25,10 @@ class Imagination:
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.backbone.begin(len(tokens), shared, policy.memory)
+        cache = policy.searched.begin(len(tokens), shared, policy.plan_memory)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
-        hidden = policy.backbone.extend(inputs, cache, None if lengths is None else ends)
+        hidden = policy.searched.extend(inputs, cache, None if lengths is None else ends)
         rows = torch.arange(len(tokens), device=tokens.device)
         newest = hidden[rows, ends - 1]
         return CachedReader(policy, cache, newest, ends, tokens.shape[1] % width)
@@ -84,7 +84,7 @@ class CachedReader:
         column = torch.full((1,), self.column, device=tokens.device)
         inputs = self.policy.embedded(tokens[:, None], column)
         inputs = inputs + self.policy.positions[self.positions][:, None]
-        self.newest = self.policy.backbone.extend(inputs, self.cache)[:, 0]
+        self.newest = self.policy.searched.extend(inputs, self.cache)[:, 0]
         self.positions = self.positions + 1
         self.column = (self.column + 1) % self.policy.layout.size
 

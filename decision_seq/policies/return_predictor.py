@@ -7,7 +7,7 @@ it the answer where the one reward comes at the end, so here there are none.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
-from decision_seq.policies.base import Losses, PolicyConfig
+from decision_seq.models.auxiliary.base import Features
+from decision_seq.models.backbones.base import State
+from decision_seq.policies.base import Learnt, PolicyConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.types import Batch, Spec
 
@@ -23,21 +25,24 @@ from decision_seq.types import Batch, Spec
 @PolicyConfig.register_subclass("return_predictor")
 @dataclass(frozen=True)
 class ReturnPredictorConfig(DecisionTransformerConfig):
-    """estimates: `success`, the probability of a return of 1 where all others are 0, learnt by
-    cross-entropy; `return`, the expected return-to-go, by squared error. weight: of that loss,
-    beside the action's."""
+    """A Decision Transformer without a condition that predicts returns at its actions."""
 
     needs: ClassVar[tuple[str, ...]] = ("reward", "value")
     takes: ClassVar[tuple[str, ...] | None] = ()
+    example: ClassVar[dict[str, Any]] = {"estimates": "return"}
+
     estimates: Literal["success", "return"] = "success"
+    """`success`: the probability of a return of 1 where all others are 0, learnt by cross-entropy;
+    `return`: the expected return-to-go, learnt by squared error."""
     weight: float = 1.0
+    """Factor of that loss in the sum with the action's loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         fine = 0 < self.weight < float("inf")
         require(fine, f"config: policy.weight {self.weight} must be above 0, and finite")
 
-    def build(self, spec: Spec) -> ReturnPredictor:
+    def make(self, spec: Spec) -> ReturnPredictor:
         return ReturnPredictor(self, spec)
 
 
@@ -50,7 +55,8 @@ class ReturnPredictor(DecisionTransformer):
 
     def __init__(self, config: ReturnPredictorConfig, spec: Spec) -> None:
         super().__init__(config, replace(spec, condition_size=0))
-        self.spec, self.estimates, self.weight = spec, config.estimates, config.weight
+        self.spec, self.estimates = spec, config.estimates
+        self.loss_weights["return"] = config.weight
         self.actions.embed.requires_grad_(True)  # even alone in its window, an action is read
         self.head = nn.Linear(self.backbone.width, 1)
 
@@ -65,23 +71,27 @@ class ReturnPredictor(DecisionTransformer):
                 " take --policy.estimates return",
             )
 
-    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        return super().weights(batch, rng) | {"return": batch.mask}
+    def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+        return super().counted(batch, rng) | {"return": batch.mask}
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        hidden = self.backbone(self.all_tokens(self.encoded(batch)))
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        encoded = self.encoded(batch)
+        hidden, state = self.unrolled(encoded, state)
         rewards, values = batch.conditions.unbind(-1)
         found, returns = self._read(hidden), rewards + self.spec.discount * values
         if self.estimates == "success":
             errors = F.binary_cross_entropy_with_logits(found, returns, reduction="none")
         else:
             errors = (found - returns) ** 2
-        actions = self.actions.losses(hidden[:, self.states], batch, rng)
-        return actions | {"return": self.weight * errors}
+        hidden = hidden[:, self.states]
+        losses = self.actions.losses(hidden, batch, rng) | {"return": errors}
+        features = Features(encoded.observations, hidden, self.encode)
+        return Learnt(losses, features, state, self.actions.metrics(hidden, batch))
 
     def expected(self, batch: Batch) -> Tensor:
         """The return-to-go, or the probability of success, once each action is known: [B, T]."""
-        found = self._read(self.backbone(self.all_tokens(self.encoded(batch))))
+        hidden, _ = self.backbone(self.all_tokens(self.encoded(batch)))
+        found = self._read(hidden)
         return found.sigmoid() if self.estimates == "success" else found
 
     def _read(self, hidden: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from decision_seq.data.columns import Column
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
+from decision_seq.models.backbones.base import Searchable, State
 from decision_seq.models.cache import Memory
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
 from decision_seq.planner import Layout, PlannerConfig, plan
-from decision_seq.policies.base import Losses, Policy, PolicyConfig
+from decision_seq.policies.base import Learnt, Policy, PolicyConfig, begins_episode
 from decision_seq.policies.imagination import Imagination
 from decision_seq.types import Batch, Sampling, Spec
 
@@ -32,12 +33,16 @@ FIT_ROWS = 65_536  # transitions that the tokenizer is shown at a time
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What a token counts in the loss, by what it stands for."""
+    """Weights of the tokens in the loss, by kind."""
 
     observation: float = 1.0
+    """Of an observation's tokens."""
     action: float = 5.0
+    """Of an action's tokens."""
     reward: float = 1.0
+    """Of the reward's token."""
     value: float = 1.0
+    """Of the value's token."""
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -49,21 +54,33 @@ class LossWeights:
 @PolicyConfig.register_subclass("tt")
 @dataclass(frozen=True)
 class TrajectoryTransformerConfig(PolicyConfig):
-    """context_length: transitions in the window; bins, binning: of the tokenizer, each dimension's
-    own: `quantile` bins hold as many values each, `uniform` ones are as wide as each other; critic:
-    what tells plans, in place of the tokens, what a step and all behind it are worth."""
+    """A Trajectory Transformer."""
 
     needs: ClassVar[tuple[str, ...]] = ("reward", "value")
     takes: ClassVar[tuple[str, ...] | None] = ("goal",)
+    actions: ClassVar[tuple[str, ...]] = ("continuous",)
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+    example: ClassVar[dict[str, Any]] = {
+        "bins": 8,
+        "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2),
+    }
+
     context_length: int = 10
+    """Transitions in the window."""
     bins: int = 100
+    """Bins of every dimension: the values that its tokens can take."""
     binning: Literal["quantile", "uniform"] = "quantile"
+    """`quantile`: bins that hold the same number of values; `uniform`: bins of the same width."""
     backbone: BackboneConfig = field(
         default_factory=lambda: GPTConfig(layers=4, heads=4, activation="gelu")
     )
+    """The sequence model; beam search must be able to read it piece by piece."""
     weights: LossWeights = field(default_factory=LossWeights)
+    """Weights of the tokens in the loss."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """The beam search by which it acts."""
     critic: CriticConfig = field(default_factory=NoCriticConfig)
+    """Estimates what a step and all steps after it are worth, instead of the tokens."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,7 +97,7 @@ class TrajectoryTransformerConfig(PolicyConfig):
                 "config: policy.critic serves the policy.planner.objective `return` alone",
             )
 
-    def build(self, spec: Spec) -> TrajectoryTransformer:
+    def make(self, spec: Spec) -> TrajectoryTransformer:
         return TrajectoryTransformer(self, spec)
 
 
@@ -95,11 +112,7 @@ class TrajectoryTransformer(Policy):
 
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__()
-        self.memory = Memory()  # that plans lie in, one after the other
-        require(
-            len(spec.observation_shape) == 1 and spec.action_kind == "continuous",
-            "the policy tt needs vector observations and continuous actions",
-        )
+        self.plan_memory = Memory()  # reused from plan to plan
         size = spec.observation_shape[0]
         self.config, self.spec = config, spec
         self.layout = Layout(size, spec.action_size, stop=config.bins)
@@ -113,6 +126,12 @@ class TrajectoryTransformer(Policy):
         self.tokenizer = Tokenizer(width, config.bins)
         seen = (True,) * self.goal + ((True,) * (width - 1) + (False,)) * window
         self.backbone = config.backbone.build(seen[:-1])
+        require(
+            isinstance(self.backbone, Searchable),
+            "config: policy.backbone: beam search cannot read this backbone piece by piece; the"
+            " policy tt needs one that it can, such as gpt",
+        )
+        self.loss_weights.update(vars(config.weights))
         dimension = self.backbone.width
         self.embed = nn.Embedding(width * config.bins + 1, dimension)
         self.embed_goal = nn.Embedding(self.goal * config.bins, dimension) if self.goal else None
@@ -127,13 +146,13 @@ class TrajectoryTransformer(Policy):
         if self.critic is not None:
             self.critic.fit(store, conditions)
 
-    def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
+    def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
         counted = batch.mask | _stopped(batch, self.config.context_length)
         weights = dict.fromkeys(("observation", "action", "reward", "value"), counted)
         return weights if self.critic is None else weights | self.critic.weights(batch)
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> Losses:
-        """Each loss: of a step's tokens, weighted, and divided by how many tokens a step has."""
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        """Each loss: the sum over a step's tokens, divided by how many tokens a step has."""
         tokens = self.tokens(batch)  # [B, T, W]
         steps = tokens.shape[1]
         tokens = tokens[:, : self.config.context_length]  # behind a whole window stands padding
@@ -146,18 +165,19 @@ class TrajectoryTransformer(Policy):
         losses = F.pad(losses, (0, steps - tokens.shape[1]))
         if not self.goal:  # nothing stands before the first token of all
             losses = torch.cat([_without_first(losses[:1]), losses[1:]])
-        size, weights = self.layout.observation, self.config.weights
+        size = self.layout.observation
         last = size + self.layout.action
         parts = {
-            "observation": weights.observation * losses[:size].sum(0),
-            "action": weights.action * losses[size:last].sum(0),
-            "reward": weights.reward * losses[last],
-            "value": weights.value * losses[last + 1],
+            "observation": losses[:size].sum(0),
+            "action": losses[size:last].sum(0),
+            "reward": losses[last],
+            "value": losses[last + 1],
         }
         parts = {name: part / len(losses) for name, part in parts.items()}
-        return parts if self.critic is None else parts | self.critic.losses(batch)
+        return Learnt(parts if self.critic is None else parts | self.critic.losses(batch))
 
     def after_step(self) -> None:
+        super().after_step()
         if self.critic is not None:
             self.critic.after_step()
 
@@ -177,17 +197,16 @@ class TrajectoryTransformer(Policy):
     ) -> tuple[Tensor, Planned]:
         """Follows each row's plan, or makes new ones: for all rows, when any is due."""
         config = self.config.planner
-        newest = batch.lengths - 1
-        timesteps = batch.timesteps.gather(1, newest[:, None])[:, 0]
-        age = torch.full_like(newest, config.every) if state is None else state.age + 1
-        due = (age >= config.every) | (timesteps == 0)
+        lengths = batch.lengths
+        age = torch.full_like(lengths, config.every) if state is None else state.age + 1
+        due = (age >= config.every) | begins_episode(batch)
         if due.any():
             fresh = self.plan(batch, sampling)[:, : config.every]
             kept = fresh if state is None else state.actions
             state = Planned(torch.where(due[:, None, None], fresh, kept), age.masked_fill(due, 0))
         else:
             state = Planned(state.actions, age)
-        rows = torch.arange(len(newest), device=newest.device)
+        rows = torch.arange(len(lengths), device=lengths.device)
         tokens = state.actions[rows, state.age]
         return self.tokenizer.decode(tokens, self.layout.observation), state
 
@@ -221,6 +240,12 @@ class TrajectoryTransformer(Policy):
         return torch.cat([self.embed_goal(goal + places * bins), embedded], 1)
 
     @property
+    def searched(self) -> Searchable:
+        """The backbone as beam search reads it."""
+        assert isinstance(self.backbone, Searchable)
+        return self.backbone
+
+    @property
     def heads(self) -> Tensor:
         """One for each dimension, [W, N + 1, D]."""
         return self.head.weight.unflatten(0, (self.layout.size, -1))
@@ -230,7 +255,7 @@ class TrajectoryTransformer(Policy):
         batch, steps, width = tokens.shape
         columns = torch.arange(width, device=tokens.device).repeat(steps)
         inputs = self.embedded(tokens.flatten(1)[:, :-1], columns[:-1], goal)
-        hidden = self.backbone(inputs + self.positions[: inputs.shape[1]])
+        hidden, _ = self.backbone(inputs + self.positions[: inputs.shape[1]])
         # What is read at a token tells the next; with a goal, its last token tells the first.
         hidden = hidden[:, self.goal - 1 :] if self.goal else F.pad(hidden, (0, 0, 1, 0))
         by_column = hidden.unflatten(1, (steps, width)).permute(2, 0, 1, 3).flatten(1, 2)

@@ -89,7 +89,9 @@ def _write(
     }
     # Its optimiser's moments and its update are not known: it is a beginning, of step 0.
     state: dict[str, Any] = {"topology": {}, "scaler": {}}
-    saved = checkpoint.save(output.parent, 0, policy.state_dict(), {}, described, state)
+    saved = checkpoint.save(
+        output.parent, 0, checkpoint.Tensors(policy.state_dict(), {}), described, state
+    )
     os.replace(saved, output)
 
 

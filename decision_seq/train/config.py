@@ -1,14 +1,15 @@
-"""What the optimiser and the loop are told."""
+"""Settings of the optimizer and of the training loop."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from decision_seq.config import require
+from decision_seq.train.optimizers import AdamWConfig, OptimizerConfig
 
 # Learning-rate multipliers after the warm-up, by the fraction of the remaining steps done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -31,59 +32,70 @@ KEEP_BEST = ("return",)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimiser and the loop. Defaults: kzl/decision-transformer gym/experiment.py.
+    """The optimizer and the loop. Defaults: kzl/decision-transformer gym/experiment.py.
 
-    batch_size: windows in a global batch, over all processes and micro-batches; accumulation:
-    micro-batches into which every process cuts its share, for memory's sake; warmup_steps: the
-    learning rate rises linearly; schedule: what it does afterwards; clip: largest global gradient
-    norm, null for any. None of batch_size's slicing changes the gradient. floor: what part of the
-    learning rate the schedule never falls below; fall_steps: updates after which it has fallen, by
-    default all. Beyond them a cosine rises again, as it does in the Trajectory Transformer's code,
-    and a line stays at the floor. betas: of AdamW; decay: on `all` parameters, as the original's
-    Gym code has it, or the weights of linear layers and convolutions alone (`weights`), as its
-    Atari code.
-
-    precision: fp32, fp64 (to compare runs), bf16 or fp16 (matrix products in half precision by
-    autocast, weights in fp32). parallel: `ddp` keeps the whole model in every process, `fsdp`
-    shards it (PyTorch's FSDP2). checkpoint_activations: recompute every block in the backward pass
-    rather than keep its insides. compile: run the policy through torch.compile. data_on_device:
-    keep the data's columns on the device and gather windows there; cuda_graph: replay the whole
-    update as one CUDA graph.
-
-    checkpoint_every: updates between checkpoints; the newest keep_checkpoints stay, and for good
-    those of every keep_every updates (0: none) and the best by keep_best: `return` is the mean
-    return at the first target in the evaluations during training (see evaluation.every).
-
-    trackers: of tensorboard, wandb, trackio; metrics.jsonl is always written. peak_tflops: what the
-    device could compute at best in this precision, for the model FLOP utilisation where it is not
-    one that `train.throughput` knows.
+    The gradient does not depend on how a batch is sliced over processes and micro-batches.
     """
 
     steps: int = 100_000
+    """Updates of the weights."""
     batch_size: int = 64
+    """Windows in a global batch, over all processes and micro-batches."""
     accumulation: int = 1
+    """Micro-batches into which every process cuts its share, to save memory."""
+    optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
+    """The optimizer, by name: adamw, adam, rmsprop or lamb."""
     learning_rate: float = 1e-4
+    """Learning rate after the warm-up."""
     weight_decay: float = 1e-4
+    """Weight decay, on the parameters that `decay` names."""
     warmup_steps: int = 10_000
+    """Updates over which the learning rate rises linearly."""
     schedule: str = "constant"
+    """Learning rate after the warm-up: constant, cosine or linear."""
     floor: float = 0.0
+    """Part of the learning rate that the schedule never falls below."""
     fall_steps: int | None = None
+    """Updates after which the rate has fallen, null for all of `steps`. After them a cosine rises
+    again, as in the Trajectory Transformer's code, and a line stays at the floor."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the moving averages of AdamW, Adam and LAMB."""
     decay: str = "all"
+    """What the weight decay acts on: `all` parameters, as in the original's Gym code, or the
+    `weights` of linear layers and convolutions, as in its Atari code."""
     clip: float | None = 0.25
+    """Largest global norm of the gradient, null for any."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, which evaluations and checkpoints then act by; null
+    for the weights themselves."""
     precision: str = "fp32"
+    """fp32, fp64 (to compare runs), bf16 or fp16 (matrix products by autocast, weights in fp32)."""
     parallel: str = "ddp"
+    """`ddp`: the whole model in every process; `fsdp`: sharded over them (PyTorch's FSDP2)."""
     checkpoint_activations: bool = False
+    """Compute every block again in the backward pass instead of storing its activations."""
     compile: bool = False
+    """Run the policy through torch.compile."""
     data_on_device: bool = False
+    """Store the data's columns on the device and gather windows there."""
     cuda_graph: bool = False
+    """Replay the whole update as one CUDA graph."""
     log_every: int = 10
+    """Updates between two records in metrics.jsonl."""
     checkpoint_every: int = 1_000
+    """Updates between checkpoints."""
     keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay."""
     keep_every: int = 0
+    """Checkpoints at multiples of so many updates stay for good; 0 for none."""
     keep_best: str | None = None
+    """The best checkpoint stays too: `return` is the mean return at the first target in the
+    evaluations during training (see `evaluation.every`)."""
     trackers: tuple[str, ...] = ("tensorboard",)
+    """Of tensorboard, wandb, trackio; metrics.jsonl is always written."""
     peak_tflops: float | None = None
+    """Peak TFLOP/s of the device in this precision, for the model FLOP utilisation where
+    `train.throughput` does not know it."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
@@ -103,6 +115,21 @@ class TrainConfig:
         require(0 <= self.floor <= 1, f"config: train.floor {self.floor} must be in [0, 1]")
         for beta in self.betas:
             require(0 <= beta < 1, f"config: train.betas {beta} must be at least 0 and below 1")
+        average = self.ema
+        require(
+            average is None or 0 < average < 1,
+            f"config: train.ema {average} must be above 0 and below 1, as 0.999 is, or null",
+        )
+        name = OptimizerConfig.get_choice_name(type(self.optimizer))
+        require(
+            self.optimizer.graphs or not self.cuda_graph,
+            f"config: train.optimizer.name {name} does not fit into a CUDA graph; take adamw or"
+            " adam, or leave out train.cuda_graph",
+        )
+        require(
+            self.optimizer.shards or self.parallel != "fsdp",
+            f"config: train.optimizer.name {name} needs whole weights; leave out fsdp",
+        )
         _choose("decay", self.decay, DECAYS)
         _choose("schedule", self.schedule, tuple(SCHEDULES))
         _choose("precision", self.precision, tuple(PRECISIONS))

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decision_seq.config import require
+from decision_seq.train.groups import LR_SCALE
 from decision_seq.train.source import DeviceSource
 from decision_seq.train.update import Outcome, Update, masked_mean, update_seeds
 
@@ -32,10 +34,24 @@ class GraphedUpdate(Update):
         super().__init__(*arguments)
         self.ids = torch.zeros(self.config.batch_size, dtype=torch.int64, device=self.device)
         self.rate = torch.zeros((), device=self.device)
+        require(
+            not self.sampler.consecutive or self.policy.memory == "window",
+            "config: train.cuda_graph holds no carried state; leave it out, or take windows any",
+        )
+        drawing = [label for label, loss in self.policy.auxiliary.items() if loss.draws]
+        require(
+            not drawing,
+            f"config: train.cuda_graph cannot draw for the auxiliary loss {', '.join(drawing)}",
+        )
         for group in self.optimizer.param_groups:
+            require(
+                group.get(LR_SCALE, 1.0) == 1.0, "config: train.cuda_graph has one rate for all"
+            )
             group["lr"], group["capturable"] = self.rate, self.device.type == "cuda"
         self.generators = (torch.Generator(self.device), torch.Generator(self.device))
-        self.results: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}
+        self.metrics: dict[str, Tensor] = {}
+        self.norm = torch.zeros((), device=self.device)
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, step: int, signalled: bool = False) -> Outcome:
@@ -49,9 +65,9 @@ class GraphedUpdate(Update):
             self._replay = self._record()
         self._seed(step)
         self._replay()
-        losses = dict(self.results)
-        norm = losses.pop("gradient norm")
-        return Outcome(losses, norm, rate, data_seconds, signalled)
+        return Outcome(
+            dict(self.losses), dict(self.metrics), self.norm, rate, data_seconds, signalled
+        )
 
     def _seed(self, step: int) -> None:
         """A graph reads the generators' seeds when it is replayed."""
@@ -64,12 +80,14 @@ class GraphedUpdate(Update):
         """What is recorded: from ids to weights, without a look at any number on the host."""
         batch = self.source.windows(self.ids)
         weights = self.policy.weights(batch, self.generators[0])
-        values = self._forward(batch, self.generators[1])
+        learnt = self._forward(batch, self.generators[1])
+        values = learnt.losses
         shares = {name: masked_mean(values[name], weights[name]) for name in sorted(weights)}
-        torch.stack(list(shares.values())).sum().backward()
-        norm = self._apply()
-        self.results = {name: share.detach() for name, share in shares.items()}
-        self.results["gradient norm"] = norm
+        self.total(shares).backward()
+        self.norm = self._apply()
+        self.losses = {name: share.detach() for name, share in shares.items()}
+        metrics = learnt.metrics or {}
+        self.metrics = {n: masked_mean(v.detach(), batch.mask) for n, v in metrics.items()}
 
     def _record(self) -> Callable[[], None]:
         """Run the body a few times, put the weights back as they were, and record it."""

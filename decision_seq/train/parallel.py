@@ -10,8 +10,9 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from decision_seq.config import require
+from decision_seq.data.sampler import rank_slice
 from decision_seq.policies import Policy
 from decision_seq.train.config import TrainConfig
 
@@ -90,7 +92,13 @@ def full(tensor: Tensor) -> Tensor:
     return whole.detach().cpu().contiguous()
 
 
-def full_weights(policy: Policy) -> dict[str, Tensor]:
+class Named(Protocol):
+    """A policy, or averages of its weights."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def full_weights(policy: Named) -> dict[str, Tensor]:
     """Every parameter and buffer by name, whole. Every rank calls it."""
     return {name: full(tensor) for name, tensor in policy.state_dict().items()}
 
@@ -104,31 +112,85 @@ def full_moments(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, 
     }
 
 
-def fill_weights(policy: Policy, whole: dict[str, Tensor], accelerator: Accelerator) -> None:
+def fill_weights(policy: Named, whole: dict[str, Tensor], accelerator: Accelerator) -> None:
     """Take every tensor from rank 0's `whole`; the other ranks' may be empty."""
     for name, tensor in policy.state_dict().items():
         _place(tensor, whole.get(name), accelerator)
+
+
+def group_counts(optimizer: torch.optim.Optimizer) -> list[dict[str, int]]:
+    """Numbers that an optimizer counts in its parameter groups, as LAMB its steps."""
+    return [
+        {key: value for key, value in group.items() if key == "step" and isinstance(value, int)}
+        for group in optimizer.param_groups
+    ]
 
 
 def fill_moments(
     optimizer: torch.optim.Optimizer,
     policy: Policy,
     whole: dict[str, Tensor],
+    counts: list[dict[str, int]],
     accelerator: Accelerator,
 ) -> None:
-    """Give the optimiser rank 0's moments; the other ranks' `whole` may be empty."""
-    for name, weight in _trained(policy):
-        step = torch.zeros((), dtype=torch.float32)
-        moments = {
-            key: torch.zeros_like(weight, memory_format=torch.preserve_format)
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        if weight.device.type != "cpu":  # the fused kernel counts where it computes
-            step = step.to(weight.device)
-        state = {"step": step, **moments}
-        for key, value in state.items():
-            _place(value.detach(), whole.get(f"{key}/{name}"), accelerator)
-        optimizer.state[weight] = state
+    """Give the optimizer rank 0's tensors, `KEY/NAME` each; the other ranks' `whole` may be empty.
+
+    counts: of each parameter group, as `group_counts` gave them.
+    """
+    listed = [[(key, value.shape, value.dtype) for key, value in sorted(whole.items())]]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(listed, 0)
+    weights = dict(_trained(policy))
+    states: dict[nn.Parameter, dict[str, Tensor]] = {weight: {} for weight in weights.values()}
+    for saved, shape, dtype in listed[0]:
+        key, _, name = saved.partition("/")
+        weight = weights[name]
+        # What has a weight's shape lies where the weight does, sharded as it is.
+        like = weight.detach() if shape == weight.shape else torch.empty(())
+        value = torch.zeros_like(like, dtype=dtype, memory_format=torch.preserve_format)
+        value = value if shape == weight.shape else value.to(accelerator.device)
+        _place(value, whole.get(saved), accelerator)
+        states[weight][key] = value
+    described = optimizer.state_dict()
+    order = [weight for group in optimizer.param_groups for weight in group["params"]]
+    described["state"] = {i: states[weight] for i, weight in enumerate(order) if states[weight]}
+    for group, counted in zip(described["param_groups"], counts, strict=False):
+        group.update(counted)
+    optimizer.load_state_dict(described)
+
+
+def full_rows(rows: dict[str, Tensor], total: int, accelerator: Accelerator) -> dict[str, Tensor]:
+    """Every rank's rows of a state -> those of the global batch, on the CPU. Every rank calls it.
+
+    Each rank's rows are added to zeros as whole numbers, so no bit changes.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    whole = {}
+    for name, value in sorted(rows.items()):
+        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+        bits = torch.zeros(total, *value.shape[1:], dtype=kind, device=value.device)
+        mine = rank_slice(np.arange(total), rank, world)
+        bits[int(mine[0]) : int(mine[-1]) + 1] = value.contiguous().view(kind)
+        if world > 1:
+            torch.distributed.all_reduce(bits)
+        whole[name] = bits.view(value.dtype).cpu()
+    return whole
+
+
+def spread_rows(
+    whole: dict[str, Tensor], total: int, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Rank 0's state of the global batch -> this rank's rows. Every rank calls it."""
+    listed = [[(name, value.shape, value.dtype) for name, value in sorted(whole.items())]]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(listed, 0)
+    mine = rank_slice(np.arange(total), accelerator.process_index, accelerator.num_processes)
+    rows = {}
+    for name, shape, dtype in listed[0]:
+        value = torch.empty(shape, dtype=dtype, device=accelerator.device)
+        _place(value, whole.get(name), accelerator)
+        rows[name] = value[int(mine[0]) : int(mine[-1]) + 1]
+    return rows
 
 
 def _trained(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from decision_seq.models.products import flop_formulas
 from decision_seq.policies import Policy
@@ -44,7 +48,7 @@ def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = source.batch(np.zeros(1, np.int64))
-    seen = [batch.mask.shape[1]]
+    seen: list[int] = []
     backbone = getattr(policy, "backbone", None)
     hook = (
         backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
@@ -55,13 +59,26 @@ def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     weights = policy.weights(batch, rng)
     # The counter does not know the CPU's fused attention; the plain one has the same products.
     counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        values = policy(batch, rng.manual_seed(0))
+    recurrent = any(isinstance(module, nn.RNNBase) for module in policy.modules())
+    unfused = _unfused() if recurrent else nullcontext()
+    with counter, sdpa_kernel(SDPBackend.MATH), unfused:
+        values = policy(batch, rng.manual_seed(0)).losses
         torch.stack([masked_mean(values[name], weights[name]) for name in values]).sum().backward()
     if hook is not None:
         hook.remove()
     policy.zero_grad()
-    return Cost(float(counter.get_total_flops()), seen[-1])
+    tokens = sum(seen) if seen else batch.mask.shape[1]
+    return Cost(float(counter.get_total_flops()), tokens)
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Recurrent layers as products, which the FLOP counter knows; it does not know fused ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of settings for Intel's GPUs
+        mkldnn = torch.backends.mkldnn.flags(enabled=False)
+        with mkldnn, torch.backends.cudnn.flags(enabled=False):
+            yield
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:

@@ -21,23 +21,27 @@ from accelerate import Accelerator
 
 from decision_seq import checkpoint
 from decision_seq.config import save_text
-from decision_seq.data.sampler import WindowGatherer, WindowIndex, window_ids
+from decision_seq.data.sampler import Sampler, WindowGatherer
 from decision_seq.evaluate import Evaluation
 from decision_seq.policies import Policy
 from decision_seq.train import best
+from decision_seq.train.averages import Averages
 from decision_seq.train.config import PRECISIONS, TrainConfig
 from decision_seq.train.evaluations import Evaluations
 from decision_seq.train.graph import GraphedUpdate
+from decision_seq.train.groups import make_optimizer
 from decision_seq.train.launch import Ranks
 from decision_seq.train.metrics import Metrics, trim
-from decision_seq.train.optimizer import make_optimizer
 from decision_seq.train.parallel import (
     digest,
     distribute,
     fill_moments,
     fill_weights,
     full_moments,
+    full_rows,
     full_weights,
+    group_counts,
+    spread_rows,
 )
 from decision_seq.train.signals import Interrupted, Signals
 from decision_seq.train.source import DeviceSource, HostSource
@@ -60,7 +64,7 @@ class Job:
     seed: int
     build: Callable[[], Policy]
     fit: Callable[[Policy], None]
-    index: WindowIndex
+    sampler: Sampler
     gatherer: WindowGatherer
     output: Path
     described: dict[str, Any]
@@ -86,13 +90,14 @@ class Trainer:
         resident = config.data_on_device or config.cuda_graph
         model = distribute(self.policy, config, accelerator)
         self.optimizer = make_optimizer(self.policy, config)
+        self.averages = None if config.ema is None else Averages(self.policy, config.ema)
         self.update = (GraphedUpdate if config.cuda_graph else Update)(
             config,
             job.seed,
             self.policy,
             model,
             self.optimizer,
-            job.index,
+            job.sampler,
             DeviceSource(job.gatherer, device, dtype) if resident else source,
             accelerator,
         )
@@ -108,7 +113,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the newest sound checkpoint; from the beginning where there is none yet."""
-        held: list[dict[str, torch.Tensor]] = [{}, {}]
+        held: list[dict[str, torch.Tensor]] = [{}, {}, {}, {}]
 
         def read() -> dict[str, Any] | None:
             checkpoint.sweep(self.checkpoints)
@@ -118,9 +123,12 @@ class Trainer:
                     f"no checkpoint yet in {self.job.output}: starts from the beginning"
                 )
                 return None
-            held[0] = checkpoint.read_weights(path)
+            acting = checkpoint.read_weights(path)
+            held[0] = acting if self.averages is None else checkpoint.read_trained_weights(path)
+            held[1] = {} if self.averages is None else acting
             checkpoint.check_fit(held[0], self.policy, path)
-            held[1] = checkpoint.read_moments(path, self.policy)
+            held[2] = checkpoint.read_moments(path, self.policy, self.config.optimizer)
+            held[3] = checkpoint.read_carried(path)
             self.reporter.say(f"resumed from {path}")
             return checkpoint.read_trainer(path)
 
@@ -128,7 +136,13 @@ class Trainer:
         if state is None:
             return
         fill_weights(self.policy, held[0], self.accelerator)
-        fill_moments(self.optimizer, self.policy, held[1], self.accelerator)
+        if self.averages is not None:
+            fill_weights(self.averages, held[1], self.accelerator)
+        counts = state.get("optimizer", [])
+        fill_moments(self.optimizer, self.policy, held[2], counts, self.accelerator)
+        carried = spread_rows(held[3], self.config.batch_size, self.accelerator)
+        if carried:
+            self.update.carry_on(carried)
         self.update.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         before, now = state["topology"], self._topology()
@@ -191,6 +205,8 @@ class Trainer:
 
     def _update(self) -> Outcome:
         outcome = self.update(self.step, self.signals.number is not None)
+        if self.averages is not None:
+            self.averages.update()
         self.throughput.add(outcome.data_seconds)
         # Noted where it happens and read with the next record: a GPU is not waited for.
         sound = torch.stack(list(outcome.losses.values())).isfinite().all()
@@ -208,17 +224,22 @@ class Trainer:
         """
         if self.step % self.config.log_every != 0 and not saved:
             return None
-        shares = torch.stack(list(outcome.losses.values()))
-        totals = self.accelerator.reduce(shares, "sum").tolist()
+        named = {f"loss/{name}": value for name, value in outcome.losses.items()}
+        named |= {f"metric/{name}": value for name, value in outcome.metrics.items()}
+        totals = self.accelerator.reduce(torch.stack(list(named.values())), "sum").tolist()
+        seen = dict(zip(named, totals, strict=True))
+        factors = {n: self.policy.loss_weights.get(n, 1.0) for n in outcome.losses}
+        loss = sum(seen[f"loss/{name}"] * factor for name, factor in factors.items())
         norm = float(outcome.gradient_norm)
         unsound = [
             step for step in self.accelerator.gather(self._unsound).flatten().tolist() if step >= 0
         ]
         if unsound:
-            self._stop_unsound(min(unsound), sum(totals), norm)
+            self._stop_unsound(min(unsound), loss, norm)
         return {
-            "loss": sum(totals),
-            **{f"loss/{name}": value for name, value in zip(outcome.losses, totals, strict=True)},
+            "loss": loss,
+            **seen,
+            **{f"loss_weight/{name}": value for name, value in factors.items() if value != 1},
             "gradient_norm": norm if math.isfinite(norm) else None,
             "learning_rate": outcome.learning_rate,
             **self.throughput.read(self.accelerator.device),
@@ -226,7 +247,7 @@ class Trainer:
 
     def _stop_unsound(self, step: int, loss: float, norm: float) -> None:
         """Write down the batch of the update `step` that was not finite, and stop."""
-        ids = window_ids(self.job.seed, step, self.config.batch_size, self.job.index)
+        ids = self.job.sampler.ids(step)
         fault = self.job.output / "fault.json"
         seen = {"update": self.step, "loss": str(loss), "gradient_norm": str(norm)}
         if self.ranks.is_main:
@@ -257,12 +278,24 @@ class Trainer:
 
     def _save(self) -> Path:
         weights = full_weights(self.policy)
+        averages = None if self.averages is None else full_weights(self.averages)
         moments = full_moments(self.optimizer, self.policy)
-        state = {"topology": self._topology(), "scaler": self.update.scaler.state_dict()}
+        carried = full_rows(self.update.carried_rows(), self.config.batch_size, self.accelerator)
+        state: dict[str, Any] = {
+            "topology": self._topology(),
+            "scaler": self.update.scaler.state_dict(),
+        }
+        counts = group_counts(self.optimizer)
+        if any(counts):
+            state["optimizer"] = counts
 
         def write() -> str:
             path = checkpoint.save(
-                self.checkpoints, self.step, weights, moments, self.job.described, state
+                self.checkpoints,
+                self.step,
+                checkpoint.Tensors(weights, moments, averages, carried),
+                self.job.described,
+                state,
             )
             self._prune()
             return str(path)
@@ -304,7 +337,7 @@ class Trainer:
 
     def _evaluation_copy(self) -> Policy:
         """The whole policy by itself, in fp32: what a checkpoint of this step would load."""
-        whole = full_weights(self.policy)
+        whole = full_weights(self.averages or self.policy)
         copy = self.job.build()
         copy.load_state_dict(whole)
         return copy.to(self.accelerator.device)

@@ -19,13 +19,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from decision_seq.data.sampler import WindowIndex, rank_slice, window_ids
+from decision_seq.data.sampler import Sampler, rank_slice
+from decision_seq.models.backbones import State
 from decision_seq.policies import Policy
+from decision_seq.policies.base import Learnt
 from decision_seq.train.config import PRECISIONS, TrainConfig
+from decision_seq.train.groups import set_rate
 from decision_seq.train.parallel import last_backward
 from decision_seq.types import Batch
 
 _POLICYS = 0x501C1  # keeps the policy's seed apart from torch's, that of a rank
+STEPS = " steps"  # among the summed weights: real steps, by which metrics are averaged
 
 
 class Source(Protocol):
@@ -37,9 +41,11 @@ class Source(Protocol):
 
 @dataclass
 class Outcome:
-    """What an update left on the device; reading a tensor waits for it."""
+    """The result of an update, on the device; reading a tensor waits for it."""
 
-    losses: dict[str, Tensor]  # this rank's shares, which add up to the global means
+    # This rank's shares, which add up to the global means: losses without their factors.
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     gradient_norm: Tensor  # before clipping, of the global gradient
     learning_rate: float
     data_seconds: float  # spent on gathering windows
@@ -74,7 +80,11 @@ def update_seeds(seed: int, step: int, rank: int, part: int) -> tuple[int, int]:
 
 
 class Update:
-    """Calls itself an update: `update(step)` trains the policy on the batch of `step`."""
+    """One training update: `update(step)` trains the policy on the batch of that step.
+
+    carried: of every micro-batch the state that its next windows begin with, where the sampler is
+    consecutive and the policy carries one.
+    """
 
     def __init__(
         self,
@@ -83,13 +93,14 @@ class Update:
         policy: Policy,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        index: WindowIndex,
+        sampler: Sampler,
         source: Source,
         accelerator: Accelerator,
     ) -> None:
         self.config, self.seed = config, seed
         self.policy, self.model, self.optimizer = policy, model, optimizer
-        self.index, self.source, self.accelerator = index, source, accelerator
+        self.sampler, self.source, self.accelerator = sampler, source, accelerator
+        self.carried: list[State | None] = [None] * config.accumulation
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.autocast_dtype = PRECISIONS[config.precision][1]
@@ -105,41 +116,78 @@ class Update:
         data_seconds = time.perf_counter() - started
         seeds = [update_seeds(self.seed, step, self.rank, part) for part in range(len(batches))]
         rate = self.config.rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.model.train()
         self.optimizer.zero_grad()
         weights = [
             self.policy.weights(batch, self._rng(own))
             for batch, (_, own) in zip(batches, seeds, strict=True)
         ]
+        for batch, named in zip(batches, weights, strict=True):
+            named[STEPS] = batch.mask
         exchange = self._exchange(weights, signalled)
         losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         for part, (batch, (everyones, own)) in enumerate(zip(batches, seeds, strict=True)):
             torch.manual_seed(everyones)
             with last_backward(self.model, part == len(batches) - 1):
-                values = self._forward(batch, self._rng(own))
-                totals, flag = exchange()
+                learnt = self._forward(batch, self._rng(own), self.carried[part])
+                self._carry(part, learnt.state)
+                sums, flag = exchange()
+                totals = dict(sums)
+                steps = totals.pop(STEPS)
+                values = learnt.losses
                 shares = {n: masked_mean(values[n], weights[part][n], totals[n]) for n in totals}
                 # DDP and FSDP average over the ranks what is to be added up.
-                self.scaler.scale(torch.stack(list(shares.values())).sum() * self.world).backward()
+                self.scaler.scale(self.total(shares) * self.world).backward()
             losses = {n: losses.get(n, 0) + share.detach() for n, share in shares.items()}
+            for name, value in (learnt.metrics or {}).items():
+                share = masked_mean(value.detach(), batch.mask, steps)
+                metrics[name] = metrics.get(name, 0) + share
         norm = self._apply()
-        return Outcome(losses, norm, rate, data_seconds, flag())
+        return Outcome(losses, metrics, norm, rate, data_seconds, flag())
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The sum that is minimised: every loss times its factor."""
+        factors = self.policy.loss_weights
+        weighted = [
+            share if factors.get(name, 1.0) == 1.0 else share * factors[name]
+            for name, share in losses.items()
+        ]
+        return torch.stack(weighted).sum()
+
+    def _carry(self, part: int, state: State | None) -> None:
+        if self.sampler.consecutive and state is not None:
+            self.carried[part] = {name: value.detach() for name, value in state.items()}
+
+    def carried_rows(self) -> State:
+        """The carried state of this rank's rows, in the order of the global batch; maybe empty."""
+        parts = [part for part in self.carried if part is not None]
+        if not parts:
+            return {}
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def carry_on(self, rows: State) -> None:
+        """Take this rank's rows of a state, as `carried_rows` gave it."""
+        count = self.config.accumulation
+        for part in range(count):
+            self.carried[part] = {
+                name: value[rank_slice(np.arange(len(value)), part, count)]
+                for name, value in rows.items()
+            }
 
     def parts(self, step: int) -> list[np.ndarray]:
         """This rank's windows of `step`, one array a micro-batch."""
-        ids = window_ids(self.seed, step, self.config.batch_size, self.index)
-        mine = rank_slice(ids, self.rank, self.world)
+        mine = rank_slice(self.sampler.ids(step), self.rank, self.world)
         count = self.config.accumulation
         return [rank_slice(mine, part, count) for part in range(count)]
 
-    def _forward(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """The policy's losses, unreduced."""
+    def _forward(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        """What the policy learns of a batch, unreduced."""
         with torch.autocast(
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
-            return self.model(batch, rng)
+            return self.model(batch, rng, state)
 
     def _exchange(
         self, weights: list[dict[str, Tensor]], signalled: bool

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from decision_seq import __version__
 from decision_seq.bench.sampling import write_store
 from decision_seq.bench.steps import make_update
-from decision_seq.data.sampler import window_ids
 from decision_seq.memory import keep_freed
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.train import TrainConfig, masked_mean
@@ -42,12 +41,12 @@ def main(folder: Path) -> None:
     # The defaults of both are the paper's.
     whole = make_update(store, Accelerator(cpu=True), config, DecisionTransformerConfig())
     policy, optimizer = whole.policy.train(), whole.optimizer
-    batch = whole.source.batch(window_ids(SEED, 0, protocol.BATCH, whole.index))
+    batch = whole.source.batch(whole.sampler.ids(0))
     generator = torch.Generator()
     done = 0
 
     def update() -> float:
-        loss = masked_mean(policy(batch, generator)["action"], batch.mask)
+        loss = masked_mean(policy(batch, generator).losses["action"], batch.mask)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), protocol.CLIP)

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from decision_seq.acting import Actor, SlidingActor
 from decision_seq.bench import planning, steps
 from decision_seq.bench.counting import Counts, alone, counted, dt_update_flops
 from decision_seq.bench.planning import make_policy, plans
@@ -90,11 +91,11 @@ def of_step(update: Update, slides: bool = False) -> Counts:
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
     rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
-    state = policy.carry(1, SEATS, 20)[0] if slides else None
+    actor = (SlidingActor if slides else Actor)(policy, 1, SEATS, 20)
 
     @torch.inference_mode()
     def act() -> None:
-        policy.act(Batch(**rows), state)
+        actor.decide(0, policy.encoded(Batch(**rows)), None)
 
     return counted(act)
 

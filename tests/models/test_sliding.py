@@ -1,16 +1,29 @@
 """Windows that slide, against lists that grow and are cut."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-from decision_seq.models.backbones import GPTConfig
-from decision_seq.models.sliding import LONGEST, Window
+from decision_seq.acting import slides
+from decision_seq.models.backbones import GPT, GPTConfig
+from decision_seq.models.positions import WindowConfig
+from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer, Window
+from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
+from decision_seq.types import Spec
 
 WIDTH = 12
 # How long the episodes of two rows are, one after the other.
 LENGTHS = ((3, 1, 14, 2), (9, 4, 7))
+
+
+def sliding(
+    backbone: GPT, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
+) -> Slide:
+    """A window over the backbone with the weights of now."""
+    blocks = list(backbone.blocks)
+    return Slide(SlidingTransformer(blocks, backbone.norm, rows, steps, tokens, dtype))
 
 
 def lives(lengths: tuple[int, ...], steps: int, tokens: int) -> Iterator[tuple[bool, torch.Tensor]]:
@@ -33,7 +46,8 @@ def test_the_newest_token_is_told_the_same(
     backbone = GPTConfig(layers, width=WIDTH, activation="gelu").build().eval()
     for parameter in backbone.parameters():  # so that heads look at some more than at others
         parameter.normal_(std=0.3)
-    (slide,), earlier = backbone.slide(1, 2, steps, tokens, dtype), [torch.randn(1, WIDTH)] * 2
+    slide = sliding(backbone, 2, steps, tokens, dtype)
+    earlier = [torch.randn(1, WIDTH)] * 2
     rows = zip(*(lives(lengths, steps, tokens) for lengths in LENGTHS), strict=True)
     exact = 1e-4 if dtype == torch.float32 else 0.1
     for row in rows:
@@ -41,7 +55,7 @@ def test_the_newest_token_is_told_the_same(
         # The former step's last token; of a beginning, something that was there before.
         news = [torch.cat([old, new])[-tokens:] for old, new in zip(earlier, whole, strict=True)]
         found = slide(torch.stack(news), torch.tensor(begins))
-        expected = torch.stack([backbone(tokens[None])[0, -1] for tokens in whole])
+        expected = torch.stack([backbone(tokens[None])[0][0, -1] for tokens in whole])
         assert found.dtype == torch.float32
         assert (found - expected).abs().max() < exact * expected.abs().max()
         earlier = [tokens[-1:] for tokens in whole]
@@ -67,27 +81,41 @@ def test_it_takes_the_weights_of_now() -> None:
     """A window that was begun before an update of the weights acts by the former ones."""
     torch.manual_seed(0)
     backbone = GPTConfig(2, width=WIDTH).build().eval()
-    (begun,), tokens, begins = (
-        backbone.slide(1, 1, 3, 2),
+    begun, tokens, begins = (
+        sliding(backbone, 1, 3, 2),
         torch.randn(1, 2, WIDTH),
         torch.tensor([True]),
     )
     with torch.no_grad():
-        before = backbone.slide(1, 1, 3, 2)[0](tokens, begins)
+        before = sliding(backbone, 1, 3, 2)(tokens, begins)
         backbone.blocks[0].mlp[0].weight.mul_(2)
         for norm in (backbone.blocks[0].mlp_norm, backbone.norm):
             norm.weight.add_(1)
         backbone.blocks[0].attention.output.weight.mul_(2)
-        after = backbone.slide(1, 1, 3, 2)[0](tokens, begins)
+        after = sliding(backbone, 1, 3, 2)(tokens, begins)
         torch.testing.assert_close(begun(tokens, begins), before, rtol=0, atol=0)
     assert (after - before).abs().max() > 1e-4
 
 
 def test_where_it_cannot_do_the_same_it_does_nothing() -> None:
-    heads = GPTConfig(2, heads=2, width=WIDTH).build()
-    ruled = GPTConfig(2, width=WIDTH).build((True, False))
-    plain = GPTConfig(2, width=WIDTH).build()
-    assert heads.slide(1, 1, 3, 2) is None
-    assert ruled.slide(1, 1, 3, 2) is None
-    assert plain.slide(1, 1, LONGEST, 1) is not None
-    assert plain.slide(1, 1, LONGEST // 2 + 1, 2) is None
+    """Nor for a subclass, which may compute something else: types are compared exactly."""
+
+    class OtherPolicy(DecisionTransformer):
+        pass
+
+    class OtherBackbone(GPT):
+        pass
+
+    spec, one_head = Spec((2,), 1, "continuous", 1, 1000), GPTConfig(2, width=WIDTH)
+    config = DecisionTransformerConfig(3, one_head)
+    assert slides(config.build(spec), 3)
+    assert not slides(OtherPolicy(config, spec), 3)
+    assert not slides(DecisionTransformerConfig(3, GPTConfig(2, 2, WIDTH)).build(spec), 3)
+    assert not slides(replace(config, positions=WindowConfig()).build(spec), 3)
+    for backbone in (OtherBackbone(one_head), one_head.build((True, False) * 5)):
+        policy = config.build(spec)
+        policy.backbone = backbone
+        assert not slides(policy, 3)
+    longest = LONGEST // 3
+    assert slides(config.build(spec), longest)
+    assert not slides(config.build(spec), longest + 1)

@@ -61,7 +61,7 @@ def test_each_transition_counts_once_and_in_the_context_of_a_rollout(
 ) -> None:
     batch = windows(store)
     weights = policy.weights(batch, torch.Generator())["action"]
-    values = policy(batch, torch.Generator())["action"]
+    values = policy(batch, torch.Generator()).losses["action"]
     starts, steps = weights.nonzero(as_tuple=True)
     rows = starts + steps
     assert sorted(rows.tolist()) == list(range(store.num_transitions))

@@ -94,7 +94,7 @@ def test_a_summary_is_read_backwards(policy: BidirectionalTransformer) -> None:
     for t in range(9):
         ahead = embedded[:, t : t + K]
         tokens = summary.norm(ahead + summary.distances[: ahead.shape[1]])
-        last = summary.backbone(tokens.flip(1))[:, -1]
+        last = summary.backbone(tokens.flip(1))[0][:, -1]
         torch.testing.assert_close(found[:, t], summary.head(last), rtol=1e-4, atol=1e-5)
 
 
@@ -135,14 +135,14 @@ def test_the_loss_is_told_by_what_follows_the_window(
     batch = windows.gather(np.array([0, 26, 40, 110])).tensors()
     assert batch.futures_mask.sum(1).tolist() == [K - 1, 0, K - 1, 0]
     rng = torch.Generator()
-    before = policy(batch, rng)["action"]
+    before = policy(batch, rng).losses["action"]
     parts = [windows.gather(np.array([row])).tensors() for row in (0, 26, 40, 110)]
-    apart = torch.cat([policy(part, rng)["action"] for part in parts])
+    apart = torch.cat([policy(part, rng).losses["action"] for part in parts])
     torch.testing.assert_close(apart, before)  # however a batch is cut
     for real in (True, False):
         chosen = (batch.futures_mask == real)[:, :, None]
         noisy = torch.where(chosen, 50 * torch.randn_like(batch.futures), batch.futures)
-        moved = (policy(replace(batch, futures=noisy), rng)["action"] - before).abs().amax(1)
+        moved = (policy(replace(batch, futures=noisy), rng).losses["action"] - before).abs().amax(1)
         assert (moved > 0).tolist() == [real, False, real, False]
 
 

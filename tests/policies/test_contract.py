@@ -1,64 +1,83 @@
-"""Every policy of the registry, over every backbone, conditioned and not, with both kinds of
-action, and those that see frames: invariants 1, 2, 3 and 8.
+"""Every policy of the registry, over every backbone that it accepts, conditioned and not, with both
+kinds of action, frames and auxiliary losses: invariants 1, 2, 3, 4 and 8.
+
+What an entry is tested with follows from the registry and from its own attributes.
 """
 
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from decision_seq.data.conditioning import Conditioning, ReturnToGo, Unconditioned, label
-from decision_seq.data.outcome import GoalOutcome, Outcome
+from decision_seq.acting import Actor, SlidingActor, slides
+from decision_seq.data.conditioning import Conditioning, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
+from decision_seq.models.auxiliary import AuxiliaryConfig
 from decision_seq.models.backbones import BackboneConfig
 from decision_seq.models.critics import IQLConfig
 from decision_seq.models.encoders import ImageConfig
-from decision_seq.models.positions import WindowConfig
-from decision_seq.planner import PlannerConfig
+from decision_seq.models.positions import TimestepConfig, WindowConfig, WindowPositions
 from decision_seq.policies import Policy, PolicyConfig, TrajectoryTransformer
 from decision_seq.train import masked_mean
-from decision_seq.types import Batch, Spec
+from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import OBSERVATION, lived
 
 LENGTH = 8
 CHOICES = 4  # of a discrete action
-CONDITIONINGS: dict[str, Conditioning] = {
-    "return": ReturnToGo(10.0),
-    "none": Unconditioned(),
-    "outcome": Outcome(),
-    "goal": GoalOutcome(goal=(0.0,) * OBSERVATION),
-}
-# The conditionings that suit a policy, and what else it is built with to be quick here.
-SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",), "return_predictor": ("outcome",)}
-SIMPLE = {"tt"}  # of actions that are no choices
-VECTORS = {"bdt"}  # not of frames
-SLIDING = {"gpt"}  # backbones that carry windows along episodes
-CARRYING = {"dt", "bdt", "return_predictor"}  # where tokens know their time by themselves
-BUILT: dict[str, dict[str, Any]] = {
-    "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
-    "return_predictor": {"estimates": "return"},
-}
 FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
 DISCRETE = ("discrete", "frames")  # the kinds of case whose actions are choices
-# What a policy leaves out of account by design. Any other must see it.
-IGNORED = {"bc": {"actions", "conditions"}}
+# Of the conditionings that a rollout knows, which all reach a policy in the same way, these two.
+KNOWN = ("return", "none")
+
+
+def conditioning(name: str) -> Conditioning:
+    """The registry's, with settings for the test store where it has none of its own."""
+    given = {"goal": {"goal": (0.0,) * OBSERVATION}, "return": {"scale": 10.0}}
+    return Conditioning.get_choice_class(name)(**given.get(name, {}))
+
+
+def _conditionings(policy: type[PolicyConfig]) -> list[str]:
+    """Those that the policy says it accepts, by the names of their labels."""
+    known = Conditioning.get_known_choices()
+    accepted = [n for n, cls in sorted(known.items()) if policy.accepts(cls.fields)]
+    return [n for n in accepted if policy.needs or n in KNOWN]
+
+
+def _backbones(policy: type[PolicyConfig]) -> list[str | None]:
+    """Those that the policy can be built over."""
+    if "backbone" not in {field.name for field in fields(policy)}:
+        return [None]
+    found: list[str | None] = []
+    for name in sorted(BackboneConfig.get_known_choices()):
+        chosen = BackboneConfig.get_choice_class(name)()
+        spec = Spec((OBSERVATION,), 3, "continuous", len(policy.needs), 1000)
+        try:
+            policy(backbone=chosen, **policy.example).build(spec)
+        except UserError as error:
+            if "backbone" not in str(error):
+                raise
+        else:
+            found.append(name)
+    return found
 
 
 def _cases() -> list[tuple[str, str | None, str, str]]:
+    """What the registry and the configurations' own attributes promise."""
     cases = []
-    for name in sorted(PolicyConfig.get_known_choices()):
-        keys = {field.name for field in fields(PolicyConfig.get_choice_class(name))}
-        backbones = sorted(BackboneConfig.get_known_choices()) if "backbone" in keys else [None]
-        for backbone in backbones:
-            for conditioning in SUITED.get(name, ("return", "none")):
-                kinds = ["continuous", *([] if name in SIMPLE else ["discrete"])]
-                kinds += ["frames"] if "encoder" in keys and name not in VECTORS else []
-                kinds += ["stochastic"] if "head" in keys else []
-                kinds += ["critic"] if "critic" in keys and conditioning == "outcome" else []
-                cases += [(name, backbone, conditioning, kind) for kind in kinds]
+    for name, config in sorted(PolicyConfig.get_known_choices().items()):
+        keys = {field.name for field in fields(config)}
+        kinds = [kind for kind in ("continuous", "discrete") if kind in config.actions]
+        kinds += ["frames"] if "frames" in config.observations and "encoder" in keys else []
+        kinds += ["stochastic"] if "head" in keys else []
+        losses = sorted(AuxiliaryConfig.get_known_choices()) if config.gives_features else []
+        kinds += [f"auxiliary {loss}" for loss in losses]
+        for backbone in _backbones(config):
+            for chosen in _conditionings(config):
+                cases += [(name, backbone, chosen, kind) for kind in kinds]
+                if "critic" in keys and chosen == "outcome":
+                    cases.append((name, backbone, chosen, "critic"))
     return cases
 
 
@@ -69,40 +88,47 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str | None, str, str]:
 
 @pytest.fixture
 def ignored(case: tuple[str, str | None, str, str]) -> set[str]:
-    name, _, conditioning, _ = case
-    blind = conditioning == "none" and name != "bdt"  # which makes its own
-    return IGNORED.get(name, set()) | ({"conditions"} if blind else set())
+    """What the policy leaves out by design: its own choice, or a condition that is empty."""
+    name, _, chosen, _ = case
+    config = PolicyConfig.get_choice_class(name)
+    empty = not conditioning(chosen).fields and config.takes is None
+    return set(config.ignores) | ({"conditions"} if empty else set())
 
 
 @pytest.fixture
 def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Spec) -> Policy:
-    name, backbone, conditioning, kind = case
+    name, backbone, labels, kind = case
     torch.manual_seed(0)
-    chosen = BUILT.get(name, {})
+    chosen = dict(PolicyConfig.get_choice_class(name).example)
     if backbone:
-        chosen = chosen | {"backbone": BackboneConfig.get_choice_class(backbone)()}
-    asked = replace(spec, condition_size=CONDITIONINGS[conditioning].size)
+        chosen["backbone"] = BackboneConfig.get_choice_class(backbone)()
+    asked = replace(spec, condition_size=conditioning(labels).size)
     if kind == "critic":
-        chosen = chosen | {"critic": IQLConfig(width=16)}
+        chosen["critic"] = IQLConfig(width=16)
     if kind == "stochastic":
-        chosen = chosen | {"head": "stochastic"}
+        chosen["head"] = "stochastic"
+    if kind.startswith("auxiliary"):
+        loss = AuxiliaryConfig.get_choice_class(kind.removeprefix("auxiliary "))
+        chosen["auxiliary"] = {"extra": loss(weight=0.5)}
     if kind in DISCRETE:
         asked = replace(asked, action_kind="discrete", action_size=CHOICES)
     if kind == "frames":
-        chosen |= {"encoder": ImageConfig((4, 4, 4)), "positions": WindowConfig(), "squash": True}
+        remembers = BackboneConfig.get_choice_class(backbone)().build().memory == "episode"
+        places = TimestepConfig() if remembers else WindowConfig()
+        chosen |= {"encoder": ImageConfig((4, 4, 4)), "positions": places, "squash": True}
         asked = replace(asked, observation_shape=FRAMES)
     made = PolicyConfig.get_choice_class(name)(context_length=LENGTH, **chosen).build(asked)
-    if kind == "frames":
+    if kind == "frames" and isinstance(made.positions, WindowPositions):
         for table in (made.positions.place, made.positions.begin.weight):  # they begin at zero
             torch.nn.init.normal_(table, std=0.1)
-    made.fit(store, label(store, CONDITIONINGS[conditioning]))
+    made.fit(store, label(store, conditioning(labels)))
     return made.eval()
 
 
 @pytest.fixture
 def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore) -> Batch:
-    conditioning, kind = case[2:]
-    labels = label(store, CONDITIONINGS[conditioning])
+    chosen, kind = case[2:]
+    labels = label(store, conditioning(chosen))
     gatherer = WindowGatherer(store, labels, LENGTH, 1000, policy.futures)
     # The first of an episode, some in its middle, and short ones at its end (rows 28, 36, 88).
     found = gatherer.gather(torch.tensor([0, 3, 28, 36, 60, 88, 92]).numpy()).tensors()
@@ -151,7 +177,7 @@ def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.
     """name -> (values, weights), with the same draws for both, as an update hands them in."""
     rng = torch.Generator()
     weights = policy.weights(batch, rng.manual_seed(0))
-    values = policy(batch, rng.manual_seed(0))
+    values = policy(batch, rng.manual_seed(0)).losses
     assert values.keys() == weights.keys()
     return {name: (values[name], weights[name]) for name in weights}
 
@@ -178,12 +204,14 @@ INPUTS = ("observations", "actions", "rewards", "conditions", "timesteps")
 def test_nothing_sees_the_future(policy: Policy, batch: Batch) -> None:
     """Invariant 1: noise in step t + 1 and later changes no loss and no action up to t.
 
-    But for a critic's, which learns what an action led to from the observation that followed.
+    But for losses that look ahead by design: a critic's, which learns what an action led to from
+    the observation that followed, and auxiliary ones that say so.
     """
+    ahead = {"critic_q"} | {n for n, loss in policy.auxiliary.items() if loss.looks_ahead}
     for step in range(1, LENGTH):
         noisy = noisy_from(batch, step, INPUTS)
         for name, (values, _) in losses(policy, batch).items():
-            if name == "critic_q":
+            if name in ahead:
                 continue
             torch.testing.assert_close(
                 losses(policy, noisy)[name][0][:, :step], values[:, :step], rtol=1e-5, atol=1e-6
@@ -259,24 +287,32 @@ def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> 
 
 
 @torch.no_grad()
-def test_what_is_carried_from_step_to_step_changes_nothing(
+def test_a_rollout_step_by_step_is_the_training_forward(
     case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore
 ) -> None:
-    """One row lives whole episodes, one after the other, the other row none but first steps."""
-    name, backbone, _, kind = case
-    (state,) = policy.carry(1, 2, LENGTH)
-    if backbone in SLIDING:
-        assert (state is not None) == (name in CARRYING and kind != "frames")
+    """Invariant 4, whatever acts and whatever it carries: row 1 acts through whole episodes, one
+    after the other, row 0 takes first steps alone. Expected: the action at the end of all that is
+    remembered, the last K steps or the episode.
+    """
+    kind = case[3]
+    if kind == "frames" or kind.startswith("auxiliary"):
+        return  # what acts is the same as for vectors, and without the loss
     rng = np.random.default_rng(0)
-    for index in range(store.num_episodes if state is not None else 0):
+    actors = [Actor(policy, 1, 2, LENGTH)]
+    if slides(policy, LENGTH):
+        actors.append(SlidingActor(policy, 1, 2, LENGTH))
+    for index in range(store.num_episodes):
         episode = store.episode(index)
         if kind in DISCRETE:
             episode = replace(episode, actions=rng.integers(0, CHOICES, len(episode)))
         labels = rng.normal(size=(len(episode), policy.spec.condition_size)).astype(np.float32)
-        for context in lived(policy.spec, LENGTH, episode, labels):
-            batch = policy.encoded(context)
-            carried, state = policy.decide(batch, state)
-            torch.testing.assert_close(carried, policy.decide(batch)[0], rtol=1e-4, atol=1e-5)
+        whole = len(episode) if policy.memory == "episode" else LENGTH
+        shown = [lived(policy.spec, actor.shown, episode, labels) for actor in actors]
+        for context, *short in zip(lived(policy.spec, whole, episode, labels), *shown, strict=True):
+            expected = policy.decide(policy.encoded(context))[0]
+            for actor, seen in zip(actors, short, strict=True):
+                found = actor.decide(0, policy.encoded(seen), None)
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:
@@ -301,7 +337,8 @@ def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Bat
 def test_losses_are_of_the_weights_precision(policy: Policy, gathered: Batch) -> None:
     """In float64, in which runs on several processes are told apart, nothing is rounded to less."""
     exact = gathered.tensors(dtype=torch.float64)
-    for name, values in policy.double()(exact, torch.Generator().manual_seed(0)).items():
+    learnt = policy.double()(exact, torch.Generator().manual_seed(0))
+    for name, values in learnt.losses.items():
         assert values.dtype == torch.float64, name
 
 

@@ -88,7 +88,7 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
             timesteps=batch.timesteps,
             attention_mask=batch.mask.long(),
         ).action_preds
-        hidden = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
+        hidden, _ = policy.backbone(policy.tokens(policy.encoded(batch)), slice(1, None, 3))
         ours = policy.actions.predict(hidden)
         assert (ours - theirs)[batch.mask].abs().max() < 1e-5
         newest = theirs[torch.arange(32), batch.lengths - 1]
@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_the_actions_it_would_choose(spec: Spec) -> None:
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec).eval()
     batch = random_batch(6, padded=False)
     rng = torch.Generator()
-    values, weights = policy(batch, rng)["action"], policy.weights(batch, rng)["action"]
+    values, weights = policy(batch, rng).losses["action"], policy.weights(batch, rng)["action"]
     assert values.shape == (6, K)
     assert torch.equal(weights, batch.mask)
     for step in range(K):

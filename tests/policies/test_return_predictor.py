@@ -44,7 +44,7 @@ def test_what_is_expected_follows_what_decides(policy: ReturnPredictor) -> None:
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     for step in range(200):
         batch, rng = episodes(64, step), torch.Generator()
-        losses, weights = policy(batch, rng), policy.weights(batch, rng)
+        losses, weights = policy(batch, rng).losses, policy.weights(batch, rng)
         optimizer.zero_grad()
         torch.stack([masked_mean(losses[name], weights[name]) for name in losses]).sum().backward()
         optimizer.step()
@@ -64,7 +64,7 @@ def test_its_loss_is_the_cross_entropy_of_success(policy: ReturnPredictor) -> No
     batch = episodes(20, 0)
     policy.eval()
     with torch.no_grad():
-        found, losses = policy.expected(batch), policy(batch, torch.Generator())
+        found, losses = policy.expected(batch), policy(batch, torch.Generator()).losses
     success = batch.rewards.sum(1, keepdim=True)
     expected = -(success * found.log() + (1 - success) * (1 - found).log())
     torch.testing.assert_close(losses["return"], expected)

@@ -83,8 +83,9 @@ def test_the_tokens_of_a_transition(policy, batch, conditioning) -> None:
 @torch.no_grad()
 def test_losses_equal_a_plain_loop(policy, batch) -> None:
     """Token by token, each predicted from those before it, with heads and embeddings by hand."""
-    losses = policy(batch, torch.Generator())
-    tokens, weights = policy.tokens(batch), LossWeights()
+    losses = policy(batch, torch.Generator()).losses
+    tokens = policy.tokens(batch)
+    assert policy.loss_weights == {"observation": 1.0, "action": 5.0, "reward": 1.0, "value": 1.0}
     kinds = ["observation"] * 11 + ["action"] * 3 + ["reward", "value"]
     expected = {name: torch.zeros(5, WINDOW) for name in losses}
     heads = policy.head.weight.view(SIZE, BINS + 1, -1)
@@ -97,14 +98,14 @@ def test_losses_equal_a_plain_loop(policy, batch) -> None:
         ids = [SIZE * BINS if t == BINS else (i % SIZE) * BINS + t for i, t in enumerate(flat)]
         sequence = torch.stack([*goal, *(policy.embed.weight[i] for i in ids[:-1])])
         sequence = sequence + policy.positions[: len(sequence)]
-        hidden = policy.backbone(sequence[None])[0]
+        hidden = policy.backbone(sequence[None])[0][0]
         for place, token in enumerate(flat):
             read = place - 1 + len(goal)
             if read < 0:
                 continue
             logits = heads[place % SIZE] @ hidden[read]
             kind = kinds[place % SIZE]
-            error = -logits.log_softmax(-1)[token] * getattr(weights, kind) / SIZE
+            error = -logits.log_softmax(-1)[token] / SIZE
             expected[kind][row, place // SIZE] += error
     for name, values in losses.items():
         torch.testing.assert_close(values, expected[name], rtol=1e-4, atol=1e-5)
@@ -350,8 +351,8 @@ def test_the_goal_is_heeded(store) -> None:
     batch = gatherer.gather(np.array([0, 8])).tensors()
     other = batch.conditions.clone()
     other[..., 2:] += 3
-    for name, values in policy(replace(batch, conditions=other), torch.Generator()).items():
-        assert (values != policy(batch, torch.Generator())[name]).any()
+    for name, values in policy(replace(batch, conditions=other), torch.Generator()).losses.items():
+        assert (values != policy(batch, torch.Generator()).losses[name]).any()
 
 
 def test_the_loss_falls(store) -> None:
@@ -361,7 +362,7 @@ def test_the_loss_falls(store) -> None:
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     totals = []
     for _ in range(30):
-        losses = policy(batch, torch.Generator())
+        losses = policy(batch, torch.Generator()).losses
         total = torch.stack([values.mean() for values in losses.values()]).sum()
         optimizer.zero_grad()
         total.backward()

@@ -8,7 +8,7 @@ from decision_seq.models.encoders import ImageConfig
 from decision_seq.models.positions import WindowConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.train import TrainConfig
-from decision_seq.train.optimizer import make_optimizer
+from decision_seq.train.groups import make_optimizer
 from decision_seq.types import Spec, UserError
 
 

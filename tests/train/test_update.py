@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from decision_seq import config as configs
-from decision_seq.data.sampler import WindowGatherer, window_ids
+from decision_seq.data.sampler import WindowGatherer
 from decision_seq.experiment import make_job
 from decision_seq.problem import Config, prepare
 from decision_seq.train import Job, masked_mean
@@ -48,7 +48,7 @@ def make_update(job: Job, kind: type[Update] = Update) -> Update:
     )
     resident = kind is GraphedUpdate or job.config.data_on_device
     source = (DeviceSource if resident else HostSource)(job.gatherer, CPU, dtype)
-    return kind(job.config, job.seed, policy, model, optimizer, job.index, source, accelerator)
+    return kind(job.config, job.seed, policy, model, optimizer, job.sampler, source, accelerator)
 
 
 def trace(update: Update, steps: int = 12) -> list[float]:
@@ -96,7 +96,7 @@ def test_every_window_of_the_batch_is_in_one_part(job: Callable[..., Job]) -> No
     made = job(accumulation=3)
     update = make_update(made)
     for step in range(20):
-        ids = window_ids(made.seed, step, made.config.batch_size, made.index)
+        ids = made.sampler.ids(step)
         found = []
         for rank in range(2):
             update.rank, update.world = rank, 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
 from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import draccus
 import torch
@@ -12,60 +13,66 @@ from torch import Tensor, nn
 from decision_seq.models.cache import Cache, Memory
 from decision_seq.models.layers import Read
 
-# A rule fixed when a backbone is built: True at the positions that others may look at. What stands
-# elsewhere is seen by nobody, not even by itself; the hidden state there follows from the rest.
+# A rule fixed when a backbone is built: True at the positions that may be attended to. Other
+# positions are masked for every query, themselves included.
 Seen = tuple[bool, ...]
 
-
-# The next step of every row: tokens [B, M, D], the first of which is the former step's last, the
-# others the new step's; and [B] True where an episode begins with it, which takes no notice of that
-# first one -> hidden [B, D] at the last of them, as `forward` over the whole windows has it.
-Carried = Callable[[Tensor, Tensor], Tensor]
+# What a backbone carries from one call to the next, by name: [B, ...] each, a row a sequence.
+State = dict[str, Tensor]
 
 
 class Backbone(nn.Module):
     """Causal: the hidden state at a position depends on the tokens up to it and on no other.
 
-    To be planned with, it also reads a sequence piece by piece, with the same numbers.
+    memory: `window`, hidden states depend on the tokens of one call; `episode`, also on the state
+        that is carried from call to call: step by step, segment by segment or in one call, the
+        hidden states of an episode are the same.
+    shows_attention: whether it has `attention`.
+    hides: whether it can be built with a rule (`Seen`) of what may be attended to.
+    """
+
+    memory: ClassVar[Literal["window", "episode"]] = "window"
+    shows_attention: ClassVar[bool] = False
+    hides: ClassVar[bool] = False
+    width: int
+
+    def initial_state(self, rows: int) -> State | None:
+        """The state before an episode's first token; None where nothing is carried."""
+        return None
+
+    def forward(
+        self, tokens: Tensor, read: Read | None = None, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
+        """tokens [B, L, D] -> hidden [B, R, D] at the positions `read`, by default all, and the
+        state after the last token. state: None for the initial one.
+        """
+        raise NotImplementedError
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """tokens [B, L, D] -> attention weights of `forward`, [layers, B, heads, L, L], rows of
+        sum 1. For inspection: it takes memory that training does not need.
+        """
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A backbone that reads a sequence piece by piece, in rows that branch, for beam search.
+
+    The hidden states are those of `Backbone.forward` over all that a row has read.
     """
 
     width: int
 
-    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
-        """tokens [B, L, D] -> hidden [B, R, D] at the positions `read`, by default all."""
-        raise NotImplementedError
-
-    def attention(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L, D] -> how much each looks at each, [layers, B, heads, L, L], rows of sum 1.
-
-        Of `forward`, for people to look at: it costs memory that no training needs.
-        """
-        raise NotImplementedError
-
-    def slide(
-        self,
-        tables: int,
-        rows: int,
-        steps: int,
-        tokens: int,
-        dtype: torch.dtype = torch.float32,
-    ) -> Sequence[Carried] | None:
-        """What carries tables of so many windows, of so many steps and tokens a step, along
-        episodes, with the weights of now and products in `dtype`; None where `forward` has to do.
-        """
-        return None
-
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
-        """Nothing read yet, by so many rows. shared, memory: see `Cache`."""
-        raise NotImplementedError
+        """The cache of so many rows that have read nothing. shared, memory: see `Cache`."""
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
-        """Read on: tokens [R, q, D], behind those that the cache holds -> hidden [R, q, D].
+        """Read tokens [R, q, D] after those in the cache -> hidden [R, q, D].
 
-        lengths: [R], of an empty cache's first tokens so many are real; the rest is never looked
-        at. Such rows have to fork before they read on.
+        lengths: [R], of an empty cache's first tokens so many are real; the rest is never attended
+        to. Such rows have to fork before they read on.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -77,5 +84,51 @@ class BackboneConfig(draccus.ChoiceRegistry):
         return "gpt"
 
     def build(self, seen: Seen | None = None) -> Backbone:
-        """seen: which positions of a sequence may be looked at; by default all."""
+        """seen: which positions of a sequence may be attended to; by default all.
+
+        UserError where a rule is given and the backbone cannot hide positions.
+        """
         raise NotImplementedError
+
+
+def reset_rows(state: State, begins: Tensor, initial: State | None) -> State:
+    """The state with the rows that begin an episode, [B] True, set back to the initial one."""
+    if initial is None:
+        return state
+    return {
+        name: torch.where(begins.view(-1, *[1] * (value.ndim - 1)), initial[name], value)
+        for name, value in state.items()
+    }
+
+
+def unroll(
+    backbone: Backbone,
+    tokens: Tensor,
+    state: State | None,
+    begins: Tensor,
+    burn_in: int = 0,
+    carried_at: int | None = None,
+) -> tuple[Tensor, State | None]:
+    """Hidden states [B, L, D] of a window's tokens, and the state that the next window begins with.
+
+    begins: [B] rows whose window begins an episode: they start from the initial state. burn_in:
+    tokens that only refresh the state: no gradient flows through them but in rows that begin an
+    episode (Kapturowski et al., 2019, section 3). carried_at: the number of tokens after which the
+    next window begins, None for all of them.
+    """
+    length = tokens.shape[1]
+    carried_at = length if carried_at is None else carried_at
+    initial = backbone.initial_state(len(tokens))
+    if state is not None:
+        state = reset_rows(state, begins, initial)
+    pieces, carried = [], state
+    cuts = sorted({0, min(burn_in, length), min(carried_at, length), length})
+    for start, end in itertools.pairwise(cuts):
+        hidden, state = backbone(tokens[:, start:end], None, state)
+        pieces.append(hidden)
+        if end == carried_at:
+            carried = state
+        if end == burn_in and state is not None:
+            detached = {name: value.detach() for name, value in state.items()}
+            state = reset_rows(detached, begins, state)  # rows that begin keep their gradient
+    return torch.cat(pieces, 1), carried

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
+from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen, State
 from decision_seq.models.cache import Cache, Memory, Shape
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
-from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
 
 
 @BackboneConfig.register_subclass("gpt")
@@ -24,10 +23,15 @@ class GPTConfig(BackboneConfig):
     """Defaults: kzl/decision-transformer gym/experiment.py."""
 
     layers: int = 3
+    """Transformer blocks."""
     heads: int = 1
+    """Attention heads of a block; they divide the width."""
     width: int = 128
+    """Width of the tokens."""
     dropout: float = 0.1
+    """Dropout on the embeddings, the attention weights and after each half of a block."""
     activation: str = "relu"
+    """Activation of the blocks' hidden layer: relu or gelu."""
 
     def __post_init__(self) -> None:
         where = "config: policy.backbone."
@@ -54,6 +58,8 @@ class GPTConfig(BackboneConfig):
 class GPT(Backbone):
     """Dropout on the embeddings, blocks, final LayerNorm."""
 
+    shows_attention = True
+    hides = True
     seen: Tensor | None
 
     def __init__(self, config: GPTConfig, seen: Seen | None = None) -> None:
@@ -70,13 +76,15 @@ class GPT(Backbone):
         self.norm = nn.LayerNorm(config.width)
         self.apply(_initialise)
 
-    def forward(self, tokens: Tensor, read: Read | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, read: Read | None = None, state: State | None = None
+    ) -> tuple[Tensor, None]:
         """tokens [B, L, D] -> hidden [B, R, D]; the last block computes `read` alone."""
         tokens, mask = self._begun(tokens)
         *blocks, last = self.blocks
         for block in blocks:
             tokens = block(tokens, mask=mask)
-        return self.norm(last(tokens, read, mask))
+        return self.norm(last(tokens, read, mask)), None
 
     def attention(self, tokens: Tensor) -> Tensor:
         tokens, mask = self._begun(tokens)
@@ -93,21 +101,6 @@ class GPT(Backbone):
         length = tokens.shape[1]
         mask = causal_mask(length, slice(None), tokens.device, self.seen[:length])
         return self.dropout(tokens), mask
-
-    def slide(
-        self,
-        tables: int,
-        rows: int,
-        steps: int,
-        tokens: int,
-        dtype: torch.dtype = torch.float32,
-    ) -> list[Slide] | None:
-        """With one head, no rule of its own and windows of a usual length."""
-        if self.heads > 1 or self.places is not None or steps * tokens > LONGEST:
-            return None
-        blocks = [cast(Block, block) for block in self.blocks]
-        shared = SlidingTransformer(blocks, self.norm, rows, steps, tokens, dtype)
-        return [Slide(shared) for _ in range(tables)]
 
     def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
         size = self.width // self.heads

@@ -1,0 +1,129 @@
+"""Actors: how a rollout calls a policy, batch by batch of environment slots.
+
+`Actor` calls `Policy.decide` itself. `SlidingActor` gives the same actions faster for the policies
+and backbones that it was written for; they are looked up by exact type, so a subclass that changes
+either acts by the plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from decision_seq.models.backbones import GPT
+from decision_seq.models.layers import Block, select
+from decision_seq.models.products import lowered
+from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
+from decision_seq.policies import (
+    BidirectionalTransformer,
+    DecisionTransformer,
+    Policy,
+    ReturnPredictor,
+)
+from decision_seq.policies.base import begins_episode
+from decision_seq.types import Batch, Sampling
+
+
+class Actor:
+    """A policy in a rollout, for `batches` policy batches of `rows` environment slots each.
+
+    shown: how many of the newest steps of each context `decide` receives. precision: of the matrix
+    products (autocast).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        batches: int,
+        rows: int,
+        context_length: int,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        low = precision != torch.float32
+        device = next(policy.parameters()).device
+        self.policy = lowered(policy, precision) if low else policy
+        self.autocast = torch.autocast(device.type, precision, enabled=low)
+        self.shown = policy.shown_steps(context_length)
+        self.states: list[Any] = [policy.initial_state(rows) for _ in range(batches)]
+
+    def encode(self, observations: Tensor) -> Tensor:
+        """[B, 1, ...] -> [B, 1, F]."""
+        with self.autocast:
+            return self.policy.encode(observations)
+
+    def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
+        """The actions of policy batch `number` at its newest steps; its state is carried on."""
+        with self.autocast:
+            actions, self.states[number] = self.policy.decide(batch, self.states[number], sampling)
+        return actions
+
+
+class SlidingActor(Actor):
+    """A Decision Transformer over a one-head GPT, whose windows slide: see `models.sliding`.
+
+    It has the weights of the moment it is made, with products in `precision`.
+    """
+
+    def __init__(
+        self,
+        policy: DecisionTransformer,
+        batches: int,
+        rows: int,
+        context_length: int,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(policy, batches, rows, context_length)
+        count, backbone = policy.tokens_per_step, cast(GPT, policy.backbone)
+        blocks = [cast(Block, block) for block in backbone.blocks]
+        steps = context_length, count
+        shared = SlidingTransformer(blocks, backbone.norm, rows, *steps, precision)
+        self.states = [Slide(shared) for _ in range(batches)]
+        self.shown = min(context_length, 2)
+        # By a context's length, where its newest tokens are: the action before the newest step,
+        # then that step's tokens without its action; [K + 1, M].
+        firsts = count * torch.arange(-1, max(context_length, 2), device=shared.device)[:, None]
+        places = torch.arange(-1, count - 1, device=shared.device)
+        self.newest = (firsts + places).clamp_(min=0)
+
+    def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
+        policy = cast(DecisionTransformer, self.policy)
+        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, batch.lengths))
+        # In a window of one step every step begins anew.
+        begins = begins_episode(batch) if self.shown > 1 else batch.lengths == 1
+        return policy.actions.choose(self.states[number](tokens, begins), sampling)
+
+
+# Policies and backbones whose tokens and attention `SlidingActor` computes, by exact type.
+SLIDING = (DecisionTransformer, BidirectionalTransformer, ReturnPredictor), (GPT,)
+
+
+def slides(policy: Policy, context_length: int) -> bool:
+    """Whether `SlidingActor` can act for the policy: one head, no rule of its own, positions that
+    follow the episode, and windows of a usual length.
+    """
+    policies, backbones = SLIDING
+    if type(policy) not in policies:
+        return False
+    transformer = cast(DecisionTransformer, policy)
+    backbone = transformer.backbone
+    if type(backbone) not in backbones:
+        return False
+    gpt = cast(GPT, backbone)
+    fits = context_length * transformer.tokens_per_step <= LONGEST
+    return gpt.heads == 1 and gpt.places is None and transformer.positions.lasting and fits
+
+
+def make_actor(
+    policy: Policy,
+    batches: int,
+    rows: int,
+    context_length: int,
+    precision: torch.dtype = torch.float32,
+) -> Actor:
+    """The fastest actor that gives the policy's actions."""
+    if slides(policy, context_length):
+        made = cast(DecisionTransformer, policy)
+        return SlidingActor(made, batches, rows, context_length, precision)
+    return Actor(policy, batches, rows, context_length, precision)

@@ -1,0 +1,48 @@
+"""Parameter groups: which parameters the weight decay acts on, and at what learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from decision_seq.policies import Policy
+from decision_seq.train.config import TrainConfig
+from decision_seq.train.optimizers import Groups
+
+LR_SCALE = "lr_scale"  # a group's own factor of the learning rate
+
+
+def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over all that is trained."""
+    groups = make_groups(policy, config.decay, config.weight_decay)
+    return config.optimizer.build(groups, config.learning_rate, config.betas)
+
+
+def make_groups(policy: Policy, decay: str, weight_decay: float) -> Groups:
+    """The policy's parameter groups, each split by what the weight decay acts on.
+
+    decay: `all` parameters, or the `weights` of linear layers and convolutions. A module's
+    `undecayed` parameters are spared. A group with a `weight_decay` of its own stays whole.
+    """
+    matrices = {
+        module.weight
+        for module in policy.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad
+    }
+    kept = {w for module in policy.modules() for w in getattr(module, "undecayed", ())}
+    groups: Groups = []
+    for group in policy.parameter_groups():
+        if "weight_decay" in group:
+            groups.append(group)
+            continue
+        decays = [w not in kept and (decay == "all" or w in matrices) for w in group["params"]]
+        for wanted, strength in ((True, weight_decay), (False, 0.0)):
+            members = [w for w, yes in zip(group["params"], decays, strict=True) if yes == wanted]
+            groups.append({**group, "params": members, "weight_decay": strength})
+    return [group for group in groups if group["params"]]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step, times each group's `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(LR_SCALE, 1.0)
