@@ -147,7 +147,7 @@ def test_a_known_task_without_an_environment(write_d4rl: Callable[..., Path], ra
     problem = prepare(dataclasses.replace(config, evaluation=evaluation), Reporter())
     check = machine.simulator(problem, 2, ranks)
     assert check.state == WARNING
-    assert "no environment stands for kitchen" in check.finding
+    assert "no environment is available for kitchen" in check.finding
 
 
 def test_training_that_is_not_as_it_should_be(

@@ -102,7 +102,7 @@ def without_robotics(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("dataset", "sizes", "reason"),
     [
-        ("kitchen-partial-v0.hdf5", (60, 9), "no environment stands for kitchen today"),
+        ("kitchen-partial-v0.hdf5", (60, 9), "no environment is available for kitchen today"),
         ("pen-human-v1.hdf5", (45, 24), "d4rl/pen-v0 needs gymnasium-robotics"),
     ],
 )

@@ -1,20 +1,20 @@
-"""Datasets by name: every source becomes an EpisodeStore, once, and training opens nothing else.
+"""Datasets by name. Every source is converted to an EpisodeStore once; training opens only stores.
 
 | name | what is opened |
 |---|---|
-| `hopper-medium`, `-v2` | the best at hand: D4RL's file, the same fetched, the bundled collection |
-| `d4rl/hopper-medium-v2` | D4RL's file, fetched where it is not at hand |
+| `hopper-medium`, `-v2` | D4RL's file, local or downloaded; failing both, the bundled collection |
+| `d4rl/hopper-medium-v2` | D4RL's file, downloaded if it is not local |
 | `bundled/hopper-medium` | the bundled collection, made on first use |
-| `key-to-door-1k`, `-10k` | random walks in Key-to-Door: as many episodes, made on first use |
-| `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or fetched |
+| `key-to-door-1k`, `-10k` | 1,000 or 10,000 random walks in Key-to-Door, made on first use |
+| `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or downloaded |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
 | `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
 | `atari/bundled-pong`, `-breakout` | games by scripted players, played on first use |
-| `atari/Breakout` | DQN-replay's logs of the game at hand |
-| `path/to/folder` | a store, a Minari dataset, a folder of `.parquet` files, of DQN-replay's logs |
+| `atari/Breakout` | local DQN-replay logs of the game |
+| `path/to/folder` | a store, a Minari dataset, or a folder of `.parquet` files or DQN-replay logs |
 | `A+B` | the episodes of A, then those of B |
 
-Stores are kept in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
+Stores are saved in `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`.
 """
 
 from __future__ import annotations
@@ -58,22 +58,23 @@ from decision_seq.types import Reporter, UserError
 
 @dataclass(frozen=True)
 class Request:
-    """How a dataset is to be opened.
-
-    size, seed, workers: of a bundled collection (no size is the collection's own); replay: what is
-    taken of DQN-replay's logs; reporter: where news and progress are shown.
-    """
+    """Options for opening a dataset."""
 
     size: Size | None = None
+    """Size of a bundled collection; None for the collection's own size."""
     seed: int = 0
+    """Seed of a bundled collection."""
     workers: int | None = None
+    """Processes that make a bundled collection; None for one per core."""
     reporter: Reporter = field(default_factory=Reporter)
+    """Output for messages and progress bars."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Selection of transitions from DQN-replay's logs."""
 
 
 Reader = Callable[[Path, Path, Reporter], EpisodeStore]  # (path, output, reporter) -> store
 
-STAMP = "stamp.json"  # beside a store's columns: the file or folder it was made of
+STAMP = "stamp.json"  # in a store's folder: the stamp of the file or folder it was made from
 
 FILE_READERS: dict[str, Reader] = {
     ".hdf5": d4rl.read,
@@ -83,14 +84,14 @@ FILE_READERS: dict[str, Reader] = {
     ".pickle": pickles.read,
     ".parquet": hub.read,
 }
-# What the first bytes of a file without a known suffix say.
+# The first bytes of a file -> its reader, for files without a known suffix.
 SIGNATURES: dict[bytes, Reader] = {
     b"\x89HDF\r\n\x1a\n": d4rl.read,
     b"PK\x03\x04": npz.read,
     b"PAR1": hub.read,
     b"\x80": pickles.read,
 }
-# A file by which a folder's kind is recognised -> its reader, and the files it may read.
+# A file that identifies the kind of a folder -> the folder's reader, and the files it may read.
 FOLDER_READERS: dict[str, tuple[Reader, str]] = {
     "data/metadata.json": (minari.read, "data/**/*"),
     "**/*.parquet": (hub.read, "**/*"),
@@ -99,7 +100,7 @@ FOLDER_READERS: dict[str, tuple[Reader, str]] = {
 
 
 def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
-    """Open a dataset by name or path; UserError names an unknown one and its nearest kin."""
+    """Open a dataset by name or path; UserError for an unknown name, with the nearest known."""
     request = request or Request()
     path = _path(name)
     if path is not None:
@@ -122,31 +123,31 @@ def open_dataset(name: str, request: Request | None = None) -> EpisodeStore:
 
 
 def _path(name: str) -> Path | None:
-    """The file or folder of that name, where there is one."""
+    """The file or folder at the path `name`; None if there is none."""
     try:
         path = Path(name).expanduser()
         return path if name and path.exists() else None
-    except (ValueError, RuntimeError):  # a NUL, or the home of nobody
+    except (ValueError, RuntimeError):  # a NUL, or the home of an unknown user
         return None
 
 
 def open_path(path: Path, request: Request) -> EpisodeStore:
-    """A store, or the store made of this very file or folder: anew when that has changed."""
+    """Open a store, or convert a file or folder to one; converts again after a change."""
     if path.is_dir() and (path / "header.json").exists():
         return EpisodeStore.open(path)
     reader, files = _reader(path)
     identity = os.fsencode(path.resolve())
-    if reader is replay.read:  # what is taken of the logs makes the store
+    if reader is replay.read:  # the selection from the logs is part of the store's identity
         reader = functools.partial(replay.read, config=request.replay)
         identity += repr(request.replay).encode()
     key = hashlib.sha256(identity).hexdigest()[:12]
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
-    kept = _reopen(output, request)
-    if kept is not None and _kept_stamp(output) == now:
-        return kept
+    existing = _reopen(output, request)
+    if existing is not None and _stored_stamp(output) == now:
+        return existing
     store = reader(path, output, request.reporter)
-    if stamp(path, files) != now:  # whatever was read, it is not the file as it is
+    if stamp(path, files) != now:  # the data read may not be those of the file now
         shutil.rmtree(output)
         raise UserError(f"{path} changed while it was read; run again")
     (output / STAMP).write_text(json.dumps(now))
@@ -154,19 +155,19 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
 
 
 def _reopen(output: Path, request: Request) -> EpisodeStore | None:
-    """The store kept under that name; None, and the remains gone, where there is no sound one."""
+    """The store at `output`; None if there is none. A damaged store is removed."""
     if not output.is_dir():
         return None
     try:
         return EpisodeStore.open(output)
     except UserError as error:
         request.reporter.say(f"made again: {str(error).partition('; delete')[0]}")
-        shutil.rmtree(output)  # in the folder that is ours alone
+        shutil.rmtree(output)  # safe: only this package writes to the store folder
         return None
 
 
-def _kept_stamp(store: Path) -> object:
-    """What the store was made of; None where it is not known."""
+def _stored_stamp(store: Path) -> object:
+    """The stamp of the store's source; None if unknown."""
     try:
         return json.loads((store / STAMP).read_text())
     except (OSError, ValueError):
@@ -174,7 +175,7 @@ def _kept_stamp(store: Path) -> object:
 
 
 def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
-    """Who reads the path, and which files of a folder."""
+    """The reader of the path, and the files to read if it is a folder."""
     if path.is_dir():
         for marker, (reader, pattern) in FOLDER_READERS.items():
             if visible(path, marker):
@@ -196,8 +197,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
 
 
 def _open_best(name: str, request: Request) -> EpisodeStore:
-    """`hopper-medium`: D4RL's file at hand, else downloaded, else the bundled collection."""
-    collected = name.removesuffix("-v2")  # the bundled collections stand in for D4RL's v2 alone
+    """Open `hopper-medium`: D4RL's file, local or downloaded, else the bundled collection."""
+    collected = name.removesuffix("-v2")  # the bundled collections replace D4RL's v2 only
     stands_in = collected in bundled.bundled()
     if d4rl.versioned(name) is None and not stands_in:
         raise UserError(_unknown(name))
@@ -256,7 +257,7 @@ def _open_atari(name: str, request: Request) -> EpisodeStore:
 
 
 def _require_name(source: str, name: str, pattern: re.Pattern[str], example: str) -> None:
-    """UserError for a name that is none, as one that leads out of the folder."""
+    """Raise UserError for an invalid name, such as one that leads out of the folder."""
     if not pattern.fullmatch(name):
         raise UserError(f"{source}/{name} is no name of a dataset; give one like {example}")
 

@@ -1,6 +1,6 @@
-"""Behaviour policies: who acts while data are collected.
+"""Behaviour policies: the policies that collect data.
 
-D4RL's v2 gym files carry the SAC policy that collected them (`metadata/policy`): two ReLU layers
+D4RL's v2 gym files contain the SAC policy that collected them (`metadata/policy`): two ReLU layers
 and a tanh-squashed diagonal Gaussian. The bundled policies have the same layers, so one class reads
 both.
 """
@@ -18,19 +18,21 @@ from decision_seq.types import UserError
 
 
 class Actor(Protocol):
-    """Chooses actions; the noise is drawn by `collection.collect`."""
+    """A policy that chooses actions; `collection.collect` draws the noise."""
 
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """Description of the policy for a store's source."""
+        ...
 
     @property
     def sizes(self) -> tuple[int, int] | None:
-        """Observation and action size it was made for; None for any environment."""
+        """Observation and action size of the policy's environment; None for any environment."""
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """observations [N, S], standard normal noise [N, A] -> actions [N, A] in [-1, 1].
 
-        Where an action is one of A choices, the largest number's is taken.
+        For a discrete action of A choices, the index of the largest number is used.
         """
         ...
 
@@ -43,26 +45,26 @@ def _clip(actions: np.ndarray) -> np.ndarray:
     return np.clip(actions, -1, 1)
 
 
-# How a Gaussian becomes an action in [-1, 1]: as SAC does, and as PPO's environments do.
+# Maps from a Gaussian sample to an action in [-1, 1]: SAC's, and that of PPO's environments.
 SQUASHES = {"tanh": _tanh, "clip": _clip}
 
 
 @dataclass(frozen=True)
 class GaussianPolicy:
-    """squash(mean(s) + std(s) * noise), mean and std from two hidden ReLU layers.
-
-    weights: layer -> ([in, out], [out]); squash: a key of SQUASHES.
-    """
+    """Gaussian policy: squash(mean(s) + std(s) * noise), with two hidden ReLU layers."""
 
     weights: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Layer -> (weight [in, out], bias [out])."""
     squash: str
+    """A key of SQUASHES."""
     description: str
+    """Description of the policy for a store's source."""
 
     LAYERS = ("fc0", "fc1", "last_fc", "last_fc_log_std")
 
     @classmethod
     def load(cls, path: Path) -> GaussianPolicy:
-        """From a D4RL v2 HDF5 file or a .safetensors actor; UserError when it holds none."""
+        """Load from a D4RL v2 HDF5 file or a .safetensors actor; UserError if it holds none."""
         path = Path(path)
         if not path.is_file():
             raise UserError(f"policy file {path} does not exist")
@@ -99,17 +101,19 @@ class GaussianPolicy:
             hidden @ weight + bias
             for weight, bias in (self.weights["last_fc"], self.weights["last_fc_log_std"])
         )
-        # The bounds are those of the code that trained D4RL's policies (rlkit).
+        # rlkit, which trained D4RL's policies, has these bounds.
         std = np.exp(np.clip(log_std, -20, 2))
         return SQUASHES[self.squash](mean + std * noise.astype(np.float32))
 
 
 @dataclass(frozen=True)
 class UniformPolicy:
-    """Actions uniform in [-1, 1], or among the choices, whatever the observation."""
+    """Random policy: actions uniform in [-1, 1], or uniform among the choices."""
 
     description: str = "uniformly random actions"
+    """Description of the policy for a store's source."""
     sizes: None = None
+    """None: it acts in any environment."""
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         from scipy.special import ndtr
@@ -118,7 +122,7 @@ class UniformPolicy:
 
 
 def load_actor(name: str) -> Actor:
-    """`uniform`, or the path of a policy file."""
+    """The policy of a name: `uniform`, or the path of a policy file."""
     return UniformPolicy() if name == "uniform" else GaussianPolicy.load(Path(name))
 
 

@@ -1,4 +1,4 @@
-"""`data list`: every dataset that has a name, what it holds, and whether it is here."""
+"""Catalog for `data list`: the named datasets, their contents, and whether they are local."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from decision_seq.data.identity import store_root, visible
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
-Stores = dict[str, EpisodeStore]  # by the path of what they were made of
+Stores = dict[str, EpisodeStore]  # path of the source -> store
 COLUMNS = ("name", "source", "environment", "size", "episodes", "return", "normalized", "here")
 
 
 def catalog(source: str | None = None) -> list[dict[str, Any]]:
-    """One row a dataset, None where something is not known before the dataset is here."""
+    """One row per dataset; None for what is unknown until the dataset is local."""
     known = _known_stores()
     rows = {
         "bundled": _bundled(),
@@ -86,13 +86,13 @@ def _d4rl(known: Stores) -> Iterator[dict[str, Any]]:
 
 
 def _minari(known: Stores) -> Iterator[dict[str, Any]]:
-    """The Minari datasets of this machine; the remote ones are not asked for."""
+    """Rows of the local Minari datasets; remote ones are not queried."""
     for root in minari_remote.roots(store_root() / "minari"):
         for file in visible(root, "**/data/metadata.json"):
             try:
                 facts = minari_files.read_metadata(file.parent.parent)
             except UserError:
-                facts = {}  # `data inspect` says what is wrong with it
+                facts = {}  # `data inspect` reports the error
             store = known.get(str(file.parent.parent.resolve()))
             yield {
                 "name": f"minari/{file.parent.parent.relative_to(root)}",
@@ -105,7 +105,7 @@ def _minari(known: Stores) -> Iterator[dict[str, Any]]:
 
 
 def _stores(known: Stores) -> Iterator[dict[str, Any]]:
-    """Stores made of files, folders and joins."""
+    """Rows of the stores made from files, folders and joins."""
     for path, store in known.items():
         if store.header["source"].get("kind") != "bundled":
             yield {
@@ -126,12 +126,12 @@ def _counted(store: EpisodeStore) -> dict[str, Any]:
 
 
 def _known_stores() -> Stores:
-    """The sound stores kept here."""
+    """The valid stores in the store folder."""
     stores: Stores = {}
     for folder in sorted(store_root().glob("*")):
         try:
             store = EpisodeStore.open(folder)
         except UserError:
-            continue  # no store, or a damaged one, which is rebuilt when it is next opened
+            continue  # not a store, or a damaged one that is rebuilt when it is opened next
         stores[str(store.header["source"].get("path", folder))] = store
     return stores

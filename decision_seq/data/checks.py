@@ -1,4 +1,4 @@
-"""What an episode must be to enter a store."""
+"""Checks on an episode before it is written to a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from decision_seq.types import Episode, UserError
 
-MOST_CHOICES = 2**16  # of a discrete action; beyond it, the numbers mean something else
+MOST_CHOICES = 2**16  # of a discrete action; larger numbers are not choices but something else
 
 
 def checked(episode: Episode, name: str) -> Episode:
-    """The episode in the store's dtypes; UserError when it is malformed."""
+    """The episode in the store's dtypes; UserError if it is malformed."""
     steps = len(episode.rewards)
     observations, actions = np.asarray(episode.observations), np.asarray(episode.actions)
     rewards = np.asarray(episode.rewards)
@@ -43,11 +43,11 @@ def checked(episode: Episode, name: str) -> Episode:
             f"{name}: discrete actions run from {actions.min()} to {actions.max()}; choices counted"
             f" from 0 and fewer than {MOST_CHOICES:,} are needed"
         )
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
         checked = Episode(
-            _as(observations, np.uint8 if observations.dtype == np.uint8 else np.float32),
-            _as(actions, np.int64 if discrete else np.float32),
-            _as(rewards, np.float64),
+            _cast(observations, np.uint8 if observations.dtype == np.uint8 else np.float32),
+            _cast(actions, np.int64 if discrete else np.float32),
+            _cast(rewards, np.float64),
             bool(episode.terminated),
             bool(episode.truncated and not episode.terminated),
         )
@@ -66,7 +66,10 @@ def checked(episode: Episode, name: str) -> Episode:
 
 
 def require_frames(episode: Episode, name: str) -> None:
-    """UserError unless the observations of a checked episode are single frames, one a step."""
+    """Raise UserError unless the observations of a checked episode are single frames, one a step.
+
+    A final observation is refused too.
+    """
     observations = episode.observations
     if observations.dtype != np.uint8 or observations.ndim != 3:
         raise UserError(
@@ -74,8 +77,10 @@ def require_frames(episode: Episode, name: str) -> None:
             " frames [height, width] of bytes are needed"
         )
     if episode.has_final_observation:
-        raise UserError(f"{name}: frames are kept without the one after the last step; leave it")
+        raise UserError(
+            f"{name}: frames are stored without the one after the last step; leave it out"
+        )
 
 
-def _as(array: np.ndarray, dtype: Any) -> np.ndarray:
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
     return array.astype(dtype, copy=False)

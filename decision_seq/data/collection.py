@@ -1,9 +1,9 @@
-"""Data of any size from behaviour policies: the same bytes for the same seed, on any machine load.
+"""Collection of episodes with behaviour policies: equal seeds give equal bytes, on any load.
 
-Episode i of part p starts from, and draws its noise from, a seed made of (seed, p, i). The policy
-sees fixed matrices of WAVE rows, an episode always in the same row, because the last bits of a
-matrix product depend on the number of rows. So an episode is a function of (seed, p, i) alone, and
-neither the number of workers nor the order of their work shows in the data.
+Episode i of part p takes its start and its noise from the seed (seed, p, i). The policy always
+receives matrices of WAVE rows, and an episode is always in the same row, because the last bits of a
+matrix product depend on the number of rows. An episode is therefore a function of (seed, p, i)
+only: the number of workers and the order of their work do not change the data.
 """
 
 from __future__ import annotations
@@ -27,24 +27,27 @@ from decision_seq.types import Episode, Reporter, UserError
 from decision_seq.workers import cores, process_pool
 
 WAVE = 32  # rows of the policy's matrices
-CHUNK = 8  # episodes a worker steps together; divides WAVE
+CHUNK = 8  # episodes that a worker steps together; divides WAVE
 
-# Raised when the same seed no longer gives the same data; part of a bundled store's name.
+# Incremented when the same seed no longer gives the same data; part of a bundled store's name.
 COLLECTOR = 2
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much to collect: at least so many steps of whole episodes, or so many episodes."""
+    """Size of a collection: a least number of steps in whole episodes, or a number of episodes."""
 
     count: int
+    """Number of steps or episodes."""
     unit: Literal["step", "episode"] = "step"
+    """Whether `count` is in steps or in episodes."""
 
     def of(self, episode: Episode) -> int:
+        """The size of one episode in this unit."""
         return len(episode) if self.unit == "step" else 1
 
     def share(self, part: int, parts: int) -> Size:
-        """The part's share; shares differ by one at most and add up."""
+        """The share of one part; shares differ by at most one and sum to the size."""
         start, end = (self.count * bound // parts for bound in (part, part + 1))
         return Size(end - start, self.unit)
 
@@ -60,13 +63,14 @@ def collect(
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> EpisodeStore:
-    """Roll the actors out, one after another and equally long, into a store.
+    """Roll out the actors one after another, in equal shares, into a store.
 
-    workers: processes, by default one a core. UserError when an actor does not fit the environment.
+    workers: number of processes, by default one per core. UserError if an actor does not fit the
+    environment.
     """
     workers = cores() if workers is None else workers
     if size.count < len(actors):
-        raise UserError(f"{size.count} {size.unit}s asked for; at least {len(actors)} are needed")
+        raise UserError(f"{size.count} {size.unit}s requested; at least {len(actors)} are needed")
     if seed < 0 or workers < 1:
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     trust(env_id)
@@ -101,9 +105,9 @@ def collect(
 
 
 def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int | None]:
-    """The environment's step limit and its choices, where an action is one of several.
+    """The environment's step limit, and its number of choices if actions are discrete.
 
-    UserError unless it exists, shows vectors, and is one that the actors can act in.
+    UserError unless the environment exists, has vector observations and fits the actors.
     """
     envs = Environments(env_id, 1)
     (shape, action_size), limit = envs.sizes, envs.max_episode_steps
@@ -131,21 +135,22 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int |
 
 @dataclass(frozen=True)
 class Jobs:
-    """Episodes computed ahead by the workers.
-
-    run: called as `run(*arguments, first, count)` for episodes that lie in one chunk.
-    """
+    """Episodes that the workers compute in advance."""
 
     pool: ProcessPoolExecutor
+    """The workers."""
     run: Callable[..., list[Episode]]
+    """Function called as `run(*arguments, first, count)` for episodes of one chunk."""
     arguments: tuple
+    """First arguments of `run`."""
     chunk: int = CHUNK
+    """Episodes of a chunk."""
 
     def episodes(self, size: Size, limit: int | None, ahead: int) -> Iterator[Episode]:
-        """Episodes 0, 1, 2, ... until they make up the size.
+        """Episodes 0, 1, 2, ... until the size is reached.
 
-        No more are begun than are expected to be needed; before any has ended, an episode is
-        expected to be as long as the `limit`. `ahead` chunks at most wait for their turn.
+        No more are started than are expected to be needed. Before the first one has ended, an
+        episode is expected to be `limit` steps long. At most `ahead` chunks are pending.
         """
         pending: deque[Future[list[Episode]]] = deque()
         begun = done = ended = 0
@@ -164,15 +169,15 @@ class Jobs:
 
 @lru_cache(1)
 def _environments(env_id: str) -> Environments:
-    """Kept by a worker from chunk to chunk: making them takes as long as a hundred steps."""
-    trust(env_id)  # whoever collects has named it
+    """The environments, reused by a worker: making them takes as long as a hundred steps."""
+    trust(env_id)  # the id was given by the user, not by data
     return Environments(env_id, CHUNK)
 
 
 def run_chunk(
     actor: Actor, env_id: str, seed: tuple[int, ...], first: int, count: int
 ) -> list[Episode]:
-    """Episodes first to first + count - 1, whole; they must lie in one chunk."""
+    """Whole episodes first to first + count - 1; they must be of one chunk."""
     if first // CHUNK != (first + count - 1) // CHUNK:
         raise ValueError(f"episodes {first} to {first + count - 1} are not of one chunk")
     envs = _environments(env_id)

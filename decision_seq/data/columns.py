@@ -1,4 +1,4 @@
-"""Column: rows of one thing, on disk, handed out by one fancy index."""
+"""Column: a memory-mapped array on disk, gathered by one fancy index."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decision_seq.types import UserError
 
 
 class StoreDamaged(UserError):
-    """The directory is a store cut short, or its header does not describe its columns."""
+    """Error for a store that is cut short, or whose header does not describe its columns."""
 
 
 def damaged(path: Path, what: str) -> StoreDamaged:
@@ -22,7 +22,7 @@ class Column:
     """A memory-mapped array of rows, gathered by one fancy index."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = np.asarray(array)  # numpy's own class indexes faster than its memmap
+        self.array = np.asarray(array)  # an ndarray is indexed faster than a memmap
         self.shape, self.dtype = array.shape, array.dtype
 
     def __len__(self) -> int:
@@ -33,13 +33,13 @@ class Column:
         return self.array[rows]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Consecutive rows start to stop - 1 -> [stop - start, ...], a view where there is one."""
+        """Consecutive rows start to stop - 1 -> [stop - start, ...], a view if possible."""
         return self.array[start:stop]
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Rows start to start + length - 1 of every start [B] -> [B, length, ...].
 
-        One copy a window rather than one a row. Behind the last row the last is repeated.
+        It copies once per window, not once per row. After the last row, the last is repeated.
         """
         last = len(self) - length
         if last < 0 or starts.max() > last:

@@ -1,7 +1,7 @@
-"""D4RL's HDF5 files: by path, or by name out of D4RL's own cache or its host.
+"""Reader of D4RL's HDF5 files, by path, or by name from D4RL's cache or host.
 
-D4RL's own package cannot be imported today (it needs mujoco-py), so its files are read directly;
-`flat.py` says what their layout is, `d4rl_files.tsv` which there are.
+D4RL's own package cannot be imported today (it needs mujoco-py), so its files are read directly.
+`flat.py` describes their layout, `d4rl_files.tsv` lists them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,29 @@ from decision_seq.types import Reporter, UserError
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 MIRROR = "DECISION_SEQ_D4RL_URL"  # the environment variable that names another host
-LAYOUT = "D4RL-layout file"  # what a store's source says of a file that `read` has read
+LAYOUT = "D4RL-layout file"  # how a store's source describes a file read by `read`
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file of D4RL's host: its path there; its size and the beginning of its SHA-256 if known."""
+    """A file on D4RL's host."""
 
     path: str
+    """Path on the host."""
     bytes: int | None
+    """Size; None if unknown."""
     sha256: str | None
+    """Beginning of the SHA-256; None if unknown."""
 
     @property
     def name(self) -> str:
+        """The file's name."""
         return Path(self.path).name
 
 
 @cache
 def published() -> dict[str, PublishedFile]:
-    """D4RL's dataset names, all of Gym, Adroit, AntMaze, Maze2D and Kitchen."""
+    """D4RL's datasets, name -> file: all of Gym, Adroit, AntMaze, Maze2D and Kitchen."""
     table = Path(__file__).with_name("d4rl_files.tsv").read_text().splitlines()
     rows = csv.reader((line for line in table if not line.startswith("#")), delimiter="\t")
     return {
@@ -54,24 +58,26 @@ def published() -> dict[str, PublishedFile]:
 
 
 def versioned(name: str) -> str | None:
-    """`hopper-medium` -> `hopper-medium-v2`, the newest version D4RL has; None for no such name."""
+    """The newest version of a D4RL name, `hopper-medium` -> `hopper-medium-v2`; None if unknown."""
     if name in published():
         return name
     return next((full for v in "210" if (full := f"{name}-v{v}") in published()), None)
 
 
 def dataset_name(path: Path) -> str:
-    """D4RL's name of the dataset in a file of its host (`hopper_mixed.hdf5` is
-    hopper-medium-replay-v0, `Ant_maze_u-maze_...` is an antmaze); any other file's own name."""
+    """D4RL's dataset name of a file of its host; the file's own name for other files.
+
+    `hopper_mixed.hdf5` is hopper-medium-replay-v0; `Ant_maze_u-maze_...` is an antmaze.
+    """
     known = {file.name: name for name, file in published().items()}
     return known.get(path.name, path.stem)
 
 
 def own_dataset(source: str) -> str | None:
-    """D4RL's name of the dataset that a store's source describes; None where it is not D4RL's own.
+    """D4RL's dataset name for a store's source; None if the data are not D4RL's own.
 
-    Anyone can write a file in D4RL's layout: it is known by its checksum, and by its name only
-    where none was published.
+    Anyone can write a file in D4RL's layout. The file is therefore identified by its checksum, and
+    by its name only if no checksum was published.
     """
     described = re.fullmatch(rf"{LAYOUT} (.+), sha256 ([0-9a-f]{{12}})", source)
     if described is None:
@@ -85,13 +91,13 @@ def own_dataset(source: str) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where D4RL keeps its files, and so do we: `$D4RL_DATASET_DIR`, else `~/.d4rl/datasets`."""
+    """The folder of D4RL's files, shared with D4RL: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
     configured = os.environ.get("D4RL_DATASET_DIR")
     return Path(configured).expanduser() if configured else Path.home() / ".d4rl" / "datasets"
 
 
 def find_file(name: str) -> Path | None:
-    """The HDF5 file of a D4RL dataset's name in D4RL's cache or in `./data`, where one is there."""
+    """The HDF5 file of a D4RL dataset in D4RL's cache or in `./data`; None if there is none."""
     full = versioned(name)
     if full is None:
         return None
@@ -106,23 +112,23 @@ def find_file(name: str) -> Path | None:
 
 
 def _require_whole(path: Path, name: str) -> None:
-    """UserError for a file that we fetched ourselves and that is no longer what it was."""
+    """Raise UserError for a file that `download` fetched and whose size has changed since."""
     try:
-        told = json.loads(path.with_name(f"{path.name}.json").read_text())["bytes"]
+        fetched = json.loads(path.with_name(f"{path.name}.json").read_text())["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # put there by hand, or by D4RL
-    if path.stat().st_size != told:
+    if path.stat().st_size != fetched:
         raise UserError(
-            f"{path} has {path.stat().st_size:,} bytes, {told:,} were fetched for d4rl/{name};"
+            f"{path} has {path.stat().st_size:,} bytes, {fetched:,} were fetched for d4rl/{name};"
             " delete it and run again"
         )
 
 
 def download(name: str, reporter: Reporter | None = None) -> Path:
-    """Fetch a D4RL dataset into D4RL's cache -> its file. `download.Unreachable` without a network.
+    """Download a D4RL dataset into D4RL's cache -> its file.
 
-    UserError for an unknown name, a refusal by the host, or a file of another size or checksum
-    than the published ones.
+    `download.Unreachable` without a network. UserError for an unknown name, a refusal by the host,
+    or a file whose size or checksum is not the published one.
     """
     full = versioned(name)
     if full is None:
@@ -135,10 +141,10 @@ def download(name: str, reporter: Reporter | None = None) -> Path:
 
 
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
-    """Read the file into a store at `output`; UserError says what is wrong with a bad file.
+    """Read the file into a store at `output`; UserError for a bad file.
 
-    The environment to evaluate in is told from the file's name, or from the sizes where only one
-    environment has them.
+    The environment to evaluate in follows from the file's name, or from the observation and action
+    sizes if only one environment has them.
     """
     import h5py
 
@@ -156,14 +162,14 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             source = describe_file("d4rl-hdf5", LAYOUT, path)
             return flat.fill(writer, columns, found, dataset_name(path), source)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
-            # h5py reports damage within the file by any of these
+            # h5py raises any of these for damage within the file
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
 
 def _columns(file: Any) -> dict[str, Any]:
-    """The datasets of the layout that the file itself holds."""
+    """The layout's columns that the file has; UserError for one that links to another file."""
     import h5py
 
     columns = {}
@@ -179,5 +185,5 @@ def _columns(file: Any) -> dict[str, Any]:
     return columns
 
 
-# Where our own exports keep what D4RL's layout has no place for.
+# Where this package's exports store a column that D4RL's layout has no place for.
 _INSIDE = {"unfinished": "infos/unfinished"}

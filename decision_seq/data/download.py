@@ -1,7 +1,7 @@
-"""Files over HTTP: with progress, resumed after a cut, whole and checked or not there at all.
+"""Downloads over HTTP: with progress, resumed after a lost connection, verified when complete.
 
-A file on its way is `NAME.partial`; beside a whole one lies `NAME.json` with where it came from,
-its size and its SHA-256.
+An incomplete file is `NAME.partial`. `NAME.json` beside a complete one records its URL, size and
+SHA-256.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from decision_seq.data.identity import sha256
 from decision_seq.types import Reporter, UserError
 
 CONNECT_SECONDS = 3.0
-STALL_SECONDS = 4.0  # without a byte
-ATTEMPTS = 3  # connections in a row that may bring nothing new
+STALL_SECONDS = 4.0  # time without a byte after which a connection is given up
+ATTEMPTS = 3  # consecutive connections without new bytes before giving up
 BLOCK = 1 << 18
 OFFLINE = "DECISION_SEQ_OFFLINE"
 
 
 class Unreachable(UserError):
-    """The host cannot be reached, or will not give the file: another source may stand in."""
+    """Error for a host that cannot be reached or refuses the file; another source may be used."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason}; check the network, or put the data in place by hand")
@@ -39,15 +39,15 @@ class Unreachable(UserError):
 
 
 class Refused(Unreachable):
-    """The host answers, but not with the file; the message is whole."""
+    """Error for a host that answers without the file; the message is used as given."""
 
     def __init__(self, reason: str) -> None:
         UserError.__init__(self, reason)
         self.reason = reason
 
 
-class _Cut(Exception):
-    """The connection ended before the file did."""
+class _ConnectionLost(Exception):
+    """Error for a connection that ended before the file did."""
 
 
 def fetch(
@@ -57,17 +57,17 @@ def fetch(
     digest: str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Bring `url` to `path`, going on with what an earlier attempt left; returns `path`.
+    """Download `url` to `path`, resuming an earlier attempt; returns `path`.
 
-    size, digest: the published number of bytes and the beginning of the SHA-256, where known; a
-    file of others is refused and removed. Unreachable within seconds without a network; UserError
-    for anything else the host or the disk refuses.
+    size, digest: the published number of bytes and the beginning of the SHA-256, if known; a file
+    that differs is refused and removed. Without a network, Unreachable within seconds; UserError
+    for any other refusal by the host or the disk.
     """
     require_reachable(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            if not path.exists():  # another process may just have brought it
+        with _lock(path):
+            if not path.exists():  # another process may just have downloaded it
                 _fetch(url, path, size, digest, reporter or Reporter())
     except OSError as error:
         where = error.filename or path.parent
@@ -76,20 +76,20 @@ def fetch(
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Of several processes that want the same file, one at a time."""
-    lock = path.with_name(f".{path.name}.lock")
-    with open(lock, "w") as file:
+def _lock(path: Path) -> Iterator[None]:
+    """Lock that lets one process at a time download a file."""
+    lock_file = path.with_name(f".{path.name}.lock")
+    with open(lock_file, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            lock_file.unlink(missing_ok=True)
 
 
 def _fetch(url: str, path: Path, size: int | None, digest: str | None, reporter: Reporter) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    total = _persist(url, partial, size, reporter)
+    total = _transfer_with_retries(url, partial, size, reporter)
     actual = sha256(partial)
     _require_as_published(url, partial, total, size, actual, digest)
     facts = {
@@ -103,22 +103,22 @@ def _fetch(url: str, path: Path, size: int | None, digest: str | None, reporter:
     partial.with_suffix(".tag").unlink(missing_ok=True)
 
 
-def _persist(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
-    """Connect again after a cut, as long as every few connections bring something."""
+def _transfer_with_retries(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
+    """Transfer the file, reconnecting until ATTEMPTS connections in a row bring nothing new."""
     failures, best = 0, 0
     while True:
         try:
             return _transfer(url, partial, size, reporter)
-        except _Cut as cut:
+        except _ConnectionLost as error:
             have = partial.stat().st_size if partial.exists() else 0
             failures = failures + 1 if have <= best else 1
             best = max(best, have)
             if failures == ATTEMPTS:
-                raise UserError(f"{url}: {cut}; the same command goes on from there") from cut
+                raise UserError(f"{url}: {error}; the same command goes on from there") from error
 
 
 def require_reachable(url: str) -> None:
-    """Unreachable unless the host of `url` answers anything at all within CONNECT_SECONDS."""
+    """Raise Unreachable unless the host of `url` gives any answer within CONNECT_SECONDS."""
     try:
         parts = urllib.parse.urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -128,9 +128,9 @@ def require_reachable(url: str) -> None:
         raise UserError(f"{url!r} is no http(s) address")
     host = f"{parts.scheme}://{parts.netloc}"
     if os.environ.get(OFFLINE, "0") not in ("", "0"):
-        raise Unreachable(f"{host} is not asked, as {OFFLINE} is set")
+        raise Unreachable(f"{host} is not contacted, as {OFFLINE} is set")
     outcome: list[str] = []
-    # On a thread, because looking up a host's name knows no time limit.
+    # On a thread, because the lookup of a host's name has no time limit.
     thread = threading.Thread(target=lambda: outcome.append(_failure(host)), daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS + 0.5)
@@ -140,7 +140,7 @@ def require_reachable(url: str) -> None:
 
 
 def _failure(host: str) -> str:
-    """Why the host does not answer; empty when it does, if with an error."""
+    """The reason why the host does not answer; empty for any answer, HTTP errors included."""
     try:
         request = urllib.request.Request(f"{host}/", method="HEAD")
         urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
@@ -153,8 +153,8 @@ def _failure(host: str) -> str:
 
 
 def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
-    """Append what is missing to `partial` -> the file's whole size. _Cut when it ends early."""
-    tag_file = partial.with_suffix(".tag")  # what the host calls this version of the file
+    """Append the missing bytes to `partial` -> the file's size; _ConnectionLost if cut short."""
+    tag_file = partial.with_suffix(".tag")  # the host's ETag or date of this version of the file
     have = partial.stat().st_size if partial.is_file() and tag_file.is_file() else 0
     if size is not None and have == size:
         return have
@@ -163,7 +163,7 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
     try:
         response = urllib.request.urlopen(request, timeout=STALL_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: checked like a whole file
+        if error.code == 416:  # no bytes are left to send; the file is checked as a whole one
             return have
         raise Refused(_refusal(url, error.code)) from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
@@ -190,7 +190,7 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
                 have += len(block)
                 bar.update(len(block))
     if total is not None and have != total:
-        raise _Cut(f"cut after {have:,} of {total:,} bytes")
+        raise _ConnectionLost(f"cut after {have:,} of {total:,} bytes")
     return have
 
 
@@ -198,7 +198,7 @@ def _read(response: Any, have: int, total: int | None) -> bytes:
     try:
         return response.read(BLOCK)
     except (http.client.HTTPException, OSError) as error:
-        raise _Cut(f"cut after {have:,} of {total or 0:,} bytes") from error
+        raise _ConnectionLost(f"cut after {have:,} of {total or 0:,} bytes") from error
 
 
 def _refusal(url: str, code: int) -> str:
@@ -206,7 +206,7 @@ def _refusal(url: str, code: int) -> str:
         401: "asks for a password",
         403: "is forbidden",
         404: "does not exist there",
-        429: "is asked for too often",
+        429: "is requested too often",
     }
     reason = reasons.get(code, "is refused by the host" if code < 500 else "fails at the host")
     return f"{url} {reason} (HTTP {code}); try a mirror or put the file in place by hand"
@@ -215,7 +215,7 @@ def _refusal(url: str, code: int) -> str:
 def _require_as_published(
     url: str, partial: Path, total: int, size: int | None, actual: str, digest: str | None
 ) -> None:
-    """UserError, and the file removed, unless size and checksum are the published ones."""
+    """Remove the file and raise UserError unless size and checksum are the published ones."""
     wrong = None
     if size is not None and total != size:
         wrong = f"has {total:,} bytes, {size:,} are published"

@@ -1,7 +1,7 @@
-"""Stores written out in the layouts of others, so that data flow both ways.
+"""Export of stores to other layouts.
 
-Every layout reads back into identical arrays, but for DQN-replay's, whose rewards are clipped; what
-one has no place for is kept where others do not look.
+Every layout reads back to identical arrays, except DQN-replay's, which clips rewards. Facts that a
+layout has no place for are written where other readers ignore them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BLOCK_ROWS = 65_536
 
 
 def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) -> None:
-    """Write the store at `output`, whole or not at all; UserError when something is there."""
+    """Write the store in a layout at `output`, whole or not at all; UserError if it exists."""
     if layout not in LAYOUTS:
         raise UserError(f"{layout!r} is no layout; there are {', '.join(LAYOUTS)}")
     if store.stack > 1 and layout not in FRAMED:
@@ -43,7 +43,7 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
 
 @contextmanager
 def whole(output: Path) -> Iterator[Path]:
-    """A temporary path of the same name; it becomes `output` when all went well."""
+    """Temporary path of the same name, renamed to `output` on success and removed on failure."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=".partial-"))
@@ -55,11 +55,11 @@ def whole(output: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a half-written rest of what failed
+        shutil.rmtree(folder, ignore_errors=True)  # after a failure it holds a partial file
 
 
 def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
-    """A copy of the store, without the labels kept beside it."""
+    """Write a copy of the store, without the labels saved beside it."""
     output.mkdir()
     columns = store.header["columns"].items()
     files = [column_file(store.path, name, facts) for name, facts in columns]
@@ -68,11 +68,11 @@ def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
 
 
 def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
-    """One HDF5 file in D4RL's v2 layout.
+    """Write one HDF5 file in D4RL's v2 layout.
 
-    D4RL marks the end of an episode as terminal or time-out and knows no third kind: episodes that
-    merely stop are marked as timed out, and again in `infos/unfinished`, by which they read back as
-    they were. Rewards stay float64.
+    D4RL marks an end of an episode as terminal or time-out only. Episodes without an end are marked
+    as timed out and also in `infos/unfinished`, so that they read back unchanged. Rewards stay
+    float64.
     """
     import h5py
 
@@ -105,7 +105,7 @@ FLAGS = ("terminals", "timeouts", "infos/unfinished")
 
 
 def _following(store: EpisodeStore, rows: slice) -> np.ndarray:
-    """The observation after each of the rows: the next row's, or an episode's final one."""
+    """The observation after each row: the next row's, or the episode's final one."""
     observations = store.columns["observations"].array
     following = observations[
         np.minimum(np.arange(rows.start, rows.stop) + 1, len(observations) - 1)

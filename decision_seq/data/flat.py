@@ -1,10 +1,10 @@
 """The flat layout of D4RL: one row a transition, episodes end to end.
 
-Columns `observations`, `actions`, `rewards`, `terminals`, and in newer files `timeouts` and
-`next_observations`. What differs between real files, and is accepted: flags stored as floats,
+The columns are `observations`, `actions`, `rewards`, `terminals`, and in newer files `timeouts` and
+`next_observations`. Real files vary, and these variants are accepted: flags stored as floats,
 rewards of shape (N, 1), float64 throughout, discrete actions (N,), no `timeouts` (an episode then
-ends at its terminal or at the task's step limit), and a last episode that simply stops. Every
-transition is kept.
+ends at its terminal or at the task's step limit), and a last episode without an end. No transition
+is dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK_ROWS = 65_536  # rows held in memory at once, rounded up to whole episodes
 
 
 class Rows(Protocol):
-    """A column on disk: h5py's dataset, or a streamed one. Slices are asked for in order."""
+    """A column on disk: an h5py dataset or a streamed one. Slices are read in order."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -36,12 +36,12 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> np.ndarray: ...
 
 
-# Trajectories do not compress a hundredfold; what unpacks to more is made to fill a disk.
+# Trajectories do not compress a hundredfold; a file that does is made to fill a disk.
 BOMB_RATIO, BOMB_BYTES = 100, 2**28
 
 
 def refuse_bomb(packed: int, size: int) -> None:
-    """UserError when `packed` bytes would unpack to an implausible `size`."""
+    """Raise UserError if `packed` bytes would unpack to an implausible `size`."""
     if size > BOMB_BYTES and size > BOMB_RATIO * packed:
         raise UserError(
             f"its {packed / 1e6:.1f} MB would unpack to {size / 1e9:.1f} GB, which no trajectories"
@@ -50,9 +50,9 @@ def refuse_bomb(packed: int, size: int) -> None:
 
 
 def check(columns: Mapping[str, Rows], found: str) -> None:
-    """UserError unless the columns are there, numeric and of one length.
+    """Raise UserError unless the columns exist, are numeric and have one length.
 
-    found: the names that the file holds, for the message.
+    found: the names in the file, for the message.
     """
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
@@ -99,8 +99,8 @@ def fill(
 ) -> EpisodeStore:
     """Write the columns of a file into a store.
 
-    found: the names that the file holds, for the message; name: the file's, from which the task is
-    told where it can be. UserError unless the columns are sound.
+    found: the names in the file, for the message; name: the file's name, from which the task is
+    derived if possible. UserError for malformed columns.
     """
     check(columns, found)
     actions = columns["actions"].shape
@@ -122,12 +122,12 @@ def episodes(columns: Mapping[str, Rows], max_episode_steps: int | None) -> Iter
     terminals = _flags(columns, "terminals")
     timeouts = _timeouts(columns, terminals, max_episode_steps)
     ended = terminals | timeouts
-    if "unfinished" in columns:  # ours: an end that is no end (see `export.write_d4rl`)
+    if "unfinished" in columns:  # our exports: episodes without an end (see `export.write_d4rl`)
         timeouts &= ~_flags(columns, "unfinished")
     rows = len(terminals)
     ends = np.flatnonzero(ended) + 1
     if len(ends) == 0 or ends[-1] != rows:
-        ends = np.append(ends, rows)  # a tail without an end: kept, flagged as neither
+        ends = np.append(ends, rows)  # a last episode without an end gets neither flag
     wanted = ("observations", "actions", "rewards", "next_observations")
     first = block_start = 0
     while first < len(ends):
@@ -160,7 +160,7 @@ def _flags(columns: Mapping[str, Rows], name: str) -> np.ndarray:
 def _timeouts(
     columns: Mapping[str, Rows], terminals: np.ndarray, max_episode_steps: int | None
 ) -> np.ndarray:
-    """The file's own timeouts, or, where it has none, every step at the task's limit."""
+    """The file's own timeouts; without any, the steps at the task's limit."""
     if "timeouts" in columns:
         return _flags(columns, "timeouts") & ~terminals
     timeouts = np.zeros_like(terminals)

@@ -1,11 +1,11 @@
-"""Frames: single images, kept once, in compressed blocks that are decoded as they are asked for.
+"""Frames: single images, each stored once, in compressed blocks that are decoded on demand.
 
-    observations.frames    the blocks one after another, each of BLOCK frames packed by LZ4; then,
-                           for every block, where it ends (uint64) and its CRC-32 (uint32)
+    observations.frames    the blocks one after another, each of BLOCK frames packed by LZ4; then
+                           the end (uint64) and the CRC-32 (uint32) of every block
 
 Measured on play of Pong, Breakout and Seaquest (84 x 84, windows of 33 frames, one core): LZ4
 gives 8,400 to 17,000 windows a second at 117 to 269 bytes a frame, Zstandard half the bytes and
-half the windows; a frame is 7,056 bytes raw. Longer blocks save 6 % and decode more in vain.
+half the windows; a raw frame is 7,056 bytes. Longer blocks save 6 % and decode more unused frames.
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ from decision_seq.data.identity import sha256
 from decision_seq.types import UserError
 
 BLOCK = 16
-# Windows are drawn from everywhere, so a cache helps as much as it holds: of 100,000 frames this is
-# a tenth. Four times as much saves a batch of 32 windows 1 of 5 ms, of the 700 of its update.
+# Windows are drawn uniformly, so the hit rate is the cached share: a tenth of 100,000 frames. A
+# cache four times as large saves 1 of 5 ms for a batch of 32 windows; its update takes 700 ms.
 CACHE_MEBIBYTES = 64
 INDEX = np.dtype([("end", "<u8"), ("crc", "<u4")])
-MOST_BLOCK_BYTES = 2**28  # LZ4's own limit is eight times as far
+MOST_BLOCK_BYTES = 2**28  # LZ4's own limit is eight times as large
 
 
 def file_name(column: str) -> str:
+    """The name of a frame column's file."""
     return f"{column}.frames"
 
 
 def codec() -> Any:
-    """LZ4 of numcodecs; UserError names the extra that brings it."""
+    """numcodecs' LZ4; UserError names the extra to install."""
     try:
         from numcodecs.lz4 import LZ4
     except ImportError as error:
         raise UserError(
-            "frames are kept compressed by numcodecs, which is not installed; pip install"
+            "frames are stored compressed by numcodecs, which is not installed; pip install"
             " 'decision-seq[atari]'"
         ) from error
     return LZ4()
 
 
 class FrameColumn(Column):
-    """Compressed blocks of frames behind a bounded cache of decoded ones.
+    """Column of compressed blocks of frames, with a bounded cache of decoded blocks.
 
-    It has no `array`: a million frames are 7 GB. StoreDamaged at the opening when the file is not
-    of the length that its index says, and whenever a block turns out not to be what was written.
+    It has no `array`: a million frames are 7 GB. StoreDamaged when it is opened and the file's
+    length differs from its index, and on every read of a block that differs from what was written.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], block: int) -> None:
-        """path: the column's file; shape: [N, H, W] uint8; block: frames in each, but the last."""
+        """path: the column's file; shape: [N, H, W] uint8; block: frames per block."""
         self.path, self.shape, self.dtype = path, shape, np.dtype(np.uint8)
         self.block = block
         self._codec = codec()
@@ -75,14 +76,14 @@ class FrameColumn(Column):
         self.limit(CACHE_MEBIBYTES)
 
     def limit(self, mebibytes: int) -> None:
-        """Keep at most so much of decoded blocks, one block at least; forgets what is kept."""
+        """Set the cache to so many MiB of decoded blocks, one block at least, and empty it."""
         size = self.block * int(np.prod(self.shape[1:]))
         blocks = len(self._crcs)
         slots = min(max((mebibytes << 20) // size, 1), blocks)
         self._slots = np.empty((slots, self.block, *self.shape[1:]), np.uint8)
-        self._held = np.full(slots, -1)  # [slots] the block in each
-        self._slot_of = np.full(blocks, -1)  # [blocks] the slot of each
-        self._used = np.zeros(slots, np.int64)  # [slots] when each was last asked for
+        self._held = np.full(slots, -1)  # [slots] the block in each slot, -1 for none
+        self._slot_of = np.full(blocks, -1)  # [blocks] the slot of each block, -1 for none
+        self._used = np.zeros(slots, np.int64)  # [slots] time of the last use
         self._clock = 0
 
     def take(self, rows: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ class FrameColumn(Column):
         rows = np.asarray(rows)
         flat = rows.reshape(-1)
         needed, which = np.unique(flat // self.block, return_inverse=True)
-        if len(needed) > len(self._slots):  # they do not fit into the cache together
+        if len(needed) > len(self._slots):  # the blocks do not fit into the cache together
             half = len(flat) // 2
             parts = self.take(flat[:half]), self.take(flat[half:])
             return np.concatenate(parts).reshape(*rows.shape, *self.shape[1:])
@@ -100,12 +101,12 @@ class FrameColumn(Column):
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Rows start to start + length - 1 of every start [B] -> [B, length, H, W].
 
-        Behind the last row the last is repeated.
+        After the last row, the last is repeated.
         """
         return self.take(np.minimum(starts[:, None] + np.arange(length), len(self) - 1))
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Consecutive rows start to stop - 1 -> [stop - start, H, W], past the cache."""
+        """Consecutive rows start to stop - 1 -> [stop - start, H, W]; the cache is not used."""
         first, last = start // self.block, -(-stop // self.block)
         decoded = np.empty(((last - first) * self.block, *self.shape[1:]), np.uint8)
         for at, block in enumerate(range(first, last)):
@@ -113,8 +114,10 @@ class FrameColumn(Column):
         return decoded[start - first * self.block : stop - first * self.block]
 
     def _resident(self, needed: np.ndarray) -> np.ndarray:
-        """The slots [n] of the needed blocks, all different, that fit; those absent are decoded
-        over the ones that were not asked for the longest."""
+        """The slots [n] of the needed blocks; missing blocks replace the least recently used.
+
+        The blocks are all different and fit into the cache.
+        """
         self._clock += 1
         slots = self._slot_of[needed]
         self._used[slots[slots >= 0]] = self._clock
@@ -123,26 +126,26 @@ class FrameColumn(Column):
             for slot, block in zip(self._oldest(len(absent)), absent, strict=True):
                 if self._held[slot] >= 0:
                     self._slot_of[self._held[slot]] = -1
-                self._held[slot] = -1  # for as long as it is neither the one nor the other
+                self._held[slot] = -1  # the slot is invalid until the block is decoded
                 self._decode(int(block), self._slots[slot])
                 self._held[slot], self._slot_of[block] = block, slot
                 self._used[slot] = self._clock
         return self._slot_of[needed]
 
     def _oldest(self, count: int) -> np.ndarray:
-        """The slots that have not been asked for the longest."""
+        """The `count` least recently used slots."""
         return np.argpartition(self._used, count - 1)[:count]
 
     def _decode(self, block: int, out: np.ndarray) -> None:
-        """Unpack a block into out [BLOCK, H, W]; the last may fill a part of it."""
+        """Unpack a block into out [BLOCK, H, W]; the last block may fill only a part of it."""
         packed = self._packed[self._ends[block] : self._ends[block + 1]]
         out = out[: len(self) - block * self.block]
-        # LZ4 as numcodecs writes it begins with the size, which `decode` would take on trust.
+        # numcodecs' LZ4 begins with the size, which `decode` does not check.
         if zlib.crc32(packed.data) == self._crcs[block] and packed[:4].tobytes() == _size(out):
             try:
                 self._codec.decode(packed, out)
                 return
-            except (RuntimeError, ValueError):  # packed by somebody else, and wrongly
+            except (RuntimeError, ValueError):  # invalid LZ4 with a matching checksum
                 pass
         first = block * self.block
         what = f"{self.path.name} is damaged in rows {first} to {first + len(out) - 1}"
@@ -154,7 +157,7 @@ def _size(array: np.ndarray) -> bytes:
 
 
 class FrameAppender:
-    """Streams frames into a column's file, block by block; sums up their pixels on the way."""
+    """Writer that streams frames into a column's file, block by block, and sums their pixels."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +181,7 @@ class FrameAppender:
         self.rows += len(frames)
 
     def _flush(self, frames: np.ndarray) -> None:
-        """Write a block when it is full; else it waits for more."""
+        """Write the frames if they fill a block; otherwise buffer them."""
         if len(frames) == BLOCK:
             self._write(frames)
             frames = frames[:0]
@@ -194,21 +197,22 @@ class FrameAppender:
 
     @property
     def mean(self) -> float:
-        """Of all pixels, once closed."""
+        """Mean of all pixels; valid after `close`."""
         return self.sum / self.pixels
 
     @property
     def std(self) -> float:
-        """The population's, of all pixels, once closed."""
+        """Population standard deviation of all pixels; valid after `close`."""
         return math.sqrt(self.squares * self.pixels - self.sum**2) / self.pixels
 
     @property
     def pixels(self) -> int:
+        """Number of pixels."""
         assert self.row is not None
         return self.rows * int(np.prod(self.row[0]))
 
     def close(self) -> dict[str, Any]:
-        """The column's entry of the header."""
+        """Finish the file -> the column's entry in the header."""
         assert self.row is not None
         if len(self.waiting):
             self._write(self.waiting)

@@ -1,4 +1,4 @@
-"""What a store's header must hold: the file may come from anybody."""
+"""Checks on a store's header, which may come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _number(value: object) -> bool:
-    """A finite number that a float can hold."""
+    """Whether a value is a finite number that a float can hold."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) < 1e300
@@ -22,9 +22,12 @@ def _text(value: object) -> bool:
 
 
 def _columns(value: object) -> bool:
-    """name -> {dtype: text, shape: list of counts, sha256: text}; of frames with block: count"""
+    """Whether a value is name -> {dtype: text, shape: list of counts, sha256: text}.
+
+    A column of frames has also block: count.
+    """
     return isinstance(value, dict) and all(
-        name.isidentifier()  # a header may not lead out of its folder
+        name.isidentifier()  # a name must not lead out of the store's folder
         and isinstance(facts, dict)
         and _text(facts.get("dtype"))
         and _text(facts.get("sha256"))
@@ -39,7 +42,7 @@ STATISTICS = ("observation_mean", "observation_std", "action_min", "action_max",
 
 
 def _statistics(value: object) -> bool:
-    """Numbers, and (nested) lists of numbers."""
+    """Whether a value has all STATISTICS, as numbers or (nested) lists of numbers."""
 
     def numeric(item: object, depth: int = 4) -> bool:
         if isinstance(item, list):
@@ -55,7 +58,7 @@ def _statistics(value: object) -> bool:
 
 
 def _scores(value: object) -> bool:
-    """[random, expert], apart."""
+    """Whether a value is [random, expert], two different numbers."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -68,7 +71,7 @@ def _optional(check: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or check(value)
 
 
-# What a header must hold, and how it is recognised.
+# Required entries of a header -> the check of each value.
 HEADER: dict[str, Callable[[object], bool]] = {
     "name": _text,
     "source": lambda value: isinstance(value, dict) and _text(value.get("description")),
@@ -84,7 +87,7 @@ HEADER: dict[str, Callable[[object], bool]] = {
 
 
 MOST_STACK = 64
-# What it may hold besides, and what it is where it is absent.
+# Optional entries -> the check of each value; the comment is the default.
 MAY_HOLD: dict[str, Callable[[object], bool]] = {
     "stack": lambda value: _count(value) and value <= MOST_STACK,  # type: ignore[operator] # 1
     "choices": _optional(_count),  # None
@@ -93,7 +96,7 @@ MAY_HOLD: dict[str, Callable[[object], bool]] = {
 
 
 def header_fault(header: dict[str, Any]) -> str | None:
-    """What is wrong with a header; None for a sound one."""
+    """The first error in a header; None for a valid one."""
     for key, holds in HEADER.items():
         if key not in header:
             return f"header.json lacks {key!r}"

@@ -1,20 +1,20 @@
-"""Trajectories in Parquet, one a row, as the Decision Transformer sets on the Hugging Face Hub.
+"""Reader of Parquet files with one trajectory per row, as the Decision Transformer sets on the Hub.
 
 | column | type | |
 |---|---|---|
-| observations | list of lists of numbers | [T, S], or [T + 1, S] with the last one |
+| observations | list of lists of numbers | [T, S], or [T + 1, S] with the final observation |
 | actions | list of lists of floats, or list of integers | [T, A] continuous, [T] discrete |
 | rewards | list of numbers | [T] |
-| terminated, truncated | bool | how the episode ended, as our own export says it |
+| terminated, truncated | bool | how the episode ended, as written by our own export |
 | dones | list of bool | instead of these two, see below |
 | final_observation | list of numbers | optional, the observation after the last step |
 
-`dones` does not say whether the environment ended the episode or a time limit did. An episode as
-long as the task's step limit is taken to have been cut by it (`truncated`), any other one whose
-last step is done to have `terminated`; one that is done nowhere and is shorter has no end.
+`dones` does not distinguish an end by the environment from one by a time limit. An episode as long
+as the task's step limit counts as `truncated`. Any other episode whose last step is done counts as
+`terminated`. A shorter one without a done step has no end.
 
-Files are read in batches of rows; numbers pass from Arrow's buffers to numpy's, never through
-Python objects.
+Files are read in batches of rows. Numbers are copied from Arrow's buffers to numpy's without Python
+objects.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ OPTIONAL = (*ENDS, "dones", "final_observation")
 
 @dataclass(frozen=True)
 class _Parquet:
-    """What is to be read: the files in order, and what is known beside them."""
+    """Files to read, in order, and the JSON files beside them."""
 
     path: Path
     files: list[Path]
-    facts: dict[str, Any]  # of FACTS_FILE, or empty
-    fetched: dict[str, Any]  # of FETCHED_FILE, or empty
+    facts: dict[str, Any]  # content of FACTS_FILE, or empty
+    fetched: dict[str, Any]  # content of FETCHED_FILE, or empty
 
 
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
-    """Read a `.parquet` file, or all of a folder in the order of their names, into a store."""
+    """Read a `.parquet` file, or a folder's files in the order of their names, into a store."""
     import pyarrow
 
     reporter = reporter or Reporter()
@@ -81,11 +81,11 @@ def _read(parquet: _Parquet, writer: StoreWriter, reporter: Reporter) -> Episode
                     writer.append(_episode(arrays, row, task["max_episode_steps"]))
                 bar.update(batch.num_rows)
     transitions = sum(writer.lengths)
-    told = parquet.facts.get("transitions", transitions)
-    if told != transitions:
+    declared = parquet.facts.get("transitions", transitions)
+    if declared != transitions:
         raise UserError(
-            f"{parquet.path} holds {transitions} transitions, its {FACTS_FILE} says {told}; a file"
-            " is missing, fetch it again"
+            f"{parquet.path} holds {transitions} transitions, its {FACTS_FILE} says {declared}; a"
+            " file is missing, fetch it again"
         )
     source = _source(parquet)
     source["ignored_columns"] = _ignored(parquet, reporter)
@@ -111,7 +111,7 @@ def _find(path: Path) -> _Parquet:
     for file in files:
         identity.require_file(file, "a .parquet file")
     folder = path if path.is_dir() else path.parent
-    # One shard of an export is read as it stands: the facts are those of all of them.
+    # For a single shard of an export the facts are not used: they describe all shards.
     facts = _facts(folder / FACTS_FILE) if path.is_dir() else {}
     fetched = _table(folder / FETCHED_FILE) if path.is_dir() else {}
     return _Parquet(path, files, facts, fetched)
@@ -130,7 +130,7 @@ def _table(file: Path) -> dict[str, Any]:
 
 
 def _facts(file: Path) -> dict[str, Any]:
-    """Our export's own facts; UserError when they are of the wrong kind."""
+    """The facts that our export wrote, or empty; UserError if they have the wrong types."""
     facts = _table(file)
     kinds: dict[str, Any] = {
         "name": str,
@@ -154,7 +154,7 @@ def _facts(file: Path) -> dict[str, Any]:
 
 
 def _columns(file: Path) -> tuple[list[str], int]:
-    """The columns to read and the number of rows; UserError when one is missing."""
+    """The columns to read and the number of rows; UserError if a required column is missing."""
     import pyarrow
     import pyarrow.parquet
 
@@ -177,12 +177,12 @@ def _columns(file: Path) -> tuple[list[str], int]:
         raise UserError(f"{file} has the column {twice[0]!r} twice")
     names = [name for name in (*REQUIRED, *OPTIONAL) if name in found]
     if set(ENDS) <= set(found) and "dones" in found:
-        names.remove("dones")  # the scalars say more
+        names.remove("dones")  # the two flags are more precise
     return names, rows
 
 
 def _decoded_bytes(metadata: Any) -> int:
-    """At least so many bytes come of the file: a row group repeats a number for next to nothing."""
+    """A lower bound of the decoded size: a repeated number takes hardly any space in a file."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     return sum(4 * g.column(i).num_values for g in groups for i in range(g.num_columns))
 
@@ -217,7 +217,7 @@ def _episode(arrays: dict[str, list[Any]], row: int, limit: int | None) -> Episo
 
 
 def _task(parquet: _Parquet, arrays: dict[str, list[Any]]) -> dict[str, Any]:
-    """The task's entries of the header: our own export's, else by name, else by sizes."""
+    """The header's entries on the task: from our export's facts, else by name, else by sizes."""
     if parquet.facts:
         return {key: parquet.facts[key] for key in ("env_id", "family", "max_episode_steps")}
     first, actions = arrays["observations"][0], arrays["actions"][0]
@@ -226,7 +226,7 @@ def _task(parquet: _Parquet, arrays: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def _name(parquet: _Parquet) -> str:
-    """The configuration on the Hub, which in these sets is D4RL's name, else the path's own."""
+    """The name of the Hub's configuration (D4RL's name in these sets), else the path's own name."""
     fetched = parquet.fetched
     return str(fetched.get("config") or fetched.get("repo") or envs.canonical(parquet.path.stem))
 

@@ -1,6 +1,6 @@
-"""A folder of Parquet files: what lies beside them, and how their columns become arrays.
+"""Columns of Parquet files as arrays, and the names of the JSON files beside them.
 
-Arrow's lists turn into one numpy array an episode, without a Python object a number.
+Arrow's lists become one numpy array per episode, without a Python object per number.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from decision_seq.types import UserError
 
-FACTS_FILE = "decision_seq.json"  # our own export: what the columns cannot say
-FETCHED_FILE = "hub.json"  # where `open_remote` got the files
-NESTING = {  # how deep the lists of a column may be
+FACTS_FILE = "decision_seq.json"  # header entries, written by our own export
+FETCHED_FILE = "hub.json"  # origin of the files, written by `open_remote`
+NESTING = {  # accepted depths of a column's lists
     "observations": (2,),
     "actions": (1, 2),
     "rewards": (1,),
@@ -31,9 +31,9 @@ FLAGS = ("dones", "terminated", "truncated")
 def decode(
     batch: Any, file: Path, observation_shape: list[int] | None
 ) -> dict[str, list[np.ndarray]]:
-    """Columns of a record batch -> name -> one array a row; UserError names what is wrong.
+    """Decode the columns of a record batch -> name -> one array per row; UserError if malformed.
 
-    observation_shape: of one observation, where it was more than a vector before it was written.
+    observation_shape: the shape of one observation, if it was flattened when written.
     """
     found = {}
     for name in batch.schema.names:
@@ -52,7 +52,7 @@ def decode(
 
 def _rows(column: Any, where: str, depths: tuple[int, ...]) -> list[np.ndarray]:
     values, offsets, depth = column, None, 0
-    inner = 1  # numbers of one entry of the outer list
+    inner = 1  # numbers in one entry of the outer list
     while _is_list(values.type):
         _require_no_nulls(values, where)
         depth += 1
@@ -89,7 +89,7 @@ def _lengths(lists: Any) -> np.ndarray:
 
 
 def _width(lengths: np.ndarray, where: str) -> int:
-    """The one length that all inner lists have."""
+    """The common length of all inner lists; UserError if they differ."""
     if len(lengths) == 0:
         return 1
     if lengths.min() != lengths.max() or lengths[0] == 0:
@@ -115,7 +115,7 @@ def _require_no_nulls(values: Any, where: str) -> None:
 
 
 def _action(rows: np.ndarray, where: str) -> np.ndarray:
-    """[T, A] of floats or [T] of integers: nothing else is told apart with certainty."""
+    """The actions if they are [T, A] floats or [T] integers; any other kind is ambiguous."""
     if (rows.ndim, rows.dtype.kind) in ((2, "f"), (1, "i"), (1, "u")):
         return rows
     raise UserError(

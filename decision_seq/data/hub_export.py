@@ -1,10 +1,10 @@
-"""A store -> a folder of Parquet files, one trajectory a row, that comes back bit for bit.
+"""Export of a store to Parquet files with one trajectory per row; reads back bit for bit.
 
-    data/train-00000-of-00002.parquet ...   as the Hub lays them out: `datasets` finds them
-    decision_seq.json                       the header's facts, which columns cannot say
+    data/train-00000-of-00002.parquet ...   the Hub's layout, which `datasets` finds
+    decision_seq.json                       facts of the header that have no column
 
 Rows hold observations [T, S] and actions as lists, rewards in double precision, `terminated`,
-`truncated` and, where the store has it, `final_observation`. Frames are written flat.
+`truncated` and, if the store has it, `final_observation`. Frames are written flat.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from decision_seq.data.hub_columns import FACTS_FILE
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
-ROW_GROUP_BYTES = 16 << 20  # what a reader holds in memory at once
+ROW_GROUP_BYTES = 16 << 20  # a reader holds one row group in memory
 SHARD_BYTES = 256 << 20
 FACTS = ("name", "source", "env_id", "family", "max_episode_steps", "has_timeouts")
 
 
 def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -> None:
-    """Write the folder `output`, which must not exist; it appears when it is whole."""
+    """Write the folder `output`, which must not exist; it appears when it is complete."""
     reporter = reporter or Reporter()
     if output.exists():
         raise UserError(f"{output} exists; delete it, or write to another folder")
@@ -73,7 +73,7 @@ def _write_shards(store: EpisodeStore, folder: Path, reporter: Reporter) -> None
                     if writer is not None:
                         writer.close()
                     shards.append(folder / f"{len(shards)}.parquet")
-                    # numbers that hardly repeat: a dictionary of them is waste
+                    # no dictionary, because the numbers hardly repeat
                     writer = pyarrow.parquet.ParquetWriter(
                         shards[-1], table.schema, compression="zstd", use_dictionary=False
                     )
@@ -89,7 +89,7 @@ def _write_shards(store: EpisodeStore, folder: Path, reporter: Reporter) -> None
 
 
 def _groups(store: EpisodeStore) -> Iterator[tuple[int, int]]:
-    """Runs of episodes of about ROW_GROUP_BYTES, one at least."""
+    """(first, last + 1) of consecutive episodes of about ROW_GROUP_BYTES, at least one each."""
     row = sum(store.columns[name].array[:1].nbytes for name in ("observations", "actions")) + 8
     first = 0
     while first < store.num_episodes:
@@ -101,7 +101,7 @@ def _groups(store: EpisodeStore) -> Iterator[tuple[int, int]]:
 
 
 def _table(store: EpisodeStore, first: int, last: int) -> Any:
-    """Episodes `first` to `last - 1` as rows, their lists made of whole columns at once."""
+    """Episodes `first` to `last - 1` as rows of a table."""
     import pyarrow as pa
 
     rows = slice(store.offsets[first], store.offsets[last])
@@ -130,7 +130,7 @@ def _table(store: EpisodeStore, first: int, last: int) -> Any:
 
 
 def _vectors(array: np.ndarray) -> Any:
-    """[N, ...] -> N lists of one size."""
+    """An array [N, ...] as N lists of fixed size."""
     import pyarrow as pa
 
     flat = np.ascontiguousarray(array).reshape(len(array), -1)

@@ -1,8 +1,8 @@
-"""Trajectories from the Hugging Face Hub: `REPO` or `REPO:CONFIG`.
+"""Downloads of trajectories from the Hugging Face Hub: `REPO` or `REPO:CONFIG`.
 
-Taken are the Parquet files of the repository, else those that the Hub itself makes of it (its
-branch refs/convert/parquet), else JSON or Arrow files, turned into Parquet here. Code and pickles
-of a repository are never run. Every split of a configuration is read.
+The files are the Parquet files of the repository, else the Hub's own conversion (the branch
+refs/convert/parquet), else JSON or Arrow files, which are converted to Parquet here. Code and
+pickles of a repository are never run. Every split of a configuration is read.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ NAME = re.compile(
 )
 SPLITS = ("train", "test", "validation")
 CONVERTED = "refs/convert/parquet"
-READERS = {".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # datasets' own, for other files
+READERS = {".json": "json", ".jsonl": "json", ".arrow": "arrow"}  # suffix -> reader of `datasets`
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "decision_seq.json")
-DEFAULT = "default"  # the configuration of files that name none
+DEFAULT = "default"  # the configuration if neither the card nor a path names one
 
 
 @dataclass(frozen=True)
 class _Files:
-    """What is to be fetched: paths in the repository at one commit, and their sizes."""
+    """Files to download: paths in the repository at one commit, and their sizes."""
 
     commit: str
     config: str
@@ -40,10 +40,10 @@ class _Files:
 
 
 def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Path:
-    """A folder of Parquet files, fetched into `folder` unless it is there already.
+    """A folder of Parquet files, downloaded into `folder` unless it is there already.
 
-    UserError within seconds where there is no network, no such dataset or no leave to read it. A
-    run that was cut short goes on with the files that are missing.
+    UserError within seconds without a network, for an unknown dataset, or without access to it. A
+    run after an interrupted one downloads only the missing files.
     """
     reporter = reporter or Reporter()
     parsed = NAME.fullmatch(name)
@@ -58,7 +58,7 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
     import huggingface_hub
 
     api = huggingface_hub.HfApi(endpoint=remote.hub_endpoint())
-    with remote.told_of(f"hub/{name}", lambda: _known(repo, api)), remote.quiet():
+    with remote.told_of(f"hub/{name}", lambda: _nearest_names(repo, api)), remote.quiet():
         files = _choose(name, repo, config, api)
         total = sum(files.sizes.values())
         reporter.say(f"hub/{name}: fetching {total / 1e6:.1f} MB to {folder}")
@@ -73,18 +73,18 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
 
 
 def _choose(name: str, repo: str, config: str | None, api: Any) -> _Files:
-    """The files of the one configuration that is meant; UserError when that is not clear."""
-    offers = list(_offers(repo, api))
-    if not offers:
+    """The files of the configuration; UserError if it is unknown or ambiguous."""
+    candidates = list(_candidates(repo, api))
+    if not candidates:
         raise UserError(
             f"hub/{name} has no Parquet, JSON or Arrow files; its own code is not run: turn it into"
             " Parquet first"
         )
-    for commit, configs, sizes in offers:
+    for commit, configs, sizes in candidates:
         chosen = config or (next(iter(configs)) if len(configs) == 1 else DEFAULT)
         if chosen in configs:
             return _Files(commit, chosen, {path: sizes[path] for path in configs[chosen]})
-    known = sorted({label for _, configs, _ in offers for label in configs})
+    known = sorted({label for _, configs, _ in candidates for label in configs})
     if config is None:
         raise UserError(
             f"hub/{name} has several configurations; say hub/{name}:CONFIG with one of"
@@ -93,8 +93,8 @@ def _choose(name: str, repo: str, config: str | None, api: Any) -> _Files:
     raise UserError(f"hub/{repo} has no configuration {config!r}; {remote.nearest(config, known)}")
 
 
-def _offers(repo: str, api: Any) -> Iterator[tuple[str, dict[str, list[str]], dict[str, int]]]:
-    """Commit, files of every configuration, and sizes; the best first."""
+def _candidates(repo: str, api: Any) -> Iterator[tuple[str, dict[str, list[str]], dict[str, int]]]:
+    """(commit, configuration -> files, file -> size) of each kind of files, the preferred first."""
     import huggingface_hub.errors
 
     info = api.dataset_info(repo)
@@ -105,7 +105,7 @@ def _offers(repo: str, api: Any) -> Iterator[tuple[str, dict[str, list[str]], di
         yield info.sha, _configs(parquet, card), parquet
     try:
         converted = api.dataset_info(repo, revision=CONVERTED).sha
-    except huggingface_hub.errors.RevisionNotFoundError:  # the Hub makes it for some only
+    except huggingface_hub.errors.RevisionNotFoundError:  # the Hub converts only some datasets
         converted = None
     if converted:
         sizes = _sizes(repo, converted, api)
@@ -128,11 +128,11 @@ def _sizes(repo: str, commit: str, api: Any) -> dict[str, int]:
 
 
 def _configs(sizes: dict[str, int], card: dict[str, Any]) -> dict[str, list[str]]:
-    """Configuration -> its files: as the repository's card says, else as the paths do."""
+    """Configuration -> its files, from the repository's card, else from the paths."""
     found: dict[str, list[str]] = {}
     for entry in card.get("configs") or []:
         if not isinstance(entry, dict) or not isinstance(entry.get("config_name"), str):
-            continue  # a card is written by hand; the paths still speak
+            continue  # a card is written by hand and may be wrong; the paths are used then
         patterns = list(_patterns(entry.get("data_files")))
         paths = [p for p in sizes if any(fnmatch.fnmatch(p, pattern) for pattern in patterns)]
         if paths:
@@ -144,7 +144,7 @@ def _configs(sizes: dict[str, int], card: dict[str, Any]) -> dict[str, list[str]
 
 
 def _patterns(data_files: Any) -> Iterator[str]:
-    """A card's data_files: a pattern, a list of them, or by split."""
+    """The patterns in a card's data_files: one, a list, or one per split."""
     if isinstance(data_files, str):
         yield data_files.removeprefix("./")
     elif isinstance(data_files, list):
@@ -157,7 +157,10 @@ def _patterns(data_files: Any) -> Iterator[str]:
 
 
 def _label(path: Path) -> str:
-    """`hopper/train/0.parquet`, `data/hopper-train-00000-of-00001.parquet` -> `hopper`."""
+    """The configuration that a path names.
+
+    `hopper/train/0.parquet`, `data/hopper-train-00000-of-00001.parquet` -> `hopper`.
+    """
     folders = [part for part in path.parts[:-1] if part not in ("data", *SPLITS)]
     if folders:
         return folders[0]
@@ -175,11 +178,11 @@ def _fetch(name: str, repo: str, files: _Files, partial: Path, api: Any) -> None
         if found != size:
             (partial / path).unlink()
             raise UserError(f"hub/{name}: {path} came with {found} of {size} bytes; run again")
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # the client's notes
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # metadata of the client
 
 
 def _partial(folder: Path, label: str, commit: str) -> Path:
-    """Where the files of one commit gather; what was left there of another one is removed."""
+    """The download folder of one commit; folders of other commits are removed."""
     partial = folder / f".partial-{label}-{commit[:12]}"
     for other in folder.glob(f".partial-{label}-*"):
         if other != partial and other.name.rpartition("-")[0] == partial.name.rpartition("-")[0]:
@@ -189,7 +192,7 @@ def _partial(folder: Path, label: str, commit: str) -> Path:
 
 
 def _convert(name: str, files: _Files, partial: Path) -> None:
-    """Files that are not Parquet become one that is, in bounded memory."""
+    """Convert files that are not Parquet to one Parquet file, in bounded memory."""
     suffixes = {Path(path).suffix for path in files.sizes}
     if suffixes == {".parquet"}:
         return
@@ -220,8 +223,8 @@ def _convert(name: str, files: _Files, partial: Path) -> None:
     shutil.rmtree(cache)
 
 
-def _known(repo: str, api: Any) -> str:
-    """The nearest repositories of the same owner, where the listing can be had."""
+def _nearest_names(repo: str, api: Any) -> str:
+    """A hint with the nearest repositories of the same owner, if they can be listed."""
     try:
         listed = [info.id for info in api.list_datasets(author=repo.partition("/")[0], limit=100)]
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a file or folder is, so that a store made of it can be told from one made of another."""
+"""Identity of files and folders: store folder, checksums, change stamps and task by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decision_seq.types import UserError
 
 
 def store_root() -> Path:
-    """Where stores are kept: `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`."""
+    """The folder of all stores: `$DECISION_SEQ_DATA`, by default `~/.cache/decision_seq`."""
     configured = os.environ.get("DECISION_SEQ_DATA")
     return Path(configured).expanduser() if configured else Path.home() / ".cache" / "decision_seq"
 
@@ -25,7 +25,7 @@ def sha256(path: Path) -> str:
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:
-    """Files of the folder, outside hidden folders, in order."""
+    """Files of the folder that match, without those in hidden folders, sorted."""
     return sorted(
         file
         for file in folder.glob(pattern)
@@ -34,9 +34,9 @@ def visible(folder: Path, pattern: str) -> list[Path]:
 
 
 def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
-    """Sizes and times of change of a file, or of the `files` of a folder: cheap to look at.
+    """Change stamp: sizes and modification times of a file, or of the `files` of a folder.
 
-    A store is made anew when its source's stamp differs from the one kept beside it.
+    A store is made again if its source's stamp differs from the one saved with it.
     """
     listed = [(str(f), f.stat()) for f in ([path] if files is None else files)]
     lines = [f"{name} {fact.st_size} {fact.st_mtime_ns}" for name, fact in listed]
@@ -48,8 +48,7 @@ def stamp(path: Path, files: Sequence[Path] | None = None) -> dict[str, Any]:
 
 
 def describe_file(kind: str, what: str, path: Path) -> dict[str, Any]:
-    """The `source` entry of a store's header for one file; `what` says what it is in the field's
-    words."""
+    """The `source` entry of a store's header for one file; `what` names the kind of file."""
     digest = sha256(path)
     return {
         "kind": kind,
@@ -61,7 +60,7 @@ def describe_file(kind: str, what: str, path: Path) -> dict[str, Any]:
 
 
 def require_file(path: Path, what: str) -> None:
-    """UserError unless the path is a file that holds something."""
+    """Raise UserError unless the path is a file that is not empty."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""`data inspect`, the dataset doctor: what is in a dataset, and what is wrong with it.
+"""Dataset report for `data inspect`: the contents of a dataset, and its faults.
 
-Everything is counted from the store's columns, block by block.
+Everything is computed from the store's columns, block by block.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ from decision_seq.envs import make, normalize
 from decision_seq.types import Reporter, UserError
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-SUGGESTED = (1.0, 0.9, 0.5)  # quantiles of the returns that are worth asking for
+SUGGESTED = (1.0, 0.9, 0.5)  # quantiles of the returns that are suggested as targets
 BINS = 20
-BLOCK_ROWS, BLOCK_BYTES = 262_144, 64 << 20  # looked at together
+BLOCK_ROWS, BLOCK_BYTES = 262_144, 64 << 20  # largest block
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok`, a `note` to know, or a `warning` to act upon."""
+    """Result of one check."""
 
     check: str
+    """Name of the check."""
     level: Literal["ok", "note", "warning"]
+    """`ok`, `note` for information, or `warning` if action is needed."""
     detail: str
+    """The result in words and numbers."""
 
 
 def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Counts, ranges, returns and findings of a store, as plain values."""
+    """Report on a store as plain values: counts, ranges, returns and findings."""
     header = store.header
-    # Clipped rewards do not sum to scores.
+    # Returns of clipped rewards are not scores.
     references = None if store.clipped else store.reference_scores
     returns, lengths = store.returns, store.lengths
     normalized = normalize(returns, references) if references else None
@@ -85,7 +88,7 @@ def inspect(store: EpisodeStore, reporter: Reporter | None = None) -> dict[str, 
 def _histogram(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     try:
         return np.histogram(returns, BINS)
-    except ValueError:  # they differ by too little, or by too much, for bins of finite width
+    except ValueError:  # the range is too small or too large for bins of finite width
         return np.array([len(returns)]), np.array([returns.min(), returns.max()])
 
 
@@ -95,11 +98,11 @@ def _quantiles(values: np.ndarray, at: tuple[float, ...]) -> dict[str, float]:
 
 @dataclass
 class _Scan:
-    """What one pass over the columns finds."""
+    """Results of one pass over the columns."""
 
-    low: dict[str, float]
-    high: dict[str, float]
-    constant: np.ndarray  # [S] observation entries that never change
+    low: dict[str, float]  # column -> smallest value
+    high: dict[str, float]  # column -> largest value
+    constant: np.ndarray  # [S] True for observation entries that never change
     not_finite: int
     repeated: int  # transitions equal to the one before them in their episode
 
@@ -111,35 +114,35 @@ def _scan(store: EpisodeStore, reporter: Reporter) -> _Scan:
     first_observation = columns["observations"].rows(0, 1)
     with reporter.bar(f"inspect {store.name}", "row", store.num_transitions) as bar:
         for start, stop in _blocks(columns["observations"]):
-            before = max(start - 1, 0)  # the step that the first may repeat
+            before = max(start - 1, 0)  # the first row is compared with the one before it
             block = {name: columns[name].rows(before, stop) for name in STEP_COLUMNS}
             for name, array in block.items():
-                _note_range(scan, name, array[start - before :])
+                _update_range(scan, name, array[start - before :])
             scan.constant &= (block["observations"] == first_observation).all(0)
             scan.repeated += _repeated(block, before, starts)
             bar.update(stop - start)
     final = columns.get("final_observations")
     if final is not None:
         for start, stop in _blocks(final):
-            _note_range(scan, "final_observations", final.rows(start, stop))
+            _update_range(scan, "final_observations", final.rows(start, stop))
     return scan
 
 
 def _blocks(column: Column) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the column's rows, a bounded number of bytes at a time."""
+    """(start, stop) of blocks of the column's rows, each of bounded size."""
     row = int(np.prod(column.shape[1:])) * column.dtype.itemsize
     size = max(min(BLOCK_ROWS, BLOCK_BYTES // row), 1)
     return ((i, min(i + size, len(column))) for i in range(0, len(column), size))
 
 
-def _note_range(scan: _Scan, name: str, block: np.ndarray) -> None:
+def _update_range(scan: _Scan, name: str, block: np.ndarray) -> None:
     scan.low[name] = min(scan.low.get(name, np.inf), float(np.nanmin(block)))
     scan.high[name] = max(scan.high.get(name, -np.inf), float(np.nanmax(block)))
     scan.not_finite += int((~np.isfinite(block)).sum())
 
 
 def _repeated(block: dict[str, np.ndarray], first: int, starts: set[int]) -> int:
-    """Rows equal in observation, action and reward to the row before, within an episode.
+    """Count rows equal in observation, action and reward to the row before in their episode.
 
     block: the columns from row `first` on.
     """
@@ -151,7 +154,7 @@ def _repeated(block: dict[str, np.ndarray], first: int, starts: set[int]) -> int
 
 
 def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
-    yield _written(store)
+    yield _checksum(store)
     dropped = store.header["transitions_in"] - store.num_transitions
     yield Finding(
         "transitions in = out",
@@ -164,11 +167,11 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
     repeated = _share(
         "repeated steps", scan.repeated, store.num_transitions, "equal the step before"
     )
-    if store.stack > 1 and scan.repeated:  # an emulator stands still where a simulation moves
+    if store.stack > 1 and scan.repeated:  # an emulator's screen may not change for some steps
         repeated = replace(repeated, level="note")
     yield repeated
     yield _share(
-        "repeated episodes", _same_episodes(store), store.num_episodes, "are an earlier one again"
+        "repeated episodes", _same_episodes(store), store.num_episodes, "repeat an earlier one"
     )
     constant = int(scan.constant.sum())
     yield Finding(
@@ -184,8 +187,8 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
     yield Finding("step limit", "warning" if over else "ok", detail)
 
 
-def _written(store: EpisodeStore) -> Finding:
-    """The columns are what was written, and the header's returns are theirs."""
+def _checksum(store: EpisodeStore) -> Finding:
+    """Check that the columns are unchanged and that the header's mean return is theirs."""
     try:
         store.verify()
     except StoreDamaged as error:
@@ -204,7 +207,7 @@ def _share(check: str, count: int, of: int, what: str) -> Finding:
 
 
 def _same_episodes(store: EpisodeStore) -> int:
-    """Episodes that are an earlier one again: the same actions, rewards and first observation."""
+    """Count episodes that repeat an earlier one: equal actions, rewards and first observation."""
     observations, actions, rewards = (store.columns[name] for name in STEP_COLUMNS)
     seen = set()
     for start, end in itertools.pairwise(store.offsets.tolist()):
@@ -217,7 +220,7 @@ def _same_episodes(store: EpisodeStore) -> int:
 
 
 def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
-    """Whether the environment could have been given these actions."""
+    """Check that the actions lie in the environment's action space."""
     check, env_id = "actions in their space", store.header["env_id"]
     low, high = scan.low["actions"], scan.high["actions"]
     if store.columns["actions"].dtype.kind == "i":
@@ -227,7 +230,7 @@ def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
             level = "warning"
         return Finding(check, level, f"discrete, {low:.0f} to {high:.0f}{offered}")
     bounds: tuple[Any, Any] = (-1.0, 1.0)
-    where = "[-1, 1], for want of an environment"
+    where = "[-1, 1], as the environment is unknown"
     if env_id is not None:
         try:
             env = make(env_id)

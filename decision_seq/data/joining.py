@@ -1,4 +1,4 @@
-"""The episodes of several datasets, one after another, in one store."""
+"""Joined datasets: the episodes of several stores, one after another, in one store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from decision_seq.types import Episode, UserError
 def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore:
     """A store of all parts in `folder`; UserError unless they are of one task.
 
-    A final observation is kept only where every part has one.
+    Final observations are retained only if every part has them.
     """
     facts: dict[str, set] = {
         "observation or action size": {
@@ -36,7 +36,7 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             raise UserError(f"{name}: the parts differ in {what} ({listed}); they do not join")
     identity = json.dumps([part.header for part in parts], sort_keys=True)
     output = folder / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    with contextlib.suppress(UserError):  # absent or cut short: joined anew
+    with contextlib.suppress(UserError):  # absent or cut short: joined again below
         return EpisodeStore.open(output)
     with StoreWriter(output, parts[0].stack) as writer:
         final = all("final_observations" in part.columns for part in parts)

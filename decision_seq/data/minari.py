@@ -1,9 +1,9 @@
-"""Minari datasets, read through Minari itself: every format it stores (HDF5, Arrow, Parquet).
+"""Reader of Minari datasets, through Minari itself, in all its formats (HDF5, Arrow, Parquet).
 
-A dataset is a folder with `data/metadata.json` and the episodes beside it. The T + 1 observations
-of every episode are kept; how spaces become arrays is said in `spaces.py`, and the order of a Dict
-space's entries stands in the store's header (`source.observation_keys`). What the dataset's author
-gave as reference scores stands there as `reference_scores`.
+A dataset is a folder with `data/metadata.json` and the episodes beside it. All T + 1 observations
+of an episode are stored. `spaces.py` describes how spaces become arrays. The store's header holds
+the order of a Dict space's entries (`source.observation_keys`) and the author's reference scores
+(`reference_scores`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
 
-EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens as many files as it is asked for episodes
-# Tasks whose Gymnasium environments keep D4RL's observations, and its reference scores as the scale
-# (`envs.environment_notes` says what -v5 changes). Its mazes, kitchen and hands have other layouts.
+EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens a file for every requested episode
+# Tasks whose Gymnasium environments have D4RL's observations, so that its reference scores apply
+# (`envs.environment_notes` lists the changes in -v5). Minari's mazes, kitchen and hands have other
+# layouts.
 SAME_TASK = ("hopper", "halfcheetah", "walker2d", "reacher2d")
 
 
@@ -50,7 +51,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         spaces.require_known(dataset.observation_space, dataset.action_space, images=bool(own))
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
-            within = 0  # steps flagged as an end that are not the last of their episode
+            within = 0  # steps flagged as an end before the last of their episode
             for raw in _episodes(dataset, path, metadata["total_episodes"]):
                 episode, early = _episode(raw, dataset, repeated=own.get("final") == "repeated")
                 writer.append(episode)
@@ -76,8 +77,11 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
 
 
 def _open(path: Path, metadata: dict[str, Any], spec: dict[str, Any] | None) -> Any:
-    """The MinariDataset. Where the metadata lack a space, Minari asks the environment for it:
-    allowed only for one that is registered here, since its entry point is run."""
+    """The MinariDataset.
+
+    If the metadata lack a space, Minari makes the environment, which runs its entry point. This is
+    allowed only for an environment that is registered here; UserError otherwise.
+    """
     import minari
 
     lacking = [key for key in ("observation_space", "action_space") if key not in metadata]
@@ -107,9 +111,9 @@ def _episodes(dataset: Any, path: Path, count: int) -> Iterator[Any]:
 
 
 def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
-    """The episode, and how many of its steps but the last are flagged as an end.
+    """The episode, and the number of its steps before the last that are flagged as an end.
 
-    repeated: its last observation only fills the place of one that was not known.
+    repeated: the last observation repeats the one before, because the real one was unknown.
     """
     rewards = np.atleast_1d(raw.rewards)
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards  # of shape (T, 1)
@@ -136,7 +140,7 @@ def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
 
 
 def _task(own: dict[str, Any], spec: dict[str, Any] | None, writer: StoreWriter) -> dict[str, Any]:
-    """The task's entries of the store's header."""
+    """The entries of the store's header on the task."""
     env_id = environment_id(spec) if spec else None
     found = envs.facts_by_name(spec["id"]) if spec else None
     sizes = tuple(
@@ -155,7 +159,7 @@ def _task(own: dict[str, Any], spec: dict[str, Any] | None, writer: StoreWriter)
 
 
 def _reference_scores(metadata: dict[str, Any]) -> list[float] | None:
-    """[random, expert] as the dataset's author measured them; UserError when they are no scale."""
+    """[random, expert] by the dataset's author; UserError unless they are two different numbers."""
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is None or high is None:
         return None

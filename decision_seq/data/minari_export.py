@@ -1,9 +1,9 @@
-"""A store -> a Minari dataset, through Minari's public interface.
+"""Export of a store to a Minari dataset, through Minari's public interface.
 
-What Minari's format asks for and a store may not have is the observation after an episode's last
-step. Where the store has none, the last one is repeated, and the metadata say so
-(`decision_seq.final` is `repeated`), so that reading back drops it. Nothing else is added or
-changed: an episode without an end comes back without one.
+Minari's format needs the observation after an episode's last step, which a store may not have. The
+last observation is then repeated, and the metadata record it (`decision_seq.final` is `repeated`),
+so that reading back drops it. Nothing else is added or changed: an episode without an end reads
+back without one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
 NAMESPACE = "decision_seq"
-BLOCK_BYTES = 32 << 20  # of observations handed to Minari at once
+BLOCK_BYTES = 32 << 20  # of observations passed to Minari at once
 
 
 def dataset_id(store: EpisodeStore) -> str:
-    """The name under which Minari finds what `write` wrote: `decision_seq/hopper-medium-v2`."""
+    """Minari's id of the dataset that `write` writes: `decision_seq/hopper-medium-v2`."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", store.name).strip("-") or "store"
     return f"{NAMESPACE}/{name if re.search(r'-v[0-9]+$', name) else f'{name}-v0'}"
 
@@ -41,7 +41,7 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
     """Write `output/decision_seq/NAME-vN` and return its id.
 
     With MINARI_DATASETS_PATH=output, `minari.load_dataset(id)` opens it. The folder may hold other
-    datasets; one of the same id is not overwritten.
+    datasets; a dataset of the same id is not overwritten.
     """
     reporter = reporter or Reporter()
     name = dataset_id(store)
@@ -53,7 +53,7 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
             partial = Path(folder) / "root"
             partial.mkdir()
             with minari_root(partial), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Minari's advice to authors, Gymnasium's on -v4
+                warnings.simplefilter("ignore")  # Minari's for authors, Gymnasium's about -v4
                 _fill(store, name, reporter)
             _move(partial, output, name)
     except (OSError, RuntimeError) as error:  # h5py reports a full disk by either
@@ -64,7 +64,7 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
 
 @contextmanager
 def minari_root(folder: Path) -> Iterator[None]:
-    """Minari writes where this variable of the environment says, and nowhere else."""
+    """Set MINARI_DATASETS_PATH, the only way to choose where Minari writes."""
     former = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(folder)
     try:
@@ -102,7 +102,7 @@ def _fill(store: EpisodeStore, name: str, reporter: Reporter) -> None:
 
 
 def _blocks(store: EpisodeStore) -> Iterator[list[Any]]:
-    """Episodes as Minari's buffers, about BLOCK_BYTES of observations at a time."""
+    """Lists of episodes as Minari's buffers, each with about BLOCK_BYTES of observations."""
     from minari.data_collector import EpisodeBuffer
 
     block: list[Any] = []
@@ -144,8 +144,10 @@ def _metadata(store: EpisodeStore) -> dict[str, Any]:
 
 
 def _observation_space(store: EpisodeStore) -> Any:
-    """The stored precision and no bounds: what the environment promises may be wider or narrower
-    than what is in the data."""
+    """The space of the stored observations: their dtype, and no bounds.
+
+    The environment's bounds may be wider or narrower than the data.
+    """
     from gymnasium.spaces import Box
 
     column = store.columns["observations"]
@@ -154,7 +156,7 @@ def _observation_space(store: EpisodeStore) -> Any:
 
 
 def _action_space(store: EpisodeStore, env_actions: Any) -> Any:
-    """Choices are counted by the environment where it is known, else by the data."""
+    """The space of the actions; the number of choices is the environment's, else the data's."""
     from gymnasium.spaces import Box, Discrete
 
     column = store.columns["actions"]
@@ -164,7 +166,7 @@ def _action_space(store: EpisodeStore, env_actions: Any) -> Any:
 
 
 def _environment(store: EpisodeStore, reporter: Reporter) -> tuple[Any, Any]:
-    """Specification and action space of the environment; None, None where it cannot be made."""
+    """Specification and action space of the environment; None, None if it cannot be made."""
     import gymnasium
 
     name, _, arguments = (store.header["env_id"] or "").partition("?")
@@ -183,7 +185,7 @@ def _environment(store: EpisodeStore, reporter: Reporter) -> tuple[Any, Any]:
 
 
 def _move(partial: Path, output: Path, name: str) -> None:
-    """One renaming, so that nothing half-written has the dataset's name."""
+    """Rename the complete dataset to its place, so that a partial one never has its name."""
     if not output.exists():
         os.replace(partial, output)
         return

@@ -1,6 +1,6 @@
-"""What a Minari dataset's folder must look like, before Minari itself opens it.
+"""Checks on a Minari dataset's folder before Minari opens it.
 
-Minari trusts its metadata; what it would meet with a traceback is met here with one line.
+Minari trusts the metadata. Faults that would end in a traceback there are one-line errors here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from decision_seq.data import identity
 from decision_seq.types import UserError
 
 FORMATS = ("hdf5", "arrow", "parquet")
-OWN_KEY = "decision_seq"  # in metadata.json: what a store knows and Minari has no word for
-FINAL = ("kept", "repeated")  # what the observation after an episode's last step is
+OWN_KEY = "decision_seq"  # in metadata.json: facts of a store that Minari has no key for
+FINAL = ("kept", "repeated")  # the observation after an episode's last step: real, or a copy
 
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """What is wrong is said with the path in which it is."""
+    """Prefix a UserError's message with the path unless it names the path already."""
     try:
         yield
     except UserError as error:
@@ -33,14 +33,17 @@ def named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def told_of(path: Path) -> Iterator[None]:
-    """Whatever Minari, h5py, pyarrow and Pillow raise for a broken dataset, in one line with its
-    path. To be put around their calls only: our own mistakes must not look like damage."""
+    """Turn errors of Minari, h5py, pyarrow and Pillow on a damaged dataset into a UserError.
+
+    The message is one line with the path. Use it around calls of these packages only, so that bugs
+    of this package are not reported as damage.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice to a dataset's author
+            warnings.simplefilter("ignore")  # these address a dataset's author
             yield
     except ImportError as error:
-        raise UserError(f"{path}: {error}") from error  # Minari says what to install
+        raise UserError(f"{path}: {error}") from error  # Minari names the package to install
     except (
         ArithmeticError,
         AssertionError,
@@ -58,7 +61,7 @@ def told_of(path: Path) -> Iterator[None]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """`data/metadata.json`, its entries of the right kind; UserError otherwise."""
+    """The content of `data/metadata.json`; UserError if an entry has the wrong type."""
     import minari
 
     file = path / "data" / "metadata.json"
@@ -93,10 +96,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def require_whole(path: Path, metadata: dict[str, Any]) -> None:
-    """UserError unless there are as many episodes as the metadata say; none of them is read."""
+    """Raise UserError unless there are as many episodes as the metadata say; none is read."""
     import h5py
 
-    data, told = path / "data", metadata["total_episodes"]
+    data, declared = path / "data", metadata["total_episodes"]
     if metadata["data_format"] == "hdf5":
         file = data / "main_data.hdf5"
         identity.require_file(file, "Minari's main_data.hdf5")
@@ -107,15 +110,15 @@ def require_whole(path: Path, metadata: dict[str, Any]) -> None:
             raise UserError(f"{file} is no HDF5 file, or is cut short; fetch it again") from error
     else:
         found = sum(child.is_dir() and child.name.isdigit() for child in data.iterdir())
-    if found != told:
+    if found != declared:
         raise UserError(
-            f"{path} holds {found} episodes, its metadata say {told}; it is cut short, fetch it"
-            " again"
+            f"{path} holds {found} episodes, its metadata say {declared}; it is cut short, fetch"
+            " it again"
         )
 
 
 def own_facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """What `minari_export.write` left; empty for anybody else's dataset."""
+    """The facts that `minari_export.write` wrote; empty for other datasets."""
     own = metadata.get(OWN_KEY, {})
     kinds = {"final": str, "env_id": str, "family": str, "description": str}
     sound = isinstance(own, dict) and all(
@@ -129,7 +132,7 @@ def own_facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def environment_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """The environment to evaluate in, as Gymnasium writes it: `eval_env_spec`, else `env_spec`."""
+    """Gymnasium's specification of the evaluation environment: `eval_env_spec` or `env_spec`."""
     text = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if text is None:
         return None
@@ -146,10 +149,9 @@ def environment_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any] | N
 
 
 def environment_id(spec: dict[str, Any]) -> str:
-    """`ID`, or `ID?{...}` with the keyword arguments that differ from those it is registered
-    with."""
+    """The id `ID`, or `ID?{...}` with keyword arguments that differ from the registered ones."""
     known = registered(spec["id"])
-    # compared as the specification writes them, where a tuple is a list
+    # compared as JSON, like the specification, in which a tuple is a list
     usual = {key: json.dumps(v, default=repr) for key, v in known.kwargs.items()} if known else {}
     given = spec.get("kwargs") or {}
     changed = {key: v for key, v in given.items() if usual.get(key) != json.dumps(v)}
@@ -157,12 +159,13 @@ def environment_id(spec: dict[str, Any]) -> str:
 
 
 def registered(env_id: str) -> Any:
+    """The specification of an environment registered with Gymnasium; None if unknown."""
     import gymnasium
 
     if env_id not in gymnasium.registry:
         try:
             import gymnasium_robotics
-        except ImportError:  # an extra: without it its environments are just not known
+        except ImportError:  # an extra: without it, its environments are unknown
             return None
         gymnasium.register_envs(gymnasium_robotics)
     return gymnasium.registry.get(env_id)

@@ -1,7 +1,7 @@
-"""Minari datasets from where they are published, through Minari's own client.
+"""Downloads of published Minari datasets, through Minari's own client.
 
-`$MINARI_REMOTE` names the place, `hf://farama-minari` unless set. What comes is kept under
-`.partial-` until it is whole; a run that was cut short goes on with the files that are missing.
+`$MINARI_REMOTE` names the source, by default `hf://farama-minari`. Files stay under `.partial-`
+until the dataset is complete; a run after an interrupted one downloads only the missing files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = re.compile(r"([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+-v[0-9]+")
 
 
 def roots(folder: Path) -> list[Path]:
-    """Where Minari's datasets are looked for: its own folders, then `folder`."""
+    """The folders that are searched for Minari datasets: Minari's own, then `folder`."""
     configured = os.environ.get("MINARI_DATASETS_PATH")
     return [
         *([Path(configured)] if configured else []),
@@ -30,7 +30,7 @@ def roots(folder: Path) -> list[Path]:
 
 
 def find(name: str, folder: Path) -> Path | None:
-    """The dataset's folder where it is at hand: Minari's own folders, then `folder`."""
+    """The folder of a local dataset, in Minari's own folders or `folder`; None if there is none."""
     found = (
         root / name for root in roots(folder) if (root / name / "data" / "metadata.json").is_file()
     )
@@ -38,9 +38,9 @@ def find(name: str, folder: Path) -> Path | None:
 
 
 def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Path:
-    """The folder of `mujoco/hopper/medium-v0`, fetched into `folder` unless it is at hand.
+    """The folder of `mujoco/hopper/medium-v0`, downloaded into `folder` unless it is local.
 
-    UserError within seconds where there is no network, no such dataset or no leave to read it.
+    UserError within seconds without a network, for an unknown dataset, or without access to it.
     """
     reporter = reporter or Reporter()
     if not NAME.fullmatch(name):
@@ -49,7 +49,7 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
     if found is not None:
         return found
     storage = _storage(name)
-    with remote.told_of(f"minari/{name}", lambda: _known(name, storage)), remote.quiet():
+    with remote.told_of(f"minari/{name}", lambda: _nearest_names(name, storage)), remote.quiet():
         facts = storage.get_dataset_metadata(name)
         partial = folder / f".partial-{name.replace('/', '--')}"
         megabytes = facts.get("dataset_size") if isinstance(facts, dict) else None
@@ -61,7 +61,7 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
     try:
         require_whole(partial / name, read_metadata(partial / name))
     except UserError as error:
-        shutil.rmtree(partial)  # whatever came is not what was announced
+        shutil.rmtree(partial)  # the files are not those that the metadata describe
         message = str(error).replace(str(partial / name), f"minari/{name}")
         raise UserError(message) from error
     final = remote.settle(partial / name, folder / name)
@@ -70,7 +70,7 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
 
 
 def _storage(name: str) -> Any:
-    """Minari's client for `$MINARI_REMOTE`, once its host has answered."""
+    """Minari's client for `$MINARI_REMOTE`, after a check that its host answers."""
     from minari.storage.remotes import DEFAULT_REMOTE, get_cloud_storage
 
     place = os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE)
@@ -89,8 +89,8 @@ def _storage(name: str) -> Any:
         raise UserError(f"minari/{name}: MINARI_REMOTE is {place!r}: {error}") from error
 
 
-def _known(name: str, storage: Any) -> str:
-    """The nearest of the published names, where the listing can be had."""
+def _nearest_names(name: str, storage: Any) -> str:
+    """A hint with the nearest of the published names, if they can be listed."""
     try:
         listed = sorted(storage.list_datasets())
     except Exception as error:

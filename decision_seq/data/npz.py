@@ -1,7 +1,7 @@
 """NumPy archives in D4RL's flat layout (`flat.py`).
 
-Columns are streamed out of the archive, so that one larger than memory is read, and one made to
-explode is not.
+Columns are streamed from the archive, so that it may be larger than memory. An archive that would
+unpack to an implausible size is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Reporter, UserError
 
-# What zipfile and numpy raise for a damaged archive.
+# Errors that zipfile and numpy raise for a damaged archive.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,7 +36,7 @@ DAMAGE = (
 
 
 class StreamedColumn:
-    """An array inside an open archive; slices must be asked for in order, each row once."""
+    """An array inside an open archive; slices must be read in order, each row once."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, open_files: ExitStack) -> None:
         entry = archive.getinfo(f"{name}.npy")
@@ -72,7 +72,7 @@ class StreamedColumn:
 
 
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
-    """Read an archive into a store at `output`; UserError says what is wrong with a bad one."""
+    """Read an archive into a store at `output`; UserError for a bad archive."""
     require_file(path, "an .npz archive")
     with ExitStack() as open_files:
         try:
@@ -89,7 +89,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             return flat.fill(writer, columns, found, path.stem, source)
         except DAMAGE as error:
             raise UserError(f"{path} is no .npz archive, or is damaged ({error})") from error
-        except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed unusually
+        except (NotImplementedError, RuntimeError) as error:  # encrypted, or unknown compression
             raise UserError(f"{path} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error

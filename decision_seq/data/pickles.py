@@ -1,8 +1,10 @@
-"""Pickles of the original repository (kzl/decision-transformer): a list of trajectories, each a
-dict of `observations`, `actions`, `rewards`, `terminals` and `next_observations`.
+"""Reader of pickles of the original repository (kzl/decision-transformer).
 
-A pickle is a program. This one may build numpy arrays and plain containers and nothing else; what
-names any other function is refused before it is called. The format is read whole: it has to fit in
+A pickle holds a list of trajectories, each a dict of `observations`, `actions`, `rewards`,
+`terminals` and `next_observations`.
+
+A pickle is a program. This reader lets it build numpy arrays and plain containers only; a pickle
+that names another function is refused before the call. The file is read at once and has to fit in
 memory.
 """
 
@@ -25,18 +27,18 @@ ARRAYS = ("observations", "actions", "rewards")
 
 
 class _ArrayType:
-    """Stands for `numpy.ndarray`, which could be called with a shape of any size."""
+    """Replacement of `numpy.ndarray`, which could be called with a shape of any size."""
 
 
 def _reconstruct(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    """An empty array, filled by its state afterwards: how numpy's arrays are pickled."""
+    """An empty array; numpy's pickles fill it through its state afterwards."""
     if kind is not _ArrayType or shape != (0,):
         raise pickle.UnpicklingError("an array is built in an unusual way")
     return np.empty(0)
 
 
 def _allowed() -> dict[tuple[str, str], Any]:
-    """Everything a pickled list of dicts of arrays names, under numpy 1's and numpy 2's paths."""
+    """The names that pickled arrays need, with numpy 1's and numpy 2's paths -> the objects."""
     from numpy._core import multiarray, numeric
 
     names: dict[str, Any] = {"_reconstruct": _reconstruct, "scalar": multiarray.scalar}
@@ -57,7 +59,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and plain containers."""
+    """Unpickler that builds numpy arrays and plain containers only."""
 
     ALLOWED = _allowed()
 
@@ -71,11 +73,11 @@ class RestrictedUnpickler(pickle.Unpickler):
         return found
 
 
-MOST_TUPLES = 16  # in a row, between two values that are kept; an array's state has four
+MOST_TUPLES = 16  # consecutive ones, between two stored values; an array's state has four
 
 
 def _refuse_traps(file: BinaryIO) -> None:
-    """UserError for what exhausts the unpickler itself: a far memo index, tuples in tuples."""
+    """Raise UserError for what exhausts the unpickler: a large memo index or nested tuples."""
     import pickletools
 
     tuples = 0
@@ -91,7 +93,7 @@ def _refuse_traps(file: BinaryIO) -> None:
 
 
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
-    """Read a pickle into a store at `output`; UserError says what is wrong with a bad one."""
+    """Read a pickle into a store at `output`; UserError for a bad pickle."""
     require_file(path, "a pickle")
     try:
         with open(path, "rb") as file:
@@ -129,7 +131,7 @@ def _episodes(trajectories: Any, found: tuple[str, envs.EnvironmentFacts] | None
 
 
 def _episode(item: Any, name: str, limit: int | None) -> Episode:
-    """One trajectory. `terminals` and `timeouts` may only be set at its last step."""
+    """One trajectory as an episode; `terminals` and `timeouts` may be set at its last step only."""
     if not isinstance(item, dict):
         raise UserError(f"{name} is a {type(item).__name__}, not a dict of arrays")
     given = {key: np.asarray(value) for key, value in item.items() if _is_array(value)}

@@ -1,8 +1,8 @@
-"""Scripted players of Pong and Breakout, which read the game's memory; perfect or as bad as asked.
+"""Scripted players of Pong and Breakout, which read the game's memory, with adjustable skill.
 
-A paddle takes two or three steps to follow what is pressed and moves more than its own length in a
-step that it is pushed all through, so a player plans: of all ways to wait and then to push until
-the ball is there, it takes the one that ends nearest to where it wants to be.
+A paddle takes two or three steps to follow an action, and moves more than its own length in a step
+of full push. A player therefore plans: of all ways to wait and then push until the ball arrives, it
+takes the one that ends nearest to its goal.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ from typing import Protocol
 
 import numpy as np
 
-FARTHEST = 6  # steps that are planned ahead
-MOST_LAG = 4  # steps by which the worst player's sight lags behind
+FARTHEST = 6  # largest number of steps planned ahead
+MOST_LAG = 4  # delay in steps of the worst player's sight
 
 
 @dataclass(frozen=True)
 class Paddle:
-    """How it moves: `speed` a step while it is pushed, beginning `delay` steps after it is.
-
-    low, high: the positions between which it moves, in the units of the game's memory.
-    """
+    """Motion of a paddle, in the units of the game's memory."""
 
     speed: float
+    """Distance per step of a push."""
     delay: float
+    """Steps between the start of a push and the start of the motion."""
     low: float
+    """Lowest position."""
     high: float
+    """Highest position."""
 
-    def _pushed(self, steps: float) -> float:
-        """How far a push held for so many steps has moved it."""
+    def _distance(self, steps: float) -> float:
+        """Distance of a push that has lasted `steps` steps."""
         return self.speed * max(0.0, steps - self.delay)
 
-    def _after(self, since: float, held: float) -> float:
-        """How far a push that began `since` steps ago and was held for `held` has moved it."""
-        return self._pushed(since) - self._pushed(since - held)
+    def _distance_since(self, since: float, held: float) -> float:
+        """Distance of a push that began `since` steps ago and lasted `held` steps."""
+        return self._distance(since) - self._distance(since - held)
 
     def steer(
         self, position: float, past: Sequence[int], goals: Sequence[float], steps: float
     ) -> int:
-        """The direction (-1, 0, 1) to push in now, to be at one of the goals in so many steps.
+        """The direction (-1, 0, 1) of the next push, to reach one of the goals in `steps` steps.
 
-        past: the directions pushed in before, the last step's first.
+        past: the directions of former pushes, the newest first.
         """
         drift = position + sum(
-            way * (self._after(steps + ago, 1) - self._after(ago, 1))
+            way * (self._distance_since(steps + ago, 1) - self._distance_since(ago, 1))
             for ago, way in enumerate(past, 1)
         )
         plans = [(0, 0, 0)] + [
@@ -58,10 +59,10 @@ class Paddle:
 
         def missed(plan: tuple[int, int, int]) -> float:
             way, wait, held = plan
-            end = drift + way * self._after(steps - wait, held)
+            end = drift + way * self._distance_since(steps - wait, held)
             end = min(max(end, self.low), self.high)
-            moving = held > 0 and steps - wait - held < 1  # so where it is then is less sure
-            # Of equal plans, the one that pushes least, and later.
+            moving = held > 0 and steps - wait - held < 1  # the end position is then less certain
+            # Equal plans: prefer the one that pushes less, and later.
             return min(abs(end - goal) for goal in goals) + 2 * moving + 0.01 * held - 0.001 * wait
 
         way, wait, _ = min(plans, key=missed)
@@ -69,30 +70,30 @@ class Paddle:
 
 
 def bounced(position: float, low: float, high: float) -> float:
-    """Where something is that flew on to `position` between two walls."""
+    """Position between two walls after reflection; `position` is the one without walls."""
     position = (position - low) % (2 * (high - low))
     return low + min(position, 2 * (high - low) - position)
 
 
 class Player(Protocol):
-    """Plays one episode."""
+    """Player of one episode."""
 
     def act(self, memory: np.ndarray, pressed: int) -> int:
-        """The game's 128 bytes, and the action of the step before -> an action."""
+        """The game's 128 bytes of memory and the previous action -> an action."""
         ...
 
 
 class _Tracker:
-    """What both games ask for: the ball's velocity, and which way the paddle was pushed."""
+    """Tracker of the ball's velocity and of the directions in which the paddle was pushed."""
 
-    ways: dict[int, int]  # action -> direction it pushes in
+    ways: dict[int, int]  # action -> direction of its push
 
     def __init__(self) -> None:
         self.past = deque([0, 0], 2)
         self.ball: tuple[int, int] | None = None
 
     def velocity(self, ball: tuple[int, int] | None, pressed: int) -> tuple[int, int] | None:
-        """A step's movement of the ball; None where it was not in play."""
+        """The ball's movement in the last step; None if it was not in play."""
         self.past.appendleft(self.ways.get(pressed, 0))
         former, self.ball = self.ball, ball
         if former is None or ball is None:
@@ -101,23 +102,23 @@ class _Tracker:
 
 
 class PongPlayer(_Tracker):
-    """Returns the ball by an end of its paddle, and fast: both are hard to return.
+    """Pong player that strikes the ball fast and with an end of its paddle, hard to return.
 
-    A rally that goes on and on may repeat itself for ever, so after some strokes it tries others.
+    A long rally may repeat for ever, so the player varies its strokes after the first few.
 
-    Memory: ball at 49 (x) and 54 (y, 0 when there is none), own paddle's top at 51. FIRE held when
-    the ball is struck makes it faster.
+    Memory: ball at 49 (x) and 54 (y, 0 for no ball), own paddle's top at 51. Holding FIRE while
+    striking the ball makes it faster.
     """
 
-    ways = {2: -1, 4: -1, 3: 1, 5: 1}  # noqa: RUF012 (up is less)
+    ways = {2: -1, 4: -1, 3: 1, 5: 1}  # noqa: RUF012 (up is negative)
     paddle = Paddle(23, 0.65, 38, 203)
     walls = 48, 204
     line = 188  # x of the ball when it is struck
-    centred = -6  # the paddle's top less the ball's when its middle strikes
-    end = 6.5  # an end's distance from the middle
-    slow = 4  # a step; a ball that is faster already would become too fast to be aimed
+    centred = -6  # paddle's top minus ball's when the middle of the paddle strikes
+    end = 6.5  # distance of an end from the middle
+    slow = 4  # x per step; a faster ball, struck with FIRE, would be too fast to be aimed
     middle = 118
-    patience = 6  # strokes
+    patience = 6  # strokes before the player varies them
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class PongPlayer(_Tracker):
         moved = self.velocity((x, y) if y else None, pressed)
         if not y:
             self.strokes, self.parts = 0, (-self.end, self.end)
-            return 3  # to the end of its way, from where it sets out the same each time
+            return 3  # to the end of its range, so that every rally starts from the same position
         if moved is None:
             return 0
         struck, self.coming = self.coming and moved[0] < 0, moved[0] > 0
@@ -148,18 +149,18 @@ class PongPlayer(_Tracker):
 
 
 class BreakoutPlayer(_Tracker):
-    """Keeps under the ball, and strikes it by another part of its paddle each time.
+    """Breakout player that stays under the ball and strikes with a random part of its paddle.
 
-    Memory: ball at 99 (x) and 101 (y, 0 when there is none), paddle's left end at 72.
+    Memory: ball at 99 (x) and 101 (y, 0 for no ball), paddle's left end at 72.
     """
 
     ways = {3: -1, 2: 1}  # noqa: RUF012
     paddle = Paddle(22, 0.5, 55, 191)
     walls = 57, 200
     line = 179  # y of the ball when it is struck
-    bricks = 100  # y below which there are none
-    centred = -9  # the paddle's left end less the ball's when its middle strikes
-    aim = 3.0  # the farthest from the middle
+    bricks = 100  # y of the lower edge of the bricks
+    centred = -9  # paddle's left end minus ball's when the middle of the paddle strikes
+    aim = 3.0  # largest distance of a stroke from the middle
 
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__()
@@ -183,7 +184,7 @@ class BreakoutPlayer(_Tracker):
         return (0, 2, 3)[self.paddle.steer(left, self.past, goals, min(steps, FARTHEST))]
 
 
-# The games that are played here -> their player.
+# Game -> its player.
 PLAYERS: dict[str, Callable[[np.random.Generator], Player]] = {
     "pong": PongPlayer,
     "breakout": BreakoutPlayer,
@@ -191,10 +192,10 @@ PLAYERS: dict[str, Callable[[np.random.Generator], Player]] = {
 
 
 class Skilled:
-    """A game's player, as good as asked.
+    """A game's player with a given skill.
 
-    skill: 1 plays as well as it can; less of it sees the game as it was some steps ago and presses
-    anything now and then, at 0 at every step.
+    skill: 1 is the best play. A smaller skill delays the observed memory by some steps and replaces
+    actions by random ones with probability (1 - skill)²; at 0 every action is random.
     """
 
     def __init__(self, game: str, skill: float, actions: int, rng: np.random.Generator) -> None:

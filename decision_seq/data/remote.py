@@ -1,7 +1,7 @@
-"""Fetching from other machines: whether they can be reached, how far it has come, what went wrong.
+"""Helpers for downloads by the clients of Hugging Face and Minari: checks, progress and errors.
 
-The clients of Hugging Face and Minari wait for half a minute before they say that there is no
-network; `require_reachable` says it within seconds.
+These clients wait for half a minute before they report that there is no network;
+`require_reachable` reports it within seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ GCS_ENDPOINT = "https://storage.googleapis.com"
 
 
 def hub_endpoint() -> str:
-    """Where Hugging Face's client looks: `$HF_ENDPOINT`, read when it is imported."""
+    """The address that Hugging Face's client uses: `$HF_ENDPOINT`, read at its import."""
     import huggingface_hub.constants
 
     return huggingface_hub.constants.ENDPOINT
 
 
 def require_hub(name: str) -> None:
-    """UserError unless the Hub may be asked and answers."""
+    """Raise UserError if HF_HUB_OFFLINE is set, or unless the Hub answers."""
     import huggingface_hub.constants
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -37,7 +37,7 @@ def require_hub(name: str) -> None:
 
 
 def require_reachable(name: str, url: str) -> None:
-    """Unreachable, naming the dataset, unless the host of `url` answers within seconds."""
+    """Raise Unreachable with the dataset's name unless the host of `url` answers within seconds."""
     try:
         download.require_reachable(url)
     except download.Unreachable as error:
@@ -48,7 +48,10 @@ def require_reachable(name: str, url: str) -> None:
 
 @contextmanager
 def told_of(name: str, unknown: Callable[[], str]) -> Iterator[None]:
-    """Failures of Hugging Face's client in one line; `unknown` says what there is instead."""
+    """Turn failures of Hugging Face's client into a one-line UserError.
+
+    unknown: returns a hint with the known names, for a name that does not exist.
+    """
     import huggingface_hub.errors as hub
 
     absent = (hub.RepositoryNotFoundError, hub.RemoteEntryNotFoundError, hub.RevisionNotFoundError)
@@ -61,7 +64,7 @@ def told_of(name: str, unknown: Callable[[], str]) -> Iterator[None]:
         if isinstance(error, hub.HFValidationError):
             message = f"{name} is no name of a dataset there; {unknown()}"
         elif isinstance(error, absent) and not isinstance(error, hub.GatedRepoError):
-            # the Hub answers 401 for what does not exist as for what is private
+            # the Hub answers 401 both for what does not exist and for what is private
             private = " or is private (then set HF_TOKEN)" if status == 401 else ""
             message = f"{name} is not at {hub_endpoint()}{private}; {unknown()}"
         elif status is not None:
@@ -82,7 +85,7 @@ def is_failure(error: BaseException) -> bool:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status that is behind an error, or behind what it was raised from."""
+    """The HTTP status of an error or of one of its causes; None if there is none."""
     seen: BaseException | None = error
     while seen is not None:
         status = getattr(getattr(seen, "response", None), "status_code", None)
@@ -112,7 +115,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The client's own bars and warnings are not shown: ours say the same."""
+    """Hide the client's own progress bars and warnings, which repeat ours."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -133,11 +136,11 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator[None]:
-    """A bar over the bytes that have come to lie in `folder`, looked at twice a second."""
+    """Show a progress bar of the bytes in `folder`, updated twice a second."""
     done = threading.Event()
     with reporter.bar(what, "B", total) as bar:
 
-        def look(shown: int = 0) -> None:
+        def update(shown: int = 0) -> None:
             while True:
                 last = done.wait(0.5)
                 size = min(folder_bytes(folder), total) if total else folder_bytes(folder)
@@ -146,7 +149,7 @@ def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator
                 if last:
                     return
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=update, daemon=True)
         thread.start()
         try:
             yield
@@ -156,7 +159,7 @@ def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator
 
 
 def folder_bytes(folder: Path) -> int:
-    """Of all files now in it; those that vanish meanwhile count nothing."""
+    """Total size of the files in the folder; files removed meanwhile count as 0."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -168,7 +171,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def settle(partial: Path, final: Path) -> Path:
-    """Give what is whole its name; another run may have been faster."""
+    """Rename a complete folder to its final name; another run may have done so before."""
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.replace(partial, final)
@@ -179,7 +182,7 @@ def settle(partial: Path, final: Path) -> Path:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint of what was meant."""
+    """A hint with the known names nearest to `name`."""
     import difflib
 
     found = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]

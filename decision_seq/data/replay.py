@@ -1,10 +1,10 @@
-"""DQN-replay: the logs of a DQN that learnt an Atari game, as frames in a store.
+"""Reader of DQN-replay, the training logs of DQN on Atari games, into a store of frames.
 
-Agarwal et al. 2020 (google-research/batch_rl) logged 50 million transitions of each of 60 games, 5
-times over, in 50 shards each (`replay_shards`). Dopamine's buffer begins every episode with three
-transitions that never happened, of zeros: they are padding and dropped. Rewards were cut to
-[-1, 1] before they were logged. What lies behind a shard's last terminal is kept as an episode
-that neither terminated nor was truncated.
+Agarwal et al. 2020 (google-research/batch_rl) logged 5 runs of 50 million transitions for each of
+60 games, each run in 50 shards (`replay_shards`). Dopamine's buffer begins every episode with three
+transitions of zeros that never happened; this padding is dropped. Rewards were clipped to [-1, 1]
+before logging. The rows after a shard's last terminal become an episode that is neither terminated
+nor truncated.
 """
 
 from __future__ import annotations
@@ -33,30 +33,31 @@ from decision_seq.envs.atari_scores import ATARI, MOST_STEPS, env_id_of, family_
 from decision_seq.types import Episode, Reporter, UserError
 
 STACK, PADDING = 4, 3
-PUBLIC = "gs://atari-replay-datasets/dqn"  # where the authors keep the logs
+PUBLIC = "gs://atari-replay-datasets/dqn"  # the authors' bucket of the logs
 
 
 @dataclass
 class _Counts:
-    """Transitions in = kept + dropped, by reason."""
+    """Counts of transitions: rows = kept + padding + not requested."""
 
     shards: int = 0
     rows: int = 0
     kept: int = 0
     padding: int = 0
     unpadded: int = 0  # episodes that begin without padding
-    highest: float = 0.0  # of the rewards' absolutes
+    highest: float = 0.0  # largest absolute reward
 
     def lines(self, folder: Path, of: int) -> Iterator[str]:
+        """Messages on the counts; `of`: the number of shards in the folder."""
         left = self.rows - self.kept - self.padding
         yield (
             f"{folder}: {self.rows:,} transitions in {self.shards} of {of} shard(s) ="
-            f" {self.kept:,} kept + {self.padding:,} of padding + {left:,} not asked for"
+            f" {self.kept:,} kept + {self.padding:,} of padding + {left:,} not requested"
         )
         if self.unpadded:
             yield (
-                f"{folder}: {self.unpadded:,} episodes begin without Dopamine's padding, as a shard"
-                " does that begins in their midst; they are kept, and their steps counted from 0"
+                f"{folder}: {self.unpadded:,} episodes begin without Dopamine's padding, as when a"
+                " shard begins within an episode; they are stored, with steps counted from 0"
             )
         if self.highest > 1:
             yield f"{folder}: rewards reach {self.highest:g}: they were not cut to [-1, 1]"
@@ -65,16 +66,16 @@ class _Counts:
 def read(
     path: Path, output: Path, reporter: Reporter | None = None, config: ReplayConfig | None = None
 ) -> EpisodeStore:
-    """Read the shards at or below a folder into a store at `output`; UserError says what is wrong.
+    """Read the shards at or below a folder into a store at `output`; UserError for a bad shard.
 
-    The game is named by the nearest folder above the shards that is called like one.
+    The game is that of the nearest folder above the shards that has a game's name.
     """
     reporter, config = reporter or Reporter(), config or ReplayConfig()
     path = shard_folder(path)
     game = game_of(path)
     choices = _choices(game)
     numbers = find_shards(path)
-    taken: dict[int, int | None] = dict.fromkeys(numbers)  # episodes of each; None for all
+    taken: dict[int, int | None] = dict.fromkeys(numbers)  # shard -> episodes; None for all
     if config.scheme == "original":
         taken = {**original_draw(path, numbers, config)}
     enough = config.transitions if config.scheme == "first" else None
@@ -114,7 +115,7 @@ def _fill(
     counts: _Counts,
     reporter: Reporter,
 ) -> None:
-    """Write a shard's episodes; with the scheme `first`, only until there are enough."""
+    """Write a shard's episodes; with the scheme `first`, stop when there are enough."""
     counts.shards += 1
     counts.rows += len(shard)
     counts.highest = max(counts.highest, float(np.abs(shard.rewards).max()))
@@ -137,7 +138,7 @@ def _fill(
 
 
 def _episode(shard: Shard, frames: Stream, start: int, stop: int) -> tuple[Episode, int]:
-    """Rows start to stop - 1, and how many of them are padding."""
+    """Rows start to stop - 1 as an episode, and the number of them that are padding."""
     if stop - start > MOST_STEPS + PADDING:
         raise UserError(
             f"{shard.folder}: shard {shard.number} has no terminal in its rows {start:,} to"
@@ -170,9 +171,9 @@ def _without(episode: Episode, first: int) -> Episode:
 
 
 def game_of(path: Path) -> str:
-    """The game, as its ROM is called, of the nearest folder with its name.
+    """The ROM's name of the game that the nearest folder is called after.
 
-    .../MsPacman/1/replay_logs -> `ms_pacman`; UserError where there is none.
+    .../MsPacman/1/replay_logs -> `ms_pacman`; UserError if no folder has a game's name.
     """
     known = known_games()
     for folder in (path.resolve(), *path.resolve().parents):
@@ -185,7 +186,7 @@ def game_of(path: Path) -> str:
 
 
 def known_games() -> dict[str, str]:
-    """`mspacman` -> `ms_pacman`; UserError without ale-py."""
+    """The games of ale-py, `mspacman` -> `ms_pacman`; UserError without ale-py."""
     try:
         from ale_py.roms import get_all_rom_ids
     except ImportError as error:
@@ -196,7 +197,7 @@ def known_games() -> dict[str, str]:
 
 
 def _choices(game: str) -> int:
-    """Actions of the game's minimal set."""
+    """Number of actions in the game's minimal set."""
     env = envs.make(env_id_of(game))
     choices = int(env.action_space.n)
     env.close()
@@ -233,9 +234,9 @@ def _source(
 
 
 def where(game: str, root: Path) -> Path:
-    """The shards of a game's first run below `root`; UserError where they are not.
+    """The folder of a game's first run below `root`; UserError if there is none.
 
-    game: as DQN-replay's folders are called, `Breakout`.
+    game: the name of DQN-replay's folder, `Breakout`.
     """
     known = known_games()
     if game.lower() not in known:

@@ -1,4 +1,4 @@
-"""Which of DQN-replay's transitions are taken."""
+"""Selection of transitions from DQN-replay's logs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from decision_seq.config import require
 from decision_seq.data.replay_shards import open_terminals
 from decision_seq.types import UserError
 
-ORIGINAL_ROWS, ORIGINAL_EPISODES = 100_000, 11  # of a shard that it reads; of a visit
+# The Decision Transformer's code reads so many rows of a shard, and so many episodes per visit.
+ORIGINAL_ROWS, ORIGINAL_EPISODES = 100_000, 11
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is taken of DQN-replay's logs.
-
-    scheme: `all` that is at hand, which is what whoever fetched some shards expects; `first`, whole
-    episodes from the first shard on until there are `transitions`; `original`, the Decision
-    Transformer's draw: visits to shards drawn uniformly by `seed`, of 11 further episodes each and
-    within a shard's first 100,000 transitions, until there are `transitions`, padding included
-    (kzl/decision-transformer, atari/create_dataset.py).
-    keep_padding: keep Dopamine's zero transitions, as the original does.
-    """
+    """Selection of transitions from DQN-replay's logs; other datasets ignore it."""
 
     scheme: Literal["all", "first", "original"] = "all"
+    """Rule of the selection.
+
+    `all`: every transition of the local shards, which may be a few of the 50. `first`: whole
+    episodes from the first shard on until there are `transitions`. `original`: the Decision
+    Transformer's draw; it visits shards drawn uniformly by `seed` and takes the next 11 episodes
+    within a shard's first 100,000 transitions, until there are `transitions`, padding included
+    (kzl/decision-transformer, atari/create_dataset.py).
+    """
     transitions: int = 500_000
+    """Transitions to select; not used by the scheme `all`."""
     seed: int = 0
+    """Seed of the scheme `original`."""
     keep_padding: bool = False
+    """Whether to include Dopamine's zero transitions before episodes, as the original does."""
 
     def __post_init__(self) -> None:
         wanted = self.transitions
@@ -40,13 +44,13 @@ class ReplayConfig:
 
 
 def original_draw(folder: Path, numbers: Sequence[int], config: ReplayConfig) -> dict[int, int]:
-    """How many episodes of each shard the Decision Transformer's code would take.
+    """The draw of the Decision Transformer's code: shard -> number of its first episodes.
 
-    Told by the terminals alone. It draws a shard, goes on reading where it stopped there, and
-    leaves the visit out when it would reach the shard's 100,000th row.
+    It depends on the terminals only. The code draws a shard, continues where the last visit to it
+    ended, and skips a visit that would reach the shard's 100,000th row.
     """
     ends = {number: _ends(folder, number) for number in numbers}
-    rng = np.random.RandomState(config.seed)  # the original's own numbers
+    rng = np.random.RandomState(config.seed)  # the original's random numbers
     taken, rows, open_ = dict.fromkeys(numbers, 0), 0, set(numbers)
     while rows < config.transitions:
         if not open_:
@@ -62,15 +66,16 @@ def original_draw(folder: Path, numbers: Sequence[int], config: ReplayConfig) ->
 
 
 def _ends(folder: Path, number: int) -> list[int]:
-    """Where the episodes end that a visit may read: before the last row that the original loads."""
+    """Ends of the episodes that a visit may read: those before the last row the original loads."""
     terminals = open_terminals(folder, number)[:ORIGINAL_ROWS]
     ends = np.flatnonzero(terminals) + 1
     return ends[ends < len(terminals)].tolist()
 
 
 def too_few(folder: Path, found: int, config: ReplayConfig) -> UserError:
+    """The error for a folder with fewer transitions than requested."""
     return UserError(
-        f"{folder} holds only {found:,} of the {config.transitions:,} transitions asked for by the"
-        f" scheme {config.scheme}; ask for fewer by --replay.transitions, fetch more shards, or"
-        " take --replay.scheme all"
+        f"{folder} holds only {found:,} of the {config.transitions:,} transitions requested by the"
+        f" scheme {config.scheme}; request fewer by --replay.transitions, fetch more shards, or use"
+        " --replay.scheme all"
     )

@@ -1,10 +1,10 @@
-"""An Atari game's frames -> DQN-replay's layout, as Dopamine's buffer would have saved them.
+"""Export of an Atari store to DQN-replay's layout, as written by Dopamine's buffer.
 
     OUTPUT/Breakout/1/replay_logs/$store$_observation_ckpt.0.gz ...
 
-Three transitions of zeros stand before every episode, and rewards are cut to [-1, 1]. Shards hold
-whole episodes. An end is a terminal there: an episode that was truncated reads back as terminated;
-one that merely stops is the last of its shard.
+Three transitions of zeros precede every episode, and rewards are clipped to [-1, 1]. Shards hold
+whole episodes. The layout marks an end by a terminal only: a truncated episode reads back as
+terminated; an episode without an end is the last of its shard.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.types import Reporter, UserError
 
 SHARD_ROWS = 1_000_000
-LEVEL = 1  # of gzip: higher ones take several times as long to save a quarter
+LEVEL = 1  # of gzip: higher levels take several times as long to save a quarter
 DTYPES = {"observation": np.uint8, "action": np.int32, "reward": np.float32, "terminal": np.uint8}
 
 
 def write(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
-    """Write below the folder `output`; UserError where the store is not an Atari game's frames."""
+    """Write shards below the folder `output`; UserError unless the store holds Atari frames."""
     game = re.fullmatch(r"atari/(\w+)-v0(\?.*)?", store.header["env_id"] or "")
     shape = store.columns["observations"].shape[1:]
     if game is None or store.stack != STACK or shape != FRAME:
@@ -50,7 +50,7 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
 
 
 def _shards(store: EpisodeStore) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of the episodes in each."""
+    """(first, last + 1) of the episodes of each shard."""
     ended = store.terminated | store.truncated
     first = rows = 0
     for episode, length in enumerate(store.lengths + PADDING):
@@ -64,7 +64,7 @@ def _shards(store: EpisodeStore) -> Iterator[tuple[int, int]]:
 def _write_shard(
     store: EpisodeStore, folder: Path, number: int, first: int, last: int
 ) -> Iterator[int]:
-    """Write the episodes first to last - 1, naming each when it is written."""
+    """Write the episodes first to last - 1; yields the index of each after it is written."""
     rows = int((store.lengths[first:last] + PADDING).sum())
     with contextlib.ExitStack() as stack:
         files = {}
@@ -89,7 +89,7 @@ def _write_shard(
                 for part in (padding, column):
                     files[array].write(part.astype(DTYPES[array]).tobytes())
             yield index
-    # A full buffer whose next transition would replace the oldest, as all of DQN-replay are.
+    # The state of a full buffer whose next transition would replace the oldest, as in DQN-replay.
     around = (np.arange(STACK + 1) - 1) % rows
     for name, value in {"add_count": np.array(rows), "invalid_range": around}.items():
         with _packed(folder / f"{name}_ckpt.{number}.gz") as file:

@@ -4,11 +4,11 @@
     $store$_action_ckpt.N.gz        int32 [n]
     $store$_reward_ckpt.N.gz        float32 [n]
     $store$_terminal_ckpt.N.gz      uint8 [n]
-    add_count_ckpt.N.gz             one number: how many transitions the buffer had been given;
-                                    without it, all n rows are taken for this shard's own
+    add_count_ckpt.N.gz             one number: transitions added to the buffer so far; without
+                                    it, all n rows count as this shard's own
 
 Each is numpy's .npy within gzip (google/dopamine, replay_memory/circular_replay_buffer.py). The
-frames are streamed; the rest of one shard is held.
+frames are streamed; the other arrays of one shard are held in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from decision_seq.data.identity import require_file, visible
 from decision_seq.types import UserError
 
 FRAME = (84, 84)
-# Array -> numpy's kinds of it, the shape of a row, and both in words.
+# Array -> its dtype kinds in numpy, the shape of a row, and both in words.
 ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "observation": ("u", FRAME, "[n, 84, 84] of uint8"),
     "action": ("iu", (), "one whole number a row"),
@@ -40,15 +40,16 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "terminal": ("ub", (), "0 or 1 a row, of uint8"),
 }
 MARKER = "$store$_*_ckpt.*.gz"
-HEADER_BYTES = 4096  # numpy's are of 128
+HEADER_BYTES = 4096  # limit; numpy's headers have 128
 
 
 def array_file(folder: Path, array: str, number: int) -> Path:
+    """The file of one array of a shard."""
     return folder / f"$store$_{array}_ckpt.{number}.gz"
 
 
 def shard_folder(path: Path) -> Path:
-    """The one folder of shards at or below `path`; UserError where there are several, as runs."""
+    """The folder of shards at or below `path`; UserError if there are several, as for runs."""
     folders = sorted({file.parent for file in visible(path, f"**/{MARKER}")})
     if not folders:
         raise UserError(f"{path} holds no shard of DQN-replay ({MARKER})")
@@ -59,7 +60,7 @@ def shard_folder(path: Path) -> Path:
 
 
 def find_shards(folder: Path) -> list[int]:
-    """The numbers of the shards, ascending; UserError unless each has all four arrays."""
+    """The numbers of the shards, ascending; UserError if one lacks any of the four arrays."""
     pattern = re.compile(r"\$store\$_(\w+)_ckpt\.(\d+)\.gz")
     found = {match.groups() for file in folder.iterdir() if (match := pattern.fullmatch(file.name))}
     numbers = sorted({int(number) for array, number in found if array in ARRAYS})
@@ -72,13 +73,13 @@ def find_shards(folder: Path) -> list[int]:
 
 
 class Stream:
-    """One array, read from front to back; every fault of the file is a UserError that names it."""
+    """Reader of one array from front to back; faults of the file are UserErrors with its name."""
 
     def __init__(self, path: Path) -> None:
         require_file(path, "a shard of DQN-replay")
         self.path = path
         self.done = 0  # rows
-        with self._faults():
+        with self._file_errors():
             self.file = gzip.open(path)  # noqa: SIM115 (closed by `__exit__`)
             try:
                 shape, self.dtype = self._header()
@@ -102,9 +103,9 @@ class Stream:
         return self.shape[0]
 
     def read(self, rows: int) -> np.ndarray:
-        """The next rows, [rows, ...]; the checks at the file's end are made with its last row."""
+        """The next rows, [rows, ...]; with the last row, the file's end is checked too."""
         size = rows * int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        with self._faults():
+        with self._file_errors():
             content = self.file.read(size)
             self.done += rows
             if len(content) < size:
@@ -114,7 +115,7 @@ class Stream:
         return np.frombuffer(content, self.dtype).reshape(rows, *self.shape[1:])
 
     def _header(self) -> tuple[tuple[int, ...], np.dtype]:
-        """Shape and dtype, by numpy's own reader of headers, which executes nothing."""
+        """Shape and dtype, by numpy's own header reader, which executes no code."""
         version = np.lib.format.read_magic(self.file)
         readers: dict[tuple[int, int], Any] = {
             (1, 0): np.lib.format.read_array_header_1_0,
@@ -130,7 +131,8 @@ class Stream:
         return shape, dtype
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _file_errors(self) -> Iterator[None]:
+        """Turn errors of reading the file into UserErrors with its name."""
         try:
             yield
         except gzip.BadGzipFile as error:
@@ -148,7 +150,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Shard:
-    """What is held of a shard: everything but its frames. [n] each."""
+    """The arrays of a shard in memory, [n] each: all but its frames."""
 
     folder: Path
     number: int
@@ -161,11 +163,11 @@ class Shard:
         return len(self.terminals)
 
     def frames(self) -> Stream:
-        """The frames, from the first on."""
+        """A stream of the frames, from the first."""
         return Stream(array_file(self.folder, "observation", self.number))
 
     def segments(self) -> list[tuple[int, int]]:
-        """(start, stop) of what lies between terminals; the last may be without one."""
+        """(start, stop) of the episodes, which end at terminals; the last may end without one."""
         stops = [*(np.flatnonzero(self.terminals) + 1).tolist()]
         if not stops or stops[-1] != len(self):
             stops.append(len(self))
@@ -173,7 +175,7 @@ class Shard:
 
 
 def open_shard(folder: Path, number: int) -> Shard:
-    """UserError unless the four arrays are of their kinds and of one length."""
+    """Read a shard; UserError unless its four arrays have the right dtypes and one length."""
     lengths = {array: _length(folder, array, number) for array in ARRAYS}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{array} {length:,}" for array, length in lengths.items())
@@ -197,7 +199,7 @@ def open_shard(folder: Path, number: int) -> Shard:
 
 
 def open_terminals(folder: Path, number: int) -> np.ndarray:
-    """Where a shard's episodes end, [n] bool, for as many rows as hold transitions."""
+    """A shard's terminals, [n] bool, for the rows that hold transitions."""
     _length(folder, "terminal", number)
     terminals = _whole(folder, "terminal", number)
     if not np.isin(terminals, (0, 1)).all():
@@ -208,7 +210,7 @@ def open_terminals(folder: Path, number: int) -> np.ndarray:
 
 
 def _length(folder: Path, array: str, number: int) -> int:
-    """Rows of an array, by its header; UserError unless it is of its kind."""
+    """Number of rows by an array's header; UserError for a wrong dtype or shape."""
     kinds, row, wanted = ARRAYS[array]
     with Stream(array_file(folder, array, number)) as stream:
         shape, dtype = stream.shape, stream.dtype
@@ -232,7 +234,7 @@ def _whole(folder: Path, array: str, number: int) -> np.ndarray:
 
 
 def _written(folder: Path, number: int, capacity: int) -> int:
-    """How many rows of the buffer hold transitions: all, where nothing says otherwise."""
+    """Number of rows of the buffer that hold transitions; all if there is no count."""
     file = folder / f"add_count_ckpt.{number}.gz"
     if not file.is_file():
         return capacity
@@ -243,8 +245,8 @@ def _written(folder: Path, number: int, capacity: int) -> int:
     if count < 1:
         raise UserError(f"{file}: a buffer of {count:,} transitions; delete this shard's files")
     if count % capacity == capacity - 1:
-        # DQN-replay's logger saved each buffer a row before it was full. From the second on, the
-        # last row is what went before the first (google-research/batch_rl,
+        # DQN-replay's logger saved each buffer one row before it was full. From the second shard
+        # on, the last row precedes the first in time (google-research/batch_rl,
         # baselines/replay_memory/logged_replay_buffer.py).
         return capacity - 1
     if count > capacity and count % capacity:

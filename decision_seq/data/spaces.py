@@ -1,8 +1,9 @@
-"""Gymnasium spaces of foreign data -> the arrays of a store, a whole episode at once.
+"""Conversion of values in Gymnasium spaces to a store's arrays, a whole episode at once.
 
 Observations follow the rule of `gymnasium.spaces.flatten`: the entries of a Dict are concatenated
-in the order of the space's keys, those of a Tuple in theirs, a Discrete one is one-hot. A Box that
-stands alone keeps its shape. Actions: a Box is [T, A] float32, a Discrete one [T] int64.
+in the order of the space's keys, those of a Tuple in its order, and a Discrete value is one-hot. A
+Box that is the whole space retains its shape. Actions: a Box is [T, A] float32, a Discrete space
+[T] int64.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from decision_seq.types import UserError
 
 
 def observations(space: Any, values: Any) -> np.ndarray:
-    """[T, ...] of a Box, else [T, S]; UserError when the values do not fit the space."""
+    """Observations [T, ...] of a Box, else [T, S]; UserError if the values do not fit the space."""
     if _kind(space) == "Box":
         array = _numbers(values, "observations")
         _require_shape(array, space, "observations")
         return array
-    # one-hot entries are small integers and images are refused: a float32 vector in every case
+    # one-hot entries are small integers and images are refused, so float32 holds every value
     return _flat(space, values, "observations").astype(np.float32, copy=False)
 
 
 def actions(space: Any, values: Any) -> np.ndarray:
-    """[T, A] float32 of a Box, [T] int64 of a Discrete space."""
+    """Actions [T, A] float32 of a Box, [T] int64 of a Discrete space."""
     array = _numbers(values, "actions")
     if _kind(space) == "Discrete":
         array = _one_a_step(array, "actions")
@@ -37,9 +38,9 @@ def actions(space: Any, values: Any) -> np.ndarray:
 
 
 def require_known(observation_space: Any, action_space: Any, images: bool) -> None:
-    """UserError that names the first space which is not vectors of numbers.
+    """Raise UserError for the first space that is not one of vectors of numbers.
 
-    images: whether arrays of pixels are accepted, as they are where nothing was lost in storing.
+    images: whether arrays of pixels are accepted; they are if they were stored without loss.
     """
     _require_vector(observation_space, "the observation space", images)
     kind = _kind(action_space)
@@ -50,8 +51,10 @@ def require_known(observation_space: Any, action_space: Any, images: bool) -> No
 
 
 def keys(space: Any, prefix: str = "") -> list[str] | None:
-    """The entries of a Dict in the order in which they are concatenated, `outer/inner` if nested;
-    None where the space is no Dict."""
+    """The entries of a Dict in the order of concatenation, `outer/inner` if nested.
+
+    None if the space is not a Dict.
+    """
     if _kind(space) != "Dict":
         return None
     found: list[str] = []
@@ -79,7 +82,7 @@ def _require_vector(space: Any, name: str, images: bool) -> None:
 
 
 def _flat(space: Any, values: Any, name: str) -> np.ndarray:
-    """[T, S] by Gymnasium's rule, time at once."""
+    """All steps flattened by Gymnasium's rule, [T, S]."""
     kind = _kind(space)
     if kind in ("Dict", "Tuple"):
         entries = space.spaces.items() if kind == "Dict" else enumerate(space.spaces)
@@ -143,6 +146,6 @@ def _kind(space: Any) -> str:
 
 
 def _named(space: Any) -> str:
-    """`Text(...)`, in a few words."""
+    """The space as text of at most 60 characters, else shortened to `Text(...)`."""
     text = " ".join(str(space).split())
     return text if len(text) <= 60 else f"{_kind(space)}(...)"

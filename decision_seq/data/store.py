@@ -4,18 +4,18 @@ A store is a directory:
 
     header.json            source, checksum, environment, statistics, the columns' shapes
     observations.npy       [N, ...] float32 (images stay uint8)
-    observations.frames    in its place where the header has `stack`: see `frames`
-    actions.npy            [N, A] float32, or [N] int64 when discrete
+    observations.frames    instead of it if the header has `stack`: see `frames`
+    actions.npy            [N, A] float32, or [N] int64 if discrete
     rewards.npy            [N] float64
-    final_observations.npy [E, ...] the observation after each episode, where the source has it
+    final_observations.npy [E, ...] the observation after each episode, if the source has it
     offsets.npy            [E + 1] int64: episode e is rows offsets[e] to offsets[e + 1]
     terminated.npy, truncated.npy   [E] bool
 
-It is written beside its name and renamed when whole. One fancy index gathers any set of rows.
+It is written under a temporary name and renamed when complete. One fancy index gathers any rows.
 
-The header may have `stack`: the observations are single frames, and so many of them, the newest
-last, are what an environment shows at one step; before an episode's first they are zero. And
-`choices`, the number of actions to choose from, and `clipped`, when rewards were cut to [-1, 1].
+Optional entries of the header: `stack`, if the observations are single frames; an environment shows
+so many of them at one step, the newest last, with zeros before an episode's first. `choices`, the
+number of discrete actions. `clipped`, if rewards were clipped to [-1, 1].
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EPISODE_COLUMNS = ("offsets", "terminated", "truncated")
 
 @dataclass(frozen=True)
 class EpisodeStore:
-    """Open data. Nothing but touched pages is in memory."""
+    """An open dataset of episodes; only the pages that are read are in memory."""
 
     path: Path
     header: dict[str, Any]
@@ -57,7 +57,7 @@ class EpisodeStore:
 
     @classmethod
     def open(cls, path: Path) -> EpisodeStore:
-        """Open a store in milliseconds; StoreDamaged when it is not whole, UserError if absent."""
+        """Open a store in milliseconds; StoreDamaged if it is not whole, UserError if absent."""
         path = Path(path)
         header = _read_header(path)
         columns = {
@@ -69,30 +69,31 @@ class EpisodeStore:
         return cls(path, header, columns, offsets, terminated, truncated)
 
     def verify(self) -> None:
-        """Read every column through; StoreDamaged when one is not what was written."""
+        """Read all columns and compare their checksums; StoreDamaged if one has changed."""
         for name, facts in self.header["columns"].items():
             file = column_file(self.path, name, facts)
             if sha256(file) != facts["sha256"]:
                 raise damaged(self.path, f"{file.name} is not what was written (checksum)")
 
     def limit_memory(self, mebibytes: int) -> None:
-        """Keep at most so much of decoded frames; other columns are left to the page cache."""
+        """Limit the cache of decoded frames; other columns use the page cache."""
         for column in self.columns.values():
             if isinstance(column, FrameColumn):
                 column.limit(mebibytes)
 
     @property
     def name(self) -> str:
+        """The dataset's name."""
         return self.header["name"]
 
     @property
     def source(self) -> str:
-        """One line that says where the data come from."""
+        """The origin of the data, in one line."""
         return self.header["source"]["description"]
 
     @property
     def reference_scores(self) -> tuple[float, float] | None:
-        """(random, expert) raw returns: the dataset's own, else the task's, else unknown."""
+        """(random, expert) raw returns: the dataset's own, else the task's; None if unknown."""
         own = self.header["reference_scores"]
         facts = FACTS.get(self.header["family"] or "")
         return (own[0], own[1]) if own else facts.reference_scores if facts else None
@@ -107,35 +108,38 @@ class EpisodeStore:
 
     @property
     def stack(self) -> int:
-        """Frames in what an environment shows at one step; 1 where observations are whole."""
+        """Number of frames in one observation; 1 if observations are not stacked."""
         return self.header.get("stack", 1)
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """What an environment shows at one step: [stack, H, W] of frames, else a row's shape."""
+        """Shape of one observation: [stack, H, W] of frames, else a row's shape."""
         row = self.columns["observations"].shape[1:]
         return (self.stack, *row) if self.stack > 1 else row
 
     @property
     def choices(self) -> int | None:
-        """Discrete actions that the environment offers, where that is known."""
+        """Number of the environment's discrete actions; None if unknown or not discrete."""
         return self.header.get("choices")
 
     @property
     def clipped(self) -> bool:
-        """Whether the rewards were cut to [-1, 1]: returns are then not the task's scores."""
+        """Whether the rewards were clipped to [-1, 1]; returns are then not the task's scores."""
         return self.header.get("clipped", False)
 
     @property
     def num_episodes(self) -> int:
+        """Number of episodes, E."""
         return len(self.offsets) - 1
 
     @property
     def num_transitions(self) -> int:
+        """Number of transitions, N."""
         return int(self.offsets[-1])
 
     @property
     def lengths(self) -> np.ndarray:
+        """[E] int64: the number of steps of every episode."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -145,13 +149,15 @@ class EpisodeStore:
 
     @property
     def observation_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and population standard deviation over all observations, [S] each; of frames, over
-        all pixels, []."""
+        """Mean and population standard deviation over all observations, [S] each.
+
+        For frames they are taken over all pixels, [] each.
+        """
         statistics = self.header["statistics"]
         return np.array(statistics["observation_mean"]), np.array(statistics["observation_std"])
 
     def episode(self, index: int) -> Episode:
-        """Episode `index`, with its final observation where the store has them."""
+        """Episode `index`, with its final observation if the store has them."""
         rows = int(self.offsets[index]), int(self.offsets[index + 1])
         observations, actions, rewards = (self.columns[name].rows(*rows) for name in STEP_COLUMNS)
         if "final_observations" in self.columns:
@@ -161,17 +167,18 @@ class EpisodeStore:
         return Episode(observations, actions, rewards, *ended)
 
     def episodes(self) -> Iterator[Episode]:
+        """All episodes, in order."""
         return (self.episode(index) for index in range(self.num_episodes))
 
 
 def column_file(path: Path, name: str, facts: dict[str, Any]) -> Path:
-    """The file of a column, by its entry of the header."""
+    """The file of a column, given its entry in the header."""
     return path / (file_name(name) if "block" in facts else f"{name}.npy")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / "header.json"
-    if not file.is_file():  # a pipe or a device would be waited for
+    if not file.is_file():  # reading from a pipe or a device would block
         raise UserError(f"{path} is no episode store: it has no header.json")
     try:
         header = json.loads(file.read_text())
@@ -197,7 +204,7 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise damaged(path, f"{file.name} cannot be read") from error
-    if not isinstance(array, np.ndarray):  # an archive under another name
+    if not isinstance(array, np.ndarray):  # an .npz archive with the suffix .npy
         raise damaged(path, f"{file.name} is no array")
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
         raise damaged(
@@ -209,7 +216,7 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
 
 
 def _check_statistics(path: Path, header: dict[str, Any], columns: dict[str, Column]) -> None:
-    """StoreDamaged unless they are of the sizes of what they describe: numpy would stretch them."""
+    """Raise StoreDamaged unless the statistics fit their columns: numpy would broadcast them."""
     frames = header.get("stack", 1) > 1
     sizes = {
         "observation": () if frames else columns["observations"].shape[1:],
@@ -222,7 +229,7 @@ def _check_statistics(path: Path, header: dict[str, Any], columns: dict[str, Col
 
 
 def _check_columns(path: Path, columns: dict[str, Column], stack: int) -> None:
-    """StoreDamaged unless the columns fit each other: every later use relies on it."""
+    """Raise StoreDamaged unless the columns fit each other; all later code relies on it."""
     missing = [name for name in (*STEP_COLUMNS, *EPISODE_COLUMNS) if name not in columns]
     if missing:
         raise damaged(path, f"it lacks the column {missing[0]}")
@@ -254,6 +261,6 @@ def _check_columns(path: Path, columns: dict[str, Column], stack: int) -> None:
         raise damaged(path, "its offsets do not fit its columns")
     unknown = columns.keys() - fits.keys()
     if unknown:
-        raise damaged(path, f"nobody knows its column {min(unknown)}")
+        raise damaged(path, f"its column {min(unknown)} is unknown")
     if (columns["terminated"].array & columns["truncated"].array).any():
         raise damaged(path, "an episode is both terminated and truncated")

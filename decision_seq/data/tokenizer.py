@@ -1,8 +1,8 @@
-"""Numbers as tokens: every dimension cut into bins of its own, fitted once and held as buffers.
+"""Tokenizer of numbers: bins for every dimension, fitted once and stored as buffers.
 
-By quantiles or by equal widths (Janner et al., 2021; jannerm/trajectory-transformer,
-trajectory/utils/discretization.py). Whatever decides a bin is done in float32, which is what
-training windows and rollouts hold.
+The bins are quantiles or of equal width (Janner et al., 2021; jannerm/trajectory-transformer,
+trajectory/utils/discretization.py). The bin of a number is computed in float32, the dtype of
+training windows and rollouts.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Binning = Literal["quantile", "uniform"]
 
 
 class Tokenizer(nn.Module):
-    """`bins` bins of each of `dimensions` numbers: bin i holds edges[i] <= x < edges[i + 1].
+    """Tokenizer with `bins` bins per dimension: bin i holds edges[i] <= x < edges[i + 1].
 
-    A number that stands at several edges (most rewards may be 0) has a bin of its own, up to the
-    next float32, and decodes to itself. The bins this saves lie at the end, empty: their edges are
-    the last one repeated, their centres the last one too, and `encode` never gives them. (The
-    original lets equal edges stand, and a constant dimension decodes to its last bin.)
-
-    edges: [D, N + 1]; centers: [D, N], the middle of each bin.
+    A number that is at several edges (most rewards may be 0) has a bin of its own, up to the next
+    float32, and decodes to itself. The bins that this saves are empty and at the end: their edges
+    and centres repeat the last one, and `encode` never returns them. (The original retains equal
+    edges, and a constant dimension decodes to its last bin.)
     """
 
     edges: Tensor
+    """Bounds of the bins, [D, N + 1]."""
     centers: Tensor
+    """Middle of each bin, [D, N]."""
 
     def __init__(self, dimensions: int, bins: int) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Tokenizer(nn.Module):
         self.register_load_state_dict_post_hook(_check_edges)
 
     def fit(self, columns: Iterable[np.ndarray], binning: Binning) -> None:
-        """Take the edges from all rows, which come in blocks [n, D] and are looked at once.
+        """Fit the edges to all rows, given in blocks [n, D] that are read once.
 
-        Quantiles put the rows into a file without a name, and one dimension at a time into memory.
-        UserError for what is no finite float32, naming the dimension, and where the disk refuses.
+        Quantiles write the rows to a temporary file and load one dimension at a time into memory.
+        UserError for a number that is no finite float32, naming its dimension, and for disk errors.
         """
         blocks = _checked(columns, self.dimensions)
         for dimension, cut in enumerate(CUTS[binning](blocks, self.dimensions, self.bins)):
@@ -59,7 +59,7 @@ class Tokenizer(nn.Module):
     def encode(self, values: Tensor, first: int = 0) -> Tensor:
         """Values [..., d] of the dimensions from `first` on -> tokens [..., d], 0 to N - 1.
 
-        What lies beyond the edges goes to the first bin or to the last that is not empty.
+        A value beyond the edges goes to the first bin or to the last one that is not empty.
         """
         width = values.shape[-1]
         edges = self.edges[first : first + width].float()  # [d, N + 1]
@@ -71,35 +71,35 @@ class Tokenizer(nn.Module):
     def decode(self, tokens: Tensor, first: int = 0) -> Tensor:
         """Tokens [..., d] of the dimensions from `first` on -> the centres of their bins, [..., d].
 
-        Only tokens 0 to N - 1 have one: what else a model may say (that the episode has stopped) is
-        the caller's to take out. It is no silent neighbour of theirs: an IndexError or RuntimeError
-        on a CPU, a failed assertion on a GPU.
+        Only tokens 0 to N - 1 have one. The caller must remove any other token that a model may
+        return (that the episode has stopped): it raises IndexError or RuntimeError on a CPU and
+        fails an assertion on a GPU.
         """
         width = tokens.shape[-1]
         centers = self.centers[first : first + width].expand(*tokens.shape, self.bins)
         return centers.gather(-1, tokens[..., None]).squeeze(-1)
 
     def expect(self, probabilities: Tensor, first: int = 0) -> Tensor:
-        """The mean [..., d] of bins of probabilities [..., d, N], which need not add up to 1."""
+        """Expected value [..., d] under probabilities [..., d, N], which need not sum to 1."""
         width = probabilities.shape[-2]
-        # No matrix product: autocast would round the centres.
+        # Not a matrix product, because autocast would round the centres.
         return (probabilities * self.centers[first : first + width]).sum(-1)
 
 
 def _check_edges(tokenizer: Tokenizer, keys: object) -> None:
-    """UserError for what no `fit` leaves, of which `encode` would make tokens that are none."""
+    """Raise UserError for edges that `fit` cannot produce; `encode` would return invalid tokens."""
     edges = tokenizer.edges
     ascend = (edges.diff(dim=1) >= 0).all() and (edges[:, 0] < edges[:, -1]).all()
     require(bool(ascend), "the edges of a tokenizer's bins do not ascend; use another checkpoint")
 
 
 def _checked(columns: Iterable[np.ndarray], dimensions: int) -> Iterator[np.ndarray]:
-    """The blocks that hold any rows, as float32. UserError when there is none, or no number."""
+    """The blocks with any rows, as float32; UserError without a row, or for a non-finite number."""
     largest, rows = np.finfo(np.float32).max, 0
     for column in columns:
         if column.ndim != 2 or column.shape[1] != dimensions:
             raise ValueError(f"a block of shape {column.shape}, not [n, {dimensions}]")
-        with np.errstate(over="ignore"):  # infinite then, and refused
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused
             block = column.astype(np.float32)
         sound = (np.abs(block) < largest).all(0)
         require(
@@ -114,7 +114,7 @@ def _checked(columns: Iterable[np.ndarray], dimensions: int) -> Iterator[np.ndar
 
 
 def _uniform(blocks: Iterator[np.ndarray], dimensions: int, bins: int) -> Iterator[np.ndarray]:
-    """Edges at equal distances from the least number to the greatest, [N + 1] each dimension."""
+    """Edges of equal distance from the least number to the greatest, [N + 1] per dimension."""
     low, high = np.full((2, dimensions), [[np.inf], [-np.inf]])  # float64
     for block in blocks:
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
@@ -122,12 +122,12 @@ def _uniform(blocks: Iterator[np.ndarray], dimensions: int, bins: int) -> Iterat
 
 
 def _quantiles(blocks: Iterator[np.ndarray], dimensions: int, bins: int) -> Iterator[np.ndarray]:
-    """Edge k at k / N of the sorted column, between two of its numbers where that falls there.
+    """Edges at the quantiles k / N, interpolated between numbers, [N + 1] per dimension.
 
-    The last is the greatest number. [N + 1] each dimension. (The original takes every
-    ceil(M / N)-th number, which makes fewer than N bins of most numbers of rows.)
+    The last edge is the greatest number. (The original takes every ceil(M / N)-th number, which
+    gives fewer than N bins for most numbers of rows.)
     """
-    with contextlib.closing(_Scratch(dimensions)) as scratch:
+    with contextlib.closing(_ScratchFile(dimensions)) as scratch:
         for block in blocks:
             scratch.append(block)
         for dimension in range(dimensions):
@@ -147,13 +147,13 @@ CUTS: dict[str, Callable[[Iterator[np.ndarray], int, int], Iterator[np.ndarray]]
 
 
 def _bins(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending edges [N + 1], some of them equal -> edges as `Tokenizer` has them, centres [N].
+    """Ascending edges [N + 1], some of them equal -> edges [N + 1] and centres [N] of a Tokenizer.
 
-    m >= 2 equal edges become two, with the number alone between them, so there is room for all.
+    m >= 2 equal edges become two, whose bin holds only that number, so N + 1 edges suffice.
     """
     values, counts = np.unique(cut, return_counts=True)
-    behind = _next(values[counts > 1])
-    edges = np.unique(np.concatenate([values, behind]))  # a neighbour may stand there already
+    following = _next(values[counts > 1])
+    edges = np.unique(np.concatenate([values, following]))  # the next float32 may be an edge too
     left, right = edges[:-1], edges[1:]
     middles = ((left.astype(np.float64) + right) / 2).astype(np.float32)
     centers = np.where(_next(left) >= right, left, middles)
@@ -162,22 +162,22 @@ def _bins(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _next(values: np.ndarray) -> np.ndarray:
-    """The float32 behind each; behind 0 the least normal one, as a device may take others for 0."""
-    behind = np.nextafter(values, np.float32(np.inf))
-    return np.maximum(behind, values + np.finfo(np.float32).tiny)
+    """The next float32 after each; after 0 the least normal one, as devices may flush others."""
+    following = np.nextafter(values, np.float32(np.inf))
+    return np.maximum(following, values + np.finfo(np.float32).tiny)
 
 
-class _Scratch:
-    """Blocks of rows on disk, given back by dimension; no end of the process leaves it behind."""
+class _ScratchFile:
+    """Temporary file of blocks of rows, read by dimension; removed however the process ends."""
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions, self.counts = dimensions, list[int]()
-        with _disk():
+        with _disk_errors():
             self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
 
     def append(self, block: np.ndarray) -> None:
-        """block: [n, D] float32."""
-        with _disk():
+        """Write a block [n, D] float32."""
+        with _disk_errors():
             self.file.write(np.ascontiguousarray(block.T).data)
             self.file.flush()
         self.counts.append(len(block))
@@ -188,19 +188,21 @@ class _Scratch:
         start = 0
         for count in self.counts:
             part = column[start : start + count]
-            with _disk():
+            with _disk_errors():
                 self.file.seek(part.itemsize * (start * self.dimensions + dimension * count))
                 self.file.readinto(part.data.cast("B"))
             start += count
         return column
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk refuses the buffered rest too
+        """Close and remove the file."""
+        with contextlib.suppress(OSError):  # on a full disk, flushing the buffer fails too
             self.file.close()
 
 
 @contextlib.contextmanager
-def _disk() -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
+    """Turn OSErrors into UserErrors."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Stores that present other data than are written in their folder.
+"""Views of a store with transformed rewards.
 
-What changes is made anew in memory, everything else is shared with the store as it was opened.
+Transformed columns are computed in memory; all others are shared with the original store.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from decision_seq.data.store import EpisodeStore
 
 
 def delayed(store: EpisodeStore) -> EpisodeStore:
-    """The store with each episode's rewards as one sum at its last step, and 0 before.
+    """The store with each episode's return as the reward of its last step, and rewards 0 before.
 
-    The returns are the same to the bit; the return-to-go is the return throughout. (Chen et al.,
+    The returns are the same to the bit; the return-to-go of every step is the return. (Chen et al.,
     2021, section 5; kzl/decision-transformer gym/experiment.py, mode `delayed`.)
     """
     rewards = np.zeros(store.num_transitions)

@@ -1,4 +1,4 @@
-"""StoreWriter: episodes in, a whole EpisodeStore out, in bounded memory."""
+"""StoreWriter: writes episodes to an EpisodeStore in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from decision_seq.types import Episode, UserError
 
 
 class _Appender:
-    """Streams rows into a .npy file whose length is known only at the end."""
+    """Writer that streams rows into a .npy file whose length is known only at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,6 +30,7 @@ class _Appender:
         self.row: tuple[tuple[int, ...], np.dtype] | None = None
 
     def append(self, array: np.ndarray) -> None:
+        """Write rows [n, ...]."""
         if self.row is None:
             self.row = (array.shape[1:], array.dtype)
             self._write_header()
@@ -44,6 +45,7 @@ class _Appender:
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def close(self) -> dict[str, Any]:
+        """Finish the file -> the column's entry in the header."""
         assert self.row is not None
         start = self.file.tell() - self.rows * int(np.prod(self.row[0])) * self.row[1].itemsize
         self.file.seek(0)
@@ -54,7 +56,7 @@ class _Appender:
 
 
 def _facts(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
-    """A column's entry of the header."""
+    """A column's entry in the header."""
     return {"dtype": dtype.str, "shape": [*shape], "sha256": sha256(path)}
 
 
@@ -67,6 +69,7 @@ class _Moments:
         self.squares: Any = 0.0
 
     def add(self, rows: np.ndarray) -> None:
+        """Include a block of rows [n, ...]."""
         rows = rows.astype(np.float64)
         mean = rows.mean(0)
         squares = ((rows - mean) ** 2).sum(0)
@@ -78,15 +81,16 @@ class _Moments:
 
     @property
     def std(self) -> Any:
+        """Population standard deviation."""
         return np.sqrt(self.squares / self.count)
 
 
 class StoreWriter:
-    """Writes a store episode by episode, in bounded memory; appears at `path` only when whole.
+    """Writer of a store, episode by episode; the store appears at `path` only when complete.
 
-    Used as a context manager: what was not finished is removed. With a `stack` above 1 observations
-    are single frames [T, H, W] uint8, of which so many make up what an environment shows; there
-    is no final one.
+    Use it as a context manager; an unfinished store is removed. With a `stack` above 1,
+    observations are single frames [T, H, W] uint8 without a final one, and an environment shows
+    `stack` of them at one step.
     """
 
     def __init__(self, path: Path, stack: int = 1) -> None:
@@ -113,12 +117,12 @@ class StoreWriter:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         for column in self.columns.values():
-            with contextlib.suppress(OSError):  # a full disk refuses the buffered rest too
+            with contextlib.suppress(OSError):  # on a full disk, flushing the buffer fails too
                 column.file.close()
-        shutil.rmtree(self.partial, ignore_errors=True)  # already renamed away when finished
+        shutil.rmtree(self.partial, ignore_errors=True)  # after `finish` it was renamed
 
     def _require_free(self) -> None:
-        """UserError unless the path is free, or holds a store, which may be replaced."""
+        """Raise UserError unless the path is free or holds a store, which may be replaced."""
         if not os.path.lexists(self.path) or (self.path / "header.json").is_file():
             return
         if self.path.is_dir() and not self.path.is_symlink() and not any(self.path.iterdir()):
@@ -126,7 +130,7 @@ class StoreWriter:
         raise UserError(f"{self.path} is in the way and no episode store; move it elsewhere")
 
     def append(self, episode: Episode) -> None:
-        """Add one whole episode; UserError when its arrays do not fit together or hold NaN."""
+        """Add one whole episode; UserError if its arrays do not fit together or hold NaN."""
         name = f"episode {len(self.lengths)}"
         episode = checked(episode, name)
         if self.stack > 1:
@@ -153,7 +157,7 @@ class StoreWriter:
             try:
                 column.append(array)
             except OSError as error:
-                raise self._refused(error) from error
+                raise self._write_error(error) from error
         if self.stack == 1:
             self.moments.add(arrays["observations"])
         low, high = episode.actions.min(0), episode.actions.max(0)
@@ -171,14 +175,15 @@ class StoreWriter:
         return _Appender(self.partial / f"{name}.npy")
 
     def finish(self, name: str, source: dict[str, Any], **facts: Any) -> EpisodeStore:
-        """Write the header and give the store its name. `source` needs a `description`.
+        """Write the header and rename the store to its path -> the open store.
 
-        facts: the entries of `header.HEADER` that say what the task is.
+        source: origin of the data, with a `description`; facts: the entries of `header.HEADER` on
+        the task.
         """
         try:
             return self._finish(name, source, facts)
-        except OSError as error:  # a full disk is no fault of the source
-            raise self._refused(error) from error
+        except OSError as error:  # such as a full disk, which is not a fault of the source
+            raise self._write_error(error) from error
 
     def _finish(self, name: str, source: dict[str, Any], facts: dict[str, Any]) -> EpisodeStore:
         if not self.lengths:
@@ -220,25 +225,25 @@ class StoreWriter:
         if self.stack > 1:
             header["stack"] = self.stack
         fault = header_fault(header)
-        if fault:  # what the source says of itself is wrong, and would be again
+        if fault:  # the source's own facts are wrong; reading it again would not help
             raise UserError(f"{source['description']}: {fault.removeprefix('header.json: ')}")
         (self.partial / "header.json").write_text(json.dumps(header, indent=1))
-        if not self._made_meanwhile(header):
-            self._require_free()  # something may have appeared while the data were collected
+        if not self._same_store_exists(header):
+            self._require_free()  # the path may have been taken while the data were collected
             if self.path.exists():
                 shutil.rmtree(self.path)
             try:
                 os.replace(self.partial, self.path)
             except OSError:
-                if not self._made_meanwhile(header):  # between the look and the renaming
+                if not self._same_store_exists(header):  # made between the check and the renaming
                     raise
         return EpisodeStore.open(self.path)
 
-    def _refused(self, error: OSError) -> UserError:
+    def _write_error(self, error: OSError) -> UserError:
         return UserError(f"cannot write the store {self.path}: {error.strerror}; make room there")
 
-    def _made_meanwhile(self, header: dict[str, Any]) -> bool:
-        """Whether another run has just made the same store: it may be in use, so it stays."""
+    def _same_store_exists(self, header: dict[str, Any]) -> bool:
+        """Whether another run has made the same store; it may be in use and is not replaced."""
         try:
             return EpisodeStore.open(self.path).header == header
         except UserError:

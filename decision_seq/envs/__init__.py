@@ -1,4 +1,4 @@
-"""Environments: which one stands for which data, what its scores mean, and N of them in step."""
+"""Environments: their tasks and reference scores, and N copies of one stepped together."""
 
 from decision_seq.envs.facts import (
     FACTS,

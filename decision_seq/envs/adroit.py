@@ -1,8 +1,8 @@
 """D4RL's four tasks of the Adroit hand, simulated by gymnasium-robotics.
 
-Rewards and ends are those of Farama-Foundation/D4RL, d4rl/hand_manipulation_suite:
-gymnasium-robotics rewards a hand for keeping away from door, hammer and ball, and lets an episode
-go on after the pen has fallen.
+Rewards and ends are those of Farama-Foundation/D4RL, d4rl/hand_manipulation_suite, because
+gymnasium-robotics rewards a hand for distance from door, hammer and ball, and continues an episode
+after the pen has fallen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FALLEN = 0.075  # height below which the pen has been dropped
 
 
 def _pen(observation: np.ndarray, data: Any) -> tuple[float, bool]:
-    """The pen is held where it is wanted, pointing where it is wanted."""
+    """Reward and end of `pen`: the pen has to reach the desired position and orientation."""
     distance = np.linalg.norm(observation[39:42])
     similarity = observation[33:36] @ observation[36:39]
     close, fallen = distance < 0.075, observation[26] < FALLEN
@@ -27,7 +27,7 @@ def _pen(observation: np.ndarray, data: Any) -> tuple[float, bool]:
 
 
 def _hammer(observation: np.ndarray, data: Any) -> tuple[float, bool]:
-    """The palm reaches the hammer, the hammer the nail, the nail its goal."""
+    """Reward and end of `hammer`: palm to hammer, hammer to nail, nail to its goal."""
     palm, handle, nail = observation[33:36], observation[36:39], observation[42:45]
     head = data.site("tool").xpos
     left = np.linalg.norm(nail - data.site("nail_goal").xpos)
@@ -37,14 +37,14 @@ def _hammer(observation: np.ndarray, data: Any) -> tuple[float, bool]:
 
 
 def _door(observation: np.ndarray, data: Any) -> tuple[float, bool]:
-    """The palm reaches the handle and opens the door."""
+    """Reward and end of `door`: the palm reaches the handle and opens the door."""
     angle, reach = observation[28], np.linalg.norm(observation[35:38])
     cost = 0.1 * reach + 0.1 * (angle - 1.57) ** 2 + 1e-5 * np.sum(data.qvel**2)
     return 2 * (angle > 0.2) + 8 * (angle > 1.0) + 10 * (angle > 1.35) - cost, False
 
 
 def _relocate(observation: np.ndarray, data: Any) -> tuple[float, bool]:
-    """The palm reaches the ball, lifts it and brings it to the target."""
+    """Reward and end of `relocate`: the palm reaches the ball and lifts it to the target."""
     to_ball, to_target, left = np.linalg.norm(observation[30:].reshape(3, 3), axis=1)
     lifted = data.body("Object").xpos[2] > 0.04
     carried = lifted * (1 - 0.5 * to_target - 0.5 * left)
@@ -60,7 +60,7 @@ REWARDS: dict[str, Callable[[np.ndarray, Any], tuple[float, bool]]] = {
 
 
 class Hand(gymnasium.Wrapper):
-    """One of `REWARDS`' tasks; observations are gymnasium-robotics', whose layout is D4RL's."""
+    """A task of `REWARDS`; the observations are gymnasium-robotics', in D4RL's layout."""
 
     def __init__(self, task: str, **options: Any) -> None:
         module = import_module(f"gymnasium_robotics.envs.adroit_hand.adroit_{task}")

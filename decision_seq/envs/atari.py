@@ -1,10 +1,10 @@
 """Atari 2600 games in the Arcade Learning Environment: `atari/Pong-v0`, `atari/MsPacman-v0`, ...
 
-The preprocessing is ours, so that it needs no OpenCV; frames, rewards and ends are those of
-ale-py's own `AtariVectorEnv`, to the bit (`tests/test_atari.py`). The protocol is that of the
-Decision Transformer's evaluation (kzl/decision-transformer, atari/) but for the resize, where the
-newest frames are maximised before they are shrunk by area, as those of DQN-replay's were
-(google-research/batch_rl over google/dopamine).
+The preprocessing is our own and needs no OpenCV. Frames, rewards and ends equal those of ale-py's
+`AtariVectorEnv` to the bit (`tests/test_atari.py`). The protocol is that of the Decision
+Transformer's evaluation (kzl/decision-transformer, atari/) except the resize: the maximum of the
+newest frames is taken before it is shrunk by area, as in DQN-replay (google-research/batch_rl over
+google/dopamine).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from decision_seq.envs.atari_scores import FRAME_SKIP, MOST_STEPS, NOOP_MAX, env
 from decision_seq.types import UserError
 
 SIDE, STACK = 84, 4
-TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")  # games that nobody plays alone
+TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")  # games without a one-player mode
 
 
 class Atari(gymnasium.Env):
-    """Observations [4, 84, 84] uint8, oldest first: grey frames, zeros before the episode's first.
+    """Atari game with observations [4, 84, 84] uint8: grey frames, oldest first.
 
-    Actions are those that do something in the game (the minimal set). Rewards are the game's own.
-    An episode ends with the game, not with a life; Gymnasium's TimeLimit truncates it after 30
-    minutes of play. What follows a seed is a function of the seed and the actions alone, whatever
-    was played before in the same object.
+    Frames before the episode's first are zeros. Actions are the game's minimal set, those that have
+    an effect. Rewards are the game's own. An episode ends with the game, not with a life;
+    Gymnasium's TimeLimit truncates it after 30 minutes of play. An episode is a function of its
+    seed and actions only, not of former episodes in the same object.
 
     noop_max: an episode begins with 0 to noop_max frames without an action, drawn uniformly from
     its seed: at most 30, as in the DQN paper (the Decision Transformer's code and ale-py's
     AtariVectorEnv draw 0 to 29, Gymnasium's wrapper 1 to 30).
-    repeat_action_probability: with which an emulator frame repeats the former frame's action
-    (Machado et al. 2018); it is 0.25 in DQN-replay's data.
+    repeat_action_probability: probability that an emulator frame repeats the previous frame's
+    action (Machado et al. 2018); it is 0.25 in DQN-replay's data.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's convention)
@@ -62,7 +62,7 @@ class Atari(gymnasium.Env):
         self.sticky, self.noop_max, self.render_mode = sticky, noop_max, render_mode
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self.ale = ALEInterface()
-        self.ale.setFloat("repeat_action_probability", 0.0)  # `_act` draws from our own generator
+        self.ale.setFloat("repeat_action_probability", 0.0)  # `_act` uses the seeded generator
         self.ale.loadROM(_rom(game))  # takes 0.2 s, so once for all episodes
         self.ale.reset_game()
         self.start = self.ale.cloneSystemState()
@@ -97,7 +97,7 @@ class Atari(gymnasium.Env):
             reward += self._act(chosen)
             ended = self.ale.game_over()
             if ended:
-                break  # an ended game's screen is not looked at, as in AtariVectorEnv
+                break  # the screen after the game's end is not used, as in AtariVectorEnv
             if left < 2:
                 self.ale.getScreenGrayscale(self.screens[left])
         return self._observe(), float(reward), ended, False, {}
@@ -107,11 +107,11 @@ class Atari(gymnasium.Env):
         return self.ale.getScreenRGB()
 
     def _restart(self) -> None:
-        self.ale.reset_game()  # shows the first screen, but keeps some of the machine's past
-        self.ale.restoreSystemState(self.start)  # all of the machine, but not its screen
+        self.ale.reset_game()  # restores the screen, but not all of the machine's state
+        self.ale.restoreSystemState(self.start)  # restores all of the machine but its screen
 
     def _act(self, action: Any) -> int:
-        """One frame of the emulator -> its reward."""
+        """Advance the emulator by one frame -> its reward."""
         if not self.sticky or self.np_random.random() >= self.sticky:
             self.held = action
         return self.ale.act(self.held)
@@ -119,15 +119,16 @@ class Atari(gymnasium.Env):
     def _observe(self) -> np.ndarray:
         np.maximum(self.screens[0], self.screens[1], out=self.screens[0])
         newest = self.shrink(self.screens[0])
-        self.frames = np.concatenate([self.frames[1:], newest[None]])  # the former are others' now
+        # A new array each time, because callers may hold the previous one.
+        self.frames = np.concatenate([self.frames[1:], newest[None]])
         return self.frames
 
 
 class Shrink:
-    """A grey screen [height, width] -> [SIDE, SIDE], each pixel the mean of the area it covers.
+    """Resize of a grey screen [height, width] to [SIDE, SIDE] by the mean of each pixel's area.
 
-    To the bit what OpenCV's INTER_AREA computes: its weights, and sums of float32 in its order,
-    a row's columns before the rows.
+    It equals OpenCV's INTER_AREA to the bit: the same weights, and float32 sums in the same order,
+    over columns before rows.
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -141,12 +142,12 @@ class Shrink:
 
 
 def _sum(lines: np.ndarray, which: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """[L, W] -> [SIDE, W]: each the weighted sum of a few lines, added one by one."""
+    """Weighted sums of a few lines each, added one by one: [L, W] -> [SIDE, W]."""
     return reduce(add, (lines.take(i, 0) * w for i, w in zip(which, weights, strict=True)))
 
 
 def _taps(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `size` lines make up each of SIDE lines, and how much of each."""
+    """Indices and weights of the lines, of `size`, that make up each of SIDE lines."""
     scale = size / SIDE
     taps = []
     for line in range(SIDE):
@@ -156,13 +157,13 @@ def _taps(size: int) -> tuple[np.ndarray, np.ndarray]:
         taps.append((lines[share > 1e-3], share[share > 1e-3] / scale))
     most = max(len(lines) for lines, _ in taps)
     which, weights = np.zeros((most, SIDE), np.intp), np.zeros((most, SIDE, 1), np.float32)
-    for line, (lines, share) in enumerate(taps):  # further taps weigh nothing
+    for line, (lines, share) in enumerate(taps):  # unused taps have weight 0
         which[: len(lines), line], weights[: len(lines), line, 0] = lines, share
     return which, weights
 
 
 def _rom(game: str) -> Path:
-    """A game's file, of ale-py or in `$ALE_ROMS_DIR`; UserError where it is not there."""
+    """A game's ROM file, from ale-py or `$ALE_ROMS_DIR`; UserError if it is missing."""
     import ale_py
 
     folder = os.environ.get("ALE_ROMS_DIR") or Path(ale_py.roms.__file__).parent
@@ -177,7 +178,7 @@ def _rom(game: str) -> Path:
 
 @cache
 def register() -> None:
-    """Make every game of ale-py known to Gymnasium, as `atari/MsPacman-v0` and the like."""
+    """Register every game of ale-py with Gymnasium, with ids like `atari/MsPacman-v0`."""
     from ale_py.roms import get_all_rom_ids
 
     for game in set(get_all_rom_ids()) - set(TWO_PLAYERS):

@@ -1,20 +1,20 @@
-"""Atari games: what a random player and a human score, which returns were asked for, how we play.
+"""Facts of Atari games: reference scores, published target returns, and the evaluation protocol.
 
-The games are named as their ROMs are.
+Games have the names of their ROMs.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-ATARI = "atari/"  # namespace of the environments, and how a task's name begins
+ATARI = "atari/"  # namespace of the environments, and beginning of a task's name
 FRAME_SKIP = 4  # emulator frames a step
 MOST_STEPS = 27_000  # of an episode: 108,000 frames of the emulator, 30 minutes of play
 NOOP_MAX = 30
 
-# (random, human) mean returns of at most 30 minutes that begin with up to 30 no-ops, of 57 games
-# (google-deepmind/dqn_zoo, dqn_zoo/atari_data.py, Apache-2.0). Human scores of other protocols, as
-# of 5 minutes or of starts by humans, differ a lot.
+# (random, human) mean returns in 57 games, for episodes of at most 30 minutes with up to 30 no-ops
+# at the start (google-deepmind/dqn_zoo, dqn_zoo/atari_data.py, Apache-2.0). Human scores by other
+# protocols, such as 5 minutes or human starts, differ a lot.
 SCORES: dict[str, tuple[float, float]] = {
     "alien": (227.8, 7127.7),
     "amidar": (5.8, 1719.5),
@@ -75,11 +75,11 @@ SCORES: dict[str, tuple[float, float]] = {
     "zaxxon": (32.5, 9173.3),
 }
 
-# The return that the Decision Transformer's code asks for (kzl/decision-transformer,
-# atari/mingpt/trainer_atari.py); the best that this part of DQN-replay holds, or beyond it.
+# Target returns of the Decision Transformer's code (kzl/decision-transformer,
+# atari/mingpt/trainer_atari.py): the best of this part of DQN-replay, or more.
 TARGETS = {"breakout": 90.0, "seaquest": 1150.0, "qbert": 14000.0, "pong": 20.0}
 
-# (random, gamer) returns by which the Decision Transformer paper seems to normalise: SCORES,
+# (random, gamer) returns that the Decision Transformer paper seems to normalise by: SCORES,
 # rounded. Breakout's is confirmed (beanie00/Decision-ConvFormer#5), the others are reconstructed.
 PAPER_SCORES = {
     "breakout": (2.0, 30.0),
@@ -90,22 +90,22 @@ PAPER_SCORES = {
 
 
 def name_of(game: str) -> str:
-    """`ms_pacman` -> `MsPacman`: in names of environments, of DQN-replay's folders."""
+    """A game's name in ids of environments and in DQN-replay: `ms_pacman` -> `MsPacman`."""
     return game.title().replace("_", "")
 
 
 def family_of(game: str) -> str:
-    """`ms_pacman` -> `atari/mspacman`, the key of `facts.FACTS`."""
+    """A game's key in `facts.FACTS`: `ms_pacman` -> `atari/mspacman`."""
     return ATARI + name_of(game).lower()
 
 
 def env_id_of(game: str) -> str:
-    """`ms_pacman` -> `atari/MsPacman-v0`."""
+    """A game's environment id: `ms_pacman` -> `atari/MsPacman-v0`."""
     return f"{ATARI}{name_of(game)}-v0"
 
 
 def protocol(options: dict[str, Any]) -> str:
-    """How the environments play and show a game, with the keyword arguments of their id."""
+    """Description of the evaluation protocol, given the keyword arguments of an environment id."""
     sticky = options.get("repeat_action_probability")
     steps = options.get("max_episode_steps") or MOST_STEPS
     repeated = f"actions stick with probability {sticky:g}" if sticky else "no sticky actions"

@@ -1,7 +1,7 @@
-"""Half-cheetahs with other aims than to run as fast as they can.
+"""HalfCheetah environments with other rewards: to run at a given velocity, and to flip backwards.
 
-The tasks of the Generalized Decision Transformer (Furuta et al., 2022; frt03/generalized_dt), on
-Gymnasium's HalfCheetah-v4: to run at a given velocity, and to flip backwards.
+The tasks are those of the Generalized Decision Transformer (Furuta et al., 2022;
+frt03/generalized_dt), on Gymnasium's HalfCheetah-v4.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ VELOCITIES = tuple(tenths / 10 for tenths in range(31))  # of the registered ids
 
 
 class CheetahVelocity(HalfCheetahEnv):
-    """Run at a velocity along x: reward -|v_x - velocity| - 0.05 |a|^2.
+    """HalfCheetah that has to run at a velocity: reward -|v_x - velocity| - 0.05 |a|^2.
 
     Observations [20]: HalfCheetah's, then the torso's position (3). The registered time limit is
-    200 steps; `CheetahVel0.5-v0` asks for 0.5, `CheetahVel-v0?{"velocity": 0.55}` for any.
+    200 steps. `CheetahVel0.5-v0` has the velocity 0.5, `CheetahVel-v0?{"velocity": 0.55}` any.
     """
 
     def __init__(self, velocity: float = 1.0, **options: Any) -> None:
-        self.velocity = velocity  # before the first observation
+        self.velocity = velocity  # set before `super().__init__`, which makes an observation
         super().__init__(ctrl_cost_weight=0.05, **options)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (20,), np.float64)
 
@@ -37,7 +37,7 @@ class CheetahVelocity(HalfCheetahEnv):
 
 
 class BackflipCheetah(HalfCheetahEnv):
-    """Move, and jump: reward |v_x| - 0.1 |a|^2 + |dz| / dt, z the torso's height.
+    """HalfCheetah that has to move and jump: reward |v_x| - 0.1 |a|^2 + |dz| / dt, z its height.
 
     Observations [17] are HalfCheetah's; the registered time limit is 1000 steps.
     """
@@ -51,7 +51,7 @@ class BackflipCheetah(HalfCheetahEnv):
 
 
 def register() -> None:
-    """Make the environments known to Gymnasium."""
+    """Register the environments with Gymnasium."""
     where = "decision_seq.envs.cheetahs"
     gymnasium.register("CheetahVel-v0", f"{where}:CheetahVelocity", max_episode_steps=200)
     for velocity in VELOCITIES:

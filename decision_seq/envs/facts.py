@@ -1,10 +1,10 @@
-"""Tasks: which environment stands for which data, and what its scores mean.
+"""Facts of tasks: the environment of each, its reference scores, and its differences from D4RL's.
 
 Reference scores are D4RL's (Farama-Foundation/D4RL, d4rl/infos.py, Apache-2.0), and those of
-`envs.atari_scores`. D4RL's own package
-cannot be imported today (it needs mujoco-py and MuJoCo 2.1), so its data are rolled out in
-Gymnasium's MuJoCo environments: `-v4` keeps the rewards and the observations of the `-v2` that
-collected the data; the simulator itself is newer (see `ENVIRONMENT_NOTE`).
+`envs.atari_scores`. D4RL's own package cannot be imported today (it needs mujoco-py and MuJoCo
+2.1), so policies for its data are rolled out in Gymnasium's MuJoCo environments. `-v4` has the
+rewards and observations of the `-v2` that collected the data; the simulator itself is newer (see
+`ENVIRONMENT_NOTE`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENVIRONMENT_NOTE = (
     " simulator is newer, so scores are close to, not equal to, those measured with mujoco-py"
 )
 SIMULATOR_NOTE = (
-    "it stands for D4RL's own environment, which needs mujoco-py; the MuJoCo simulator is newer, so"
+    "it replaces D4RL's own environment, which needs mujoco-py; the MuJoCo simulator is newer, so"
     " scores are close to, not equal to, D4RL's"
 )
 V5_OF_D4RLS_TASKS = ("Hopper-v5", "Walker2d-v5")
@@ -60,28 +60,28 @@ ADROIT_DIFFERENCES = (
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """What is known of a family of tasks.
-
-    reference_scores: (random, expert) raw returns, of Atari (random, human): normalized score 0
-        and 100; None where nobody published any.
-    targets: the raw returns the Decision Transformer's code asks for (kzl/decision-transformer
-    gym/experiment.py, atari/mingpt); return_scale: what it divides returns by. None where nobody
-    published one.
-    velocity: the dimension of an observation that holds the velocity along x
-    (frt03/generalized_dt train_cdt.py).
-    differences: of the environment from the one that made the data, a sentence each; absent: why
-    no environment stands for the task.
-    """
+    """Facts of a family of tasks."""
 
     env_id: str | None
+    """The id of the environment to evaluate in; None if there is none."""
     reference_scores: tuple[float, float] | None
+    """(random, expert) raw returns, for Atari (random, human), which are the normalized scores 0
+    and 100; None if none are published."""
     max_episode_steps: int | None
-    sizes: tuple[int, int] | None = None  # observation and action size
+    """Time limit in steps; None if unknown."""
+    sizes: tuple[int, int] | None = None
+    """Observation and action size; None if the task is not identified by them."""
     return_scale: float | None = None
+    """Divisor of returns in the Decision Transformer's code; None if none is published."""
     targets: tuple[float, ...] | None = None
+    """Raw target returns of the Decision Transformer's code (kzl/decision-transformer
+    gym/experiment.py, atari/mingpt); None if none are published."""
     velocity: int | None = None
+    """Index of the velocity along x in an observation (frt03/generalized_dt train_cdt.py)."""
     differences: tuple[str, ...] = ()
+    """Differences of the environment from the one that made the data, one sentence each."""
     absent: str | None = None
+    """Reason why there is no environment for the task; None if there is one."""
 
 
 def _stand_in(
@@ -91,7 +91,7 @@ def _stand_in(
     sizes: tuple[int, int],
     differences: tuple[str, ...],
 ) -> EnvironmentFacts:
-    """A task beyond locomotion, for which `envs.standins` registers an environment."""
+    """Facts of a task beyond locomotion, whose environment `envs.standins` registers."""
     return EnvironmentFacts(
         f"{NAMESPACE}{name}-v0", scores, steps, sizes, differences=(SIMULATOR_NOTE, *differences)
     )
@@ -122,8 +122,7 @@ def _atari(game: str, scores: tuple[float, float]) -> EnvironmentFacts:
     )
 
 
-# Keyed by the beginning of D4RL's dataset names, and of Atari's environment ids; the longest that
-# fits wins.
+# Beginning of D4RL's dataset names or of Atari's environment ids -> facts; the longest match wins.
 FACTS: dict[str, EnvironmentFacts] = {
     "hopper": EnvironmentFacts(
         "Hopper-v4", (-20.272305, 3234.3), 1000, (11, 3), 1000.0, (3600.0, 1800.0), 5
@@ -143,7 +142,7 @@ FACTS: dict[str, EnvironmentFacts] = {
         targets=(1.0,),
         differences=KEY_TO_DOOR_DIFFERENCES,
     ),
-    # Ant-v4 leaves the contact forces out unless asked; D4RL's data have their 84 columns.
+    # Ant-v4 omits the contact forces by default; D4RL's data have these 84 columns.
     "ant": EnvironmentFacts(
         'Ant-v4?{"use_contact_forces": true}',
         (-325.6, 3879.7),
@@ -187,13 +186,15 @@ FACTS: dict[str, EnvironmentFacts] = {
 
 
 def canonical(name: str) -> str:
-    """`hopper_medium-v2.hdf5`, `Hopper-v4` -> `hopper-medium-v2`, `hopper-v4`."""
+    """Canonical form of a name: `hopper_medium-v2.hdf5` -> `hopper-medium-v2`."""
     return name.lower().removesuffix(".hdf5").removesuffix(".h5").replace("_", "-")
 
 
 def facts_by_name(name: str) -> tuple[str, EnvironmentFacts] | None:
-    """The family whose name begins `name` (a dataset's, a file's or an environment id), or whose
-    environment it is."""
+    """The family of a dataset, a file or an environment id, and its facts; None if unknown.
+
+    The family's name begins `name`, or `name` is the id of its environment.
+    """
     bare = name.partition("?")[0]
     name = canonical(name)
     fitting = [
@@ -205,7 +206,7 @@ def facts_by_name(name: str) -> tuple[str, EnvironmentFacts] | None:
 
 
 def normalized_score(name: str, returns: Returns) -> Returns | None:
-    """100 * (return - random) / (expert - random), as D4RL's papers print it; None if unknown."""
+    """Normalized score of a task by its name, as in D4RL's papers; None if unknown."""
     found = facts_by_name(name)
     if found is None or found[1].reference_scores is None:
         return None
@@ -213,13 +214,13 @@ def normalized_score(name: str, returns: Returns) -> Returns | None:
 
 
 def normalize(returns: Returns, reference_scores: tuple[float, float]) -> Returns:
-    """100 * (return - random) / (expert - random)."""
+    """Normalized score, 100 * (return - random) / (expert - random)."""
     low, high = reference_scores
     return 100.0 * (returns - low) / (high - low)
 
 
 def parse_id(env_id: str) -> tuple[str, dict[str, Any]]:
-    """`id?{"keyword": value}` -> the id, the keyword arguments; UserError for anything else."""
+    """Split `id?{"keyword": value}` into the id and the keyword arguments; UserError if invalid."""
     name, mark, text = env_id.partition("?")
     try:
         options = json.loads(text) if mark else {}
@@ -227,19 +228,19 @@ def parse_id(env_id: str) -> tuple[str, dict[str, Any]]:
         options = None
     if not isinstance(options, dict):
         raise UserError(
-            f"environment {env_id!r}: behind the question mark stands a JSON object of keyword"
-            f' arguments, as in {name}?{{"max_episode_steps": 100}}'
+            f"environment {env_id!r}: give a JSON object of keyword arguments after the question"
+            f' mark, as in {name}?{{"max_episode_steps": 100}}'
         )
     return name, options
 
 
 def score_name(env_id: str | None) -> str:
-    """What the literature calls a normalized score: it says of Atari that 100 is a human's."""
+    """Name of normalized scores in the literature: "human-normalized" for Atari."""
     return "human-normalized" if (env_id or "").startswith(ATARI) else "normalized"
 
 
 def environment_notes(env_id: str) -> list[str]:
-    """What must be known of a score's environment, to stand beside it."""
+    """Notes on an environment to report with its scores: versions, protocol and differences."""
     from importlib.metadata import version
 
     name, options = parse_id(env_id)

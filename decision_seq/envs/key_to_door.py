@@ -1,11 +1,11 @@
-"""Key-to-Door: what is done in the first room decides, long after, what the last one brings.
+"""Key-to-Door, a grid world for credit assignment: the first room decides the last room's reward.
 
-The Decision Transformer paper's experiment on the assignment of credit (Chen et al., 2021), whose
+The Decision Transformer paper's experiment on credit assignment (Chen et al., 2021), whose
 environment and data were never released (kzl/decision-transformer#54). Rebuilt after the grid world
-of Hung et al., 2019 (google-deepmind/deepmind-research, tvt/pycolab/key_to_door.py): three timed
-rooms, moves, view and colours are its; without apples, with one reward, and shorter. Sizes and
-times were chosen by the uniform random walk alone, before anything was trained: it succeeds in
-3.1 % of the episodes, those of the paper's data as well, and where it does it went almost straight.
+of Hung et al., 2019 (google-deepmind/deepmind-research, tvt/pycolab/key_to_door.py): the three
+timed rooms, moves, view and colours are the same; there are no apples, only one reward, and shorter
+times. Sizes and times were chosen by the uniform random walk only, before anything was trained: it
+succeeds in 3.1 % of the episodes, as in the paper's data, and then by almost straight paths.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ ONE_OF_KINDS, ONE_OF_ROOMS = np.eye(4, dtype=np.float32), np.eye(3, dtype=np.flo
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # north, south, west, east
 ROOMS = ((2, 3), (3, 3), (3, 3))
 STEPS = (4, 22, 4)
-MOST = 1000  # of any size or time
-# Of what a cell holds, and of the player: Hung et al.'s thousandths.
+MOST = 1000  # largest size or time
+# Colours of the kinds of cells and of the player, converted from Hung et al.'s thousandths.
 COLOURS = np.array([(800,) * 3, (100,) * 3, (627, 321, 176), (529, 808, 922)]) * 255 // 1000
 PLAYER = np.array((898, 584, 430)) * 255 // 1000
 PIXELS = 32  # a cell's side in a picture
 
 
 class KeyToDoor(gymnasium.Env):
-    """Take the key in room 1, cross the empty room 2, and in room 3 enter the door.
+    """Task: take the key in room 1, cross the empty room 2, and enter the door in room 3.
 
     Observations [4 view² + 3]: floor, wall, key or door, one-hot, of each cell around the player,
-    row by row, and the room, one-hot. Nothing in rooms 2 and 3 tells whether the key is held.
-    Actions: 0 to 3, a step north, south, west or east; into a wall, or into the door without the
-    key, it leads nowhere. Reward 1 for entering the door, which ends the episode; the end of the
-    last room's time terminates it with 0.
+    row by row, and the room, one-hot. Observations in rooms 2 and 3 do not show whether the player
+    has the key. Actions: 0 to 3, a step north, south, west or east; a step into a wall, or into the
+    door without the key, has no effect. Reward 1 for entering the door, which ends the episode; the
+    end of the last room's time terminates it with 0.
 
-    rooms: the height and the width of each; in room 1 the key lies in a random cell of the upper
-    half and the player begins in one of the lower half, elsewhere in the middle; room 3 has its
-    door in the middle of the upper wall. steps: how long each lasts. view: cells a side, odd.
+    rooms: height and width of each room. In room 1 the key is in a random cell of the upper half
+    and the player starts in one of the lower half; in other rooms it starts in the middle. Room 3
+    has its door in the middle of the upper wall. steps: duration of each room. view: cells per
+    side, odd.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own)
@@ -57,12 +58,12 @@ class KeyToDoor(gymnasium.Env):
         if self.rooms[0, 0] < 2:
             raise ValueError(f"rooms {rooms}: room 1 must be at least 2 high")
         if self.view % 2 == 0:
-            raise ValueError(f"view {view} must be odd: the player stands in its middle")
+            raise ValueError(f"view {view} must be odd: the player is in its middle")
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(0, 1, (4 * self.view**2 + 3,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(len(MOVES))
-        self.margin = self.view // 2 + 1  # of wall, so that the view from the door is within it
-        self.player = (0, 0)  # the cell it stands in, of `cells`
+        self.margin = self.view // 2 + 1  # cells of wall, so that the view from the door fits
+        self.player = (0, 0)  # index of the player's cell in `cells`
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -88,7 +89,7 @@ class KeyToDoor(gymnasium.Env):
         return self._observe(), float(opened), over, False, self._info()
 
     def render(self) -> np.ndarray:
-        """[H, W, 3] uint8: the room with its walls, in a picture that the largest one fills."""
+        """[H, W, 3] uint8: the room with its walls, in a picture of the largest room's size."""
         height, width = self.rooms[self.room] + 2
         image = COLOURS[self.cells].astype(np.uint8)
         image[self.player] = PLAYER
@@ -100,7 +101,7 @@ class KeyToDoor(gymnasium.Env):
         return picture.repeat(PIXELS, 0).repeat(PIXELS, 1)
 
     def _enter(self, room: int) -> None:
-        """Into the room of that index, its things and the player put where they begin."""
+        """Enter the room of that index: place the player, and the key or the door."""
         self.room = room
         height, width = (int(size) for size in self.rooms[room])
         first, half = self.margin, height // 2
@@ -114,7 +115,7 @@ class KeyToDoor(gymnasium.Env):
             self.cells[first - 1, first + width // 2] = DOOR
 
     def _draw(self, top: int, height: int, width: int) -> tuple[int, int]:
-        """A random cell of so many rows from `top` on."""
+        """A random cell of `height` rows from `top` on."""
         cell = int(self.np_random.integers(height * width))
         return top + cell // width, self.margin + cell % width
 
@@ -124,12 +125,12 @@ class KeyToDoor(gymnasium.Env):
         return np.concatenate([ONE_OF_KINDS[seen].ravel(), ONE_OF_ROOMS[self.room]])
 
     def _info(self) -> dict[str, Any]:
-        """key: whether it is held; phase: the room's number, 1 to 3."""
+        """Step info. key: whether the player has it; phase: the room's number, 1 to 3."""
         return {"key": self.key, "phase": self.room + 1}
 
 
 def _numbers(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Whole numbers from 1 on, of that shape; ValueError for anything else."""
+    """An array of whole numbers from 1 to MOST and of that shape; ValueError otherwise."""
     array = np.array(value, object)
     whole = all(type(item) is int and 1 <= item <= MOST for item in array.flat)
     if array.shape != shape or not whole:

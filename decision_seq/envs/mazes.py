@@ -1,7 +1,7 @@
-"""D4RL's mazes over gymnasium-robotics' bodies: its layouts, frame, starts, goals and rewards.
+"""D4RL's mazes, simulated by gymnasium-robotics, with D4RL's layouts, starts, goals and rewards.
 
-Facts of Farama-Foundation/D4RL, d4rl/locomotion (antmaze) and d4rl/pointmaze (maze2d).
-gymnasium-robotics simulates; what D4RL does otherwise is done here.
+The facts are those of Farama-Foundation/D4RL, d4rl/locomotion (antmaze) and d4rl/pointmaze
+(maze2d).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-# "#" is a wall. D4RL's x runs down the rows in maze2d and along them in antmaze.
+# "#" is a wall. D4RL's x axis runs down the rows in maze2d and along them in antmaze.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "open": (
         "#######",
@@ -51,19 +51,19 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
         "############",
     ),
 }
-REACHED = 0.5  # from the goal; gymnasium-robotics' own radius is 0.45
+REACHED = 0.5  # radius of the goal; gymnasium-robotics' own is 0.45
 
 
 @dataclass(frozen=True)
 class Maze:
-    """Walls in D4RL's frame, where the centre of cell (x, y) is at `scale * ((x, y) - origin)`.
-
-    walls[x][y]: True where a wall stands.
-    """
+    """Maze in D4RL's frame: the centre of cell (x, y) is at `scale * ((x, y) - origin)`."""
 
     walls: np.ndarray
+    """[X, Y]: True for a wall."""
     scale: float
+    """Width of a cell."""
     origin: tuple[float, float]
+    """Cell coordinates of D4RL's origin."""
 
     @property
     def free(self) -> np.ndarray:
@@ -72,35 +72,35 @@ class Maze:
 
     @property
     def robotics_map(self) -> list[list[int]]:
-        """gymnasium-robotics' map of it: x runs along its rows, y from its last row up."""
+        """The maze as gymnasium-robotics' map: x along the rows, y upwards from the last row."""
         return np.rot90(self.walls).astype(int).tolist()
 
     @property
     def offset(self) -> np.ndarray:
-        """[2]: what D4RL's coordinates exceed gymnasium-robotics' by, whose origin is central."""
+        """[2]: D4RL's coordinates minus gymnasium-robotics', whose origin is the maze's centre."""
         return self.scale * ((np.array(self.walls.shape) - 1) / 2 - self.origin)
 
 
 class MazeTask(gymnasium.Wrapper):
-    """A gymnasium-robotics maze in D4RL's frame. Observations: positions, then velocities.
+    """gymnasium-robotics maze in D4RL's frame; observations are positions, then velocities.
 
-    body: the simulated body inside `env`; both share the seed given to `reset`.
+    body: the simulated body inside `env`; both use the seed given to `reset`.
     """
 
     def __init__(self, env: Any, body: Any, maze: Maze, goal: tuple[int, int]) -> None:
         super().__init__(env)
-        Path(env.tmp_xml_file_path).unlink(missing_ok=True)  # left behind for every environment
+        Path(env.tmp_xml_file_path).unlink(missing_ok=True)  # gymnasium-robotics does not remove it
         self.body, self.maze, self.goal_cell = body, maze, goal
         self.goal = np.zeros(2)
         size = body.model.nq + body.model.nv
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A goal [2], positions and velocities to start from, in D4RL's frame."""
+        """A random goal [2], start positions and start velocities, in D4RL's frame."""
         raise NotImplementedError
 
     def judge(self, distance: float) -> tuple[float, bool]:
-        """Reward and termination at this distance from the goal."""
+        """Reward and termination at a distance from the goal."""
         raise NotImplementedError
 
     def reset(
@@ -110,7 +110,7 @@ class MazeTask(gymnasium.Wrapper):
         self.goal, positions, velocities = self.draw(self.unwrapped.np_random)
         self.place(positions, velocities)
         inner: Any = self.unwrapped
-        inner.goal = self.goal - self.maze.offset  # where it is drawn
+        inner.goal = self.goal - self.maze.offset  # for rendering
         inner.update_target_site_pos()
         return self.observe(), {}
 
@@ -119,6 +119,7 @@ class MazeTask(gymnasium.Wrapper):
         self.body.set_state(self._shifted(positions, -self.maze.offset), velocities)
 
     def observe(self) -> np.ndarray:
+        """The observation, in D4RL's frame."""
         positions = self._shifted(self.body.data.qpos, self.maze.offset)
         return np.concatenate([positions, self.body.data.qvel])
 
@@ -135,15 +136,16 @@ class MazeTask(gymnasium.Wrapper):
 
 
 class PointMaze(MazeTask):
-    """maze2d: a ball starts in any free cell; the goal stands still; an episode never ends there.
+    """maze2d: a ball starts in a random free cell; the goal is fixed and does not end the episode.
 
-    Reward 1 within 0.5 of the goal, else 0; dense: exp(-distance).
+    Reward 1 within 0.5 of the goal, else 0; if `dense`, exp(-distance).
     """
 
     def __init__(self, layout: str, goal: tuple[int, int], dense: bool, **options: Any) -> None:
         from gymnasium_robotics.envs.maze.point_maze import PointMazeEnv
 
-        # The ball's zero is 0.2 beyond a cell's centre in D4RL's model: goals and starts are, too.
+        # The ball's zero position is 0.2 beyond a cell's centre in D4RL's model, as are goals and
+        # starts.
         maze = Maze(_walls(layout), 1.0, (0.2, 0.2))
         env = PointMazeEnv(maze_map=maze.robotics_map, **options)
         super().__init__(env, env.point_env, maze, goal)
@@ -158,9 +160,9 @@ class PointMaze(MazeTask):
 
 
 class AntMaze(MazeTask):
-    """antmaze: the ant starts in the first cell; reaching the goal is rewarded 1 and is the end.
+    """antmaze: the ant starts in the first cell; at the goal, the reward is 1 and the episode ends.
 
-    The goal is drawn anew for every episode, as in D4RL's v2.
+    The goal is drawn for every episode, as in D4RL's v2.
     """
 
     def __init__(self, layout: str, goal: tuple[int, int], **options: Any) -> None:
@@ -169,7 +171,7 @@ class AntMaze(MazeTask):
         maze = Maze(_walls(layout).T, 4.0, (1.0, 1.0))
         env = AntMazeEnv(maze_map=maze.robotics_map, **options)
         super().__init__(env, env.ant_env, maze, goal)
-        # Gymnasium's ant is five times as strong and acts twice as often as that of D4RL's antmaze.
+        # Gymnasium's ant is five times as strong and acts twice as often as D4RL's in antmaze.
         model = env.ant_env.model
         model.opt.timestep = 0.02
         model.actuator_gear[:, 0] = 30.0

@@ -1,8 +1,8 @@
-"""Reacher2d: hold the tip of a two-link arm at a target that stays where it was drawn.
+"""Reacher2d: hold the tip of a two-link arm at a fixed random target.
 
 The environment of the Decision Transformer paper's fourth task (kzl/decision-transformer,
-gym/decision_transformer/envs/reacher_2d.py), whose datasets were never released. Rebuilt from its
-facts; the links' thickness and density, which decide their inertia, are ours.
+gym/decision_transformer/envs/reacher_2d.py), whose datasets were never released. It is rebuilt from
+the published facts; the links' thickness and density, and so their inertia, are our own choice.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 
 FRAME_SKIP = 15  # of 0.01 s: a step lasts 0.15 s
-REACH = 0.1  # |dx| + |dy| below which a step is rewarded
+REACH = 0.1  # a step is rewarded if |dx| + |dy| is less
 TARGET_RADIUS = (0.5, 1.0)
 
 
 class Reacher2d(MujocoEnv):
-    """Observations [12]: sin(q) (2), cos(q) (2), 0.15 q' (2), tip, target, tip - target (2 each).
+    """Two-link arm that has to reach a target.
 
+    Observations [12]: sin(q) (2), cos(q) (2), 0.15 q' (2), tip, target, tip - target (2 each).
     Actions [2]: torques in [-1, 1]. Reward 1 in every step that ends with the tip at the target,
     else 0. Never terminates; the registered time limit is 100 steps.
     """
@@ -39,7 +40,7 @@ class Reacher2d(MujocoEnv):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, np.float64, bool, bool, dict[str, Any]]:
         self.do_simulation(action, self.frame_skip)
-        mujoco.mj_kinematics(self.model, self.data)  # the step leaves positions one substep behind
+        mujoco.mj_kinematics(self.model, self.data)  # the step's positions lag by one substep
         observation = self._observe()
         reward = np.float64(np.abs(observation[10:]).sum() < REACH)
         if self.render_mode == "human":
@@ -47,7 +48,7 @@ class Reacher2d(MujocoEnv):
         return observation, reward, False, False, {}
 
     def reset_model(self) -> np.ndarray:
-        """Joints uniform in [-2, 2], at rest; the target uniform in its ring."""
+        """Draw the joints uniformly in [-2, 2], at rest, and the target uniformly in its ring."""
         low, high = TARGET_RADIUS
         target = np.zeros(2)
         while not low <= np.linalg.norm(target) <= high:

@@ -1,4 +1,4 @@
-"""One environment by its id, and N copies of it stepped together."""
+"""Making of an environment by its id, and N copies of one stepped together."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from decision_seq.envs.atari_scores import ATARI
 from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
 from decision_seq.types import UserError
 
-# How the ids of the `robotics` extra begin, so that its lack can be named.
+# Beginnings of the ids that need the `robotics` extra, so that an error can name it.
 ROBOTICS = (NAMESPACE, "AdroitHand", "AntMaze_", "Fetch", "FrankaKitchen", "Hand", "PointMaze_")
-# How ids begin -> the module, the package and the extra that they need.
+# Beginnings of ids -> the module, the package and the extra that they need.
 EXTRAS = {
     ROBOTICS: ("gymnasium_robotics", "gymnasium-robotics", "robotics"),
     (ATARI,): ("ale_py", "ale-py", "atari"),
 }
-# What environments raise on an argument they do not know, or on a simulator they do not fit.
+# Errors that environments raise for an unknown argument or an unsuitable simulator.
 REFUSALS = (ImportError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 def make(env_id: str, **more: Any) -> Any:
-    """One Gymnasium environment; UserError when the id is unknown or its simulator is missing.
+    """Make one Gymnasium environment; UserError if the id is unknown or its simulator is missing.
 
-    env_id: a registered id, with Gymnasium's keyword arguments as JSON behind a question mark
-    where it needs any: `Ant-v4?{"use_contact_forces": true}`. A dictionary of observations becomes
-    one vector by Gymnasium's `FlattenObservation`: the entries in the space's order of keys.
-    more: further keyword arguments, such as render_mode.
+    A dictionary of observations becomes one vector by Gymnasium's `FlattenObservation`, with the
+    entries in the order of the space's keys.
+
+    env_id: a registered id, with Gymnasium's keyword arguments, if any, as JSON after a question
+    mark: `Ant-v4?{"use_contact_forces": true}`. more: further keyword arguments, such as
+    render_mode.
     """
     import gymnasium
 
     name, options = parse_id(env_id)
-    if "render_mode" in options:  # a window would need a display, and be drawn into by nobody
+    if "render_mode" in options:  # a window would need a display, and nothing draws into it
         raise UserError(
             f"environment {env_id!r}: render_mode is no part of an id; leave it out, and ask for"
             " films by `evaluate --video`"
@@ -49,14 +51,14 @@ def make(env_id: str, **more: Any) -> Any:
     if module and module not in sys.modules:
         raise UserError(
             f"environment {env_id!r} is of the module {module}, which is imported only for an"
-            " environment that you name yourself (--env, --evaluation.env_id), never for one that"
-            " data name"
+            " environment that you name yourself (--env, --evaluation.env_id), never for one named"
+            " by data"
         )
     _find(name)
     _silence_mujoco()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # -v4 is what D4RL's data need
+            warnings.simplefilter("ignore", DeprecationWarning)  # D4RL's data need -v4
             env = gymnasium.make(name, **{**options, **more})
     except gymnasium.error.NameNotFound as error:
         known = difflib.get_close_matches(name, list(gymnasium.registry), 3, 0.5)
@@ -71,7 +73,7 @@ def make(env_id: str, **more: Any) -> Any:
 
 
 def trust(env_id: str) -> None:
-    """Import the module of `module:Env-v0`, for an id that the user gave and not the data."""
+    """Import the module of `module:Env-v0`; only for an id given by the user, not by data."""
     module = env_id.partition("?")[0].rpartition(":")[0]
     if module:
         try:
@@ -81,9 +83,9 @@ def trust(env_id: str) -> None:
 
 
 def obstacle(env_id: str | None, family: str | None) -> str | None:
-    """Why the policies of a known task cannot be rolled out here; None where nothing hinders.
+    """The reason why policies of a task cannot be rolled out here; None if they can.
 
-    env_id: the environment that the data name; made once, to see that it runs.
+    env_id: the environment named by the data; it is made once as a check.
     """
     if env_id is not None:
         try:
@@ -92,11 +94,11 @@ def obstacle(env_id: str | None, family: str | None) -> str | None:
             return str(error)
         return None
     facts = FACTS.get(family or "")
-    return f"no environment stands for {family} today ({facts.absent})" if facts else None
+    return f"no environment is available for {family} today ({facts.absent})" if facts else None
 
 
 def missing_extra(env_id: str) -> str | None:
-    """What an environment needs that is not installed; None where nothing is missing."""
+    """A message on the package that an environment needs and lacks; None if none is missing."""
     for beginnings, (module, package, extra) in EXTRAS.items():
         if env_id.startswith(beginnings) and not importlib.util.find_spec(module):
             name = env_id.partition("?")[0]
@@ -105,7 +107,7 @@ def missing_extra(env_id: str) -> str | None:
 
 
 def _find(name: str) -> None:
-    """Fill Gymnasium's registry from the packages that may know the id."""
+    """Import the packages that may register the id; UserError if an extra is missing."""
     import gymnasium
 
     from decision_seq.envs import (  # noqa: F401 (they register)
@@ -125,31 +127,31 @@ def _find(name: str) -> None:
         return
     known = name in gymnasium.registry and not name.startswith(NAMESPACE)
     if not known and importlib.util.find_spec("gymnasium_robotics"):
-        # On every import it prints a note on its Adroit rewards, which `envs.adroit` does not use.
+        # Its import prints a note on its Adroit rewards, which `envs.adroit` does not use.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             import_module("gymnasium_robotics")
 
 
 def _silence_mujoco() -> None:
-    """MuJoCo writes MUJOCO_LOG.TXT into the working directory for each model warning."""
+    """Stop MuJoCo from writing MUJOCO_LOG.TXT to the working directory for model warnings."""
     import mujoco
 
     mujoco.set_mju_user_warning(lambda message: None)
 
 
 class Environments:
-    """N copies of one environment, stepped together; one that has ended rests until `reset`.
+    """N copies of one environment, stepped together; an ended one stays idle until `reset`.
 
-    Unlike a Gymnasium vector environment it never restarts an episode by itself, so exactly N
-    episodes are seen and none is favoured for being short.
+    Unlike a Gymnasium vector environment, it never restarts an episode by itself. Exactly N
+    episodes are run, and short ones are not overrepresented.
 
-    delayed: rewards are told as one sum with an episode's last step, and as 0 before.
+    delayed: the last step of an episode returns the sum of its rewards, all other steps return 0.
     """
 
     def __init__(self, env_id: str, count: int, delayed: bool = False) -> None:
         if count < 1:
-            raise UserError(f"{count} environments asked for; at least 1 is needed")
+            raise UserError(f"{count} environments requested; at least 1 is needed")
         self.env_id = env_id
         self.envs = [make(env_id) for _ in range(count)]
         self.running = np.zeros(count, bool)
@@ -166,7 +168,7 @@ class Environments:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
-        """Observation shape and action size: dimensions, or choices of a discrete action."""
+        """Observation shape, and action size: dimensions, or choices of a discrete action."""
         seen, acted = self.envs[0].observation_space, self.envs[0].action_space
         for space in (seen,) if self.discrete else (seen, acted):
             if type(space).__name__ != "Box":
@@ -178,13 +180,14 @@ class Environments:
 
     @property
     def max_episode_steps(self) -> int | None:
+        """Time limit in steps; None if there is none."""
         spec = self.envs[0].spec
         return spec.max_episode_steps if spec else None
 
     def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:
         """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...].
 
-        rows: the environments to start them in; None: the first ones, and all others rest.
+        rows: the environments to start; None for the first ones, and all others are then idle.
         """
         if rows is None:
             self.running[:] = False
@@ -199,9 +202,9 @@ class Environments:
     def step(
         self, rows: np.ndarray, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Act in the environments `rows` -> observations, rewards, terminated, truncated.
+        """Step the environments `rows` -> observations, rewards, terminated, truncated.
 
-        actions: [R, A], or [R] where they are choices; UserError for those of the other kind.
+        actions: [R, A], or [R] if discrete; UserError for actions of the other kind.
         """
         if self.discrete != (actions.ndim == 1):
             takes = "a choice" if self.discrete else "a vector"
@@ -210,10 +213,10 @@ class Environments:
                 " another environment"
             )
         results = [self.envs[row].step(action) for row, action in zip(rows, actions, strict=True)]
-        observations, obtained, terminated, truncated, _ = zip(*results, strict=True)
+        observations, step_rewards, terminated, truncated, _ = zip(*results, strict=True)
         ended = np.array(terminated, bool) | np.array(truncated, bool)
         self.running[rows[ended]] = False
-        rewards = np.array(obtained, np.float64)
+        rewards = np.array(step_rewards, np.float64)
         if self.delayed:
             self.withheld[rows] += rewards
             rewards = np.where(ended, self.withheld[rows], 0.0)
@@ -225,5 +228,6 @@ class Environments:
         )
 
     def close(self) -> None:
+        """Close all environments."""
         for env in self.envs:
             env.close()

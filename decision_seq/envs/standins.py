@@ -1,8 +1,8 @@
-"""Environments that stand for D4RL's tasks beyond locomotion: `d4rl/antmaze-umaze-v0` and so on.
+"""Environments that replace D4RL's for tasks beyond locomotion: `d4rl/antmaze-umaze-v0` and so on.
 
-They are named by the families of `FACTS`, which also holds their time limits and what differs from
-D4RL's own; the version at the end of the name is ours. gymnasium-robotics simulates them and is
-imported when one is made.
+They have the names of the families in `FACTS`, which also holds their time limits and their
+differences from D4RL's own; the version at the end of the name is ours. gymnasium-robotics
+simulates them and is imported when one is made.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _entry(family: str) -> tuple[str, dict[str, Any]]:
 
 
 def register() -> None:
-    """Make the environments known to Gymnasium."""
+    """Register the environments with Gymnasium."""
     for family, facts in FACTS.items():
         if facts.env_id and facts.env_id.startswith(NAMESPACE):
             where, options = _entry(family)

@@ -274,7 +274,7 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(write_d4rl: Write, case: tupl
 def test_unknown_names_say_what_is_known() -> None:
     with pytest.raises(UserError, match="nearest known: hopper-medium"):
         open_dataset("hoper-medium")
-    with pytest.raises(UserError, match=r"rail.eecs.berkeley.edu is not asked"):
+    with pytest.raises(UserError, match=r"rail.eecs.berkeley.edu is not contacted"):
         open_dataset("d4rl/hopper-medium-v2")
     with pytest.raises(UserError, match="D4RL has no dataset called 'hopper-masterly'"):
         open_dataset("d4rl/hopper-masterly")

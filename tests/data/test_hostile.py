@@ -492,7 +492,7 @@ def test_data_may_not_name_a_module_to_be_imported(
     """Gymnasium imports `module` for an environment called `module:Env-v0`."""
     _header("env_id", "this:Foo-v0")(store.path)
     assert main(["data", "inspect", str(store.path)]) == 0
-    assert "never for one that data name" in capsys.readouterr().out
+    assert "never for one named by data" in capsys.readouterr().out
     assert "this" not in sys.modules
 
 

@@ -99,7 +99,7 @@ def test_episodes_are_read_whole_without_padding(logs: Path, tmp_path: Path) -> 
         "atari/breakout",
     )
     assert said.lines == [
-        f"{logs}: 81 transitions in 2 of 2 shard(s) = 69 kept + 12 of padding + 0 not asked for"
+        f"{logs}: 81 transitions in 2 of 2 shard(s) = 69 kept + 12 of padding + 0 not requested"
     ]
 
 
