@@ -54,7 +54,7 @@ class Protocol:
     @classmethod
     def of(cls, run: Run) -> Protocol:
         scores, first = run.scores, run.headline
-        asked = tuple(target for target in run.targets if target is not None) or None
+        targets = tuple(target for target in run.targets if target is not None) or None
         return cls(
             scores.dataset,
             scores.env_id,
@@ -63,7 +63,7 @@ class Protocol:
             run.size,
             first.episodes,
             first.seed,
-            asked,
+            targets,
         )
 
     @property
