@@ -165,8 +165,10 @@ def read_run(folder: Path) -> Run:
 
 
 def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
-    said = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
-    return UserError(f"{folder} is damaged: {name}: {' '.join(said.split())[:100]}; leave it out")
+    message = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
+    return UserError(
+        f"{folder} is damaged: {name}: {' '.join(message.split())[:100]}; leave it out"
+    )
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:

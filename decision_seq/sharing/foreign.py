@@ -98,16 +98,16 @@ def read(path: Path, source: str) -> Foreign:
     """
     if not path.is_dir():
         require_file(path, "a model's file or folder")
-        tensors, beside = _tensors(path, source)
-        return Foreign(path.stem, _describe(source, path), tensors, beside)
+        tensors, statistics = _tensors(path, source)
+        return Foreign(path.stem, _describe(source, path), tensors, statistics)
     found = [path / name for name in WEIGHTS if (path / name).is_file()]
     if not found:
         raise UserError(f"{source} has neither {' nor '.join(WEIGHTS)}; give such a folder or file")
     config = _read_json(path / CONFIG, source)
-    tensors, beside = _tensors(found[0], source)
+    tensors, statistics = _tensors(found[0], source)
     card = path / CARD
     text = card.read_text(errors="replace") if card.is_file() else ""
-    return Foreign(source, _describe(source, found[0]), tensors, {**beside, **config}, text)
+    return Foreign(source, _describe(source, found[0]), tensors, {**statistics, **config}, text)
 
 
 def _describe(source: str, file: Path) -> str:
@@ -148,8 +148,8 @@ def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
             raise UserError(f"{source}: {name} is no plain array of numbers; save a dense float32")
-    beside = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
-    return tensors, beside
+    statistics = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
+    return tensors, statistics
 
 
 def _is_plain(tensor: Tensor) -> bool:
