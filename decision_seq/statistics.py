@@ -48,7 +48,7 @@ def returns_interval(returns: np.ndarray) -> Interval:
 
 
 def student_interval(values: np.ndarray) -> np.ndarray:
-    """Student's t: runs [..., n], n at least 2 -> ends of the 95 % interval of the mean [2, ...]."""
+    """Runs [..., n], n at least 2 -> ends [2, ...] of the mean's 95 % interval by Student's t."""
     from scipy.special import stdtrit  # the only part of scipy that evaluation needs
 
     half = stdtrit(values.shape[-1] - 1, (1 + LEVEL) / 2) * standard_error(values)
