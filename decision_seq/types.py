@@ -155,7 +155,7 @@ class Batch:
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Batch:
-        """The same batch as torch tensors on `device`; floating point becomes `dtype`, float32."""
+        """The same batch as torch tensors on `device`; floats become `dtype` (float32)."""
         import torch
 
         def convert(array: Any) -> torch.Tensor | None:

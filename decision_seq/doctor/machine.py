@@ -34,7 +34,7 @@ ENV_STEPS = 200
 def launch(config: Config, ranks: Ranks, device: torch.device, processes: int | None) -> Check:
     """Check that all ranks run the same packages, and that the cores suffice for the threads.
 
-    `start_accelerator` has refused inconsistent launches before.
+    Inconsistent launches do not reach this check: `start_accelerator` refuses them.
     """
     packages = {name: version(name) for name in ("decision-seq", "torch", "numpy", "accelerate")}
     gathered = ranks.gather(packages)

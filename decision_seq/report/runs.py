@@ -192,7 +192,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
         isinstance(launch.get("commit"), str | None) for launch in launches
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
-        raise _damaged(folder, "provenance.json", "its commit or its counts are none")
+        raise _damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 

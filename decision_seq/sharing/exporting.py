@@ -85,7 +85,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
         "n_head": backbone.heads,
         "activation_function": activation,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), backbone.dropout),
-        # Settings of a language model, which this is not.
+        # Settings for language models, unused here.
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "context_length": config.context_length,
         "return_scale": conditioning.scale,
