@@ -1,7 +1,8 @@
-"""Configurations: YAML files and dotted overrides into frozen dataclasses.
+"""Configurations: YAML files and dotted overrides, parsed into frozen dataclasses.
 
-A component's config stands beside the component. Where one of several may be chosen (a policy, a
-backbone, a conditioning) the base class is a `draccus.ChoiceRegistry` and the key `name` chooses:
+A component's configuration is defined in the module of the component. Where one of several
+components may be chosen (a policy, a backbone, a conditioning) the base class is a
+`draccus.ChoiceRegistry` and the key `name` chooses:
 
     policy: {name: dt, context_length: 20, backbone: {name: gpt, layers: 3}}
 
@@ -26,8 +27,8 @@ Config = TypeVar("Config")
 
 # draccus selects a class by this key; ours is `name`, the word the field uses.
 _NAME, _DRACCUS_KEY = "name", "type"
-# What safe_load raises for a tag that does not fit its text, and for nesting without end.
-MOST_VALUES = 100_000  # of a file: ours hold a few hundred
+MOST_VALUES = 100_000  # in a file; ours hold a few hundred
+# Errors of safe_load for a tag that does not fit its text, and for nesting that is too deep.
 BAD_SCALARS = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
 
@@ -40,7 +41,7 @@ def _rename(tree: Any, old: str, new: str) -> Any:
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """`other` over `into`, key by key; another `name` starts that component afresh."""
+    """Merge `other` over `into`, key by key; a different `name` replaces the whole component."""
     merged = dict(into)
     for key, value in other.items():
         mine = merged.get(key)
@@ -68,7 +69,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _is_endless(tree: Any) -> bool:
-    """Aliases (`*a`) make a tree without end of a few lines."""
+    """Whether a tree is cyclic or too large; a few lines with aliases (`*a`) suffice for that."""
     waiting, seen = [tree], 0
     while waiting and seen <= MOST_VALUES:
         node = waiting.pop()
@@ -81,21 +82,21 @@ def _is_endless(tree: Any) -> bool:
 def override(dotted: str, text: str) -> dict[str, Any]:
     """`train.steps`, `"500"` -> `{"train": {"steps": 500}}`; the text is read as YAML.
 
-    A mapping is written in braces; any other text that YAML takes for one is left as it is.
+    A mapping has to be in braces; other text that YAML would parse as a mapping stays text.
     """
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, *BAD_SCALARS) as error:
         raise UserError(f"--{dotted}: cannot read the value {text!r}; quote it as YAML") from error
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
-        value = text  # an environment id may hold ": ", which YAML would take for a key's end
+        value = text  # an environment id may hold ": ", which YAML would parse as a key
     for key in reversed(dotted.split(".")):
         value = {key: value}
     return value
 
 
 def setting(option: str, text: str, example: str) -> dict[str, Any]:
-    """As `override`, of the `key=value` that an option was given."""
+    """As `override`, for an option's value `key=value`; UserError if it has another form."""
     key, equals, value = text.partition("=")
     require(bool(key and equals), f"{option} {text!r} is no key=value, as {example} is")
     return override(key, value)
@@ -106,7 +107,7 @@ def _first_line(error: Exception) -> str:
 
 
 def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
-    """Merge the trees, later over earlier, and build `cls`; raise UserError naming a bad key."""
+    """Merge the trees, later over earlier, and build `cls`; UserError names a bad key."""
     merged: dict[str, Any] = {}
     try:
         for tree in trees:
@@ -125,7 +126,7 @@ def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
 
 
 def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
-    """Raise UserError for a key that `cls` does not have, with the nearest one it has."""
+    """Raise UserError for a key that `cls` does not have; it suggests the nearest key."""
     choice = issubclass(cls, draccus.ChoiceRegistry)
     if choice:
         known = cls.get_known_choices()
@@ -149,7 +150,7 @@ def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
 
 
 def _check_value(hint: Any, value: Any, path: str) -> None:
-    """UserError, by name, for a value that is not of the type of its key."""
+    """Raise UserError for a value whose type does not fit its key."""
     if hint in (int, float, str, bool) and value is None:
         raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
     optional = (number for number in _WORDS if hint == number | None and value is not None)
@@ -157,13 +158,13 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     if kind in _WORDS and not _is_number(kind, value):
         raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
     if "tuple[str" in str(hint):
-        # Text is a sequence too: its letters would be taken for names.
+        # Text is a sequence too: draccus would take its letters for names.
         listed = isinstance(value, list | tuple)
         if not listed or not all(isinstance(item, str) for item in value):
             raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
     if "tuple[float" in str(hint) and value is not None:
         listed = isinstance(value, list | tuple)
-        words = "str" in str(hint)  # for numbers
+        words = "str" in str(hint)  # words such as `max` may replace numbers
         if not listed or not all(
             _is_number(float, item) or (words and isinstance(item, str)) for item in value
         ):
@@ -174,7 +175,7 @@ _WORDS = {int: "whole number", float: "number"}
 
 
 def _is_number(kind: type, value: Any) -> bool:
-    """Whether draccus makes a number of it; of text too, as YAML takes 1e-4 for text."""
+    """Whether draccus converts the value to a number; text counts, as YAML reads 1e-4 as text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
     try:
@@ -195,7 +196,7 @@ def dump(config: Any) -> str:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"train": {"steps": 5}}` -> `{"train.steps": 5}`."""
+    """A nested tree with dotted keys: `{"train": {"steps": 5}}` -> `{"train.steps": 5}`."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -206,14 +207,14 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass of plain values as YAML and JSON know them."""
+    """A dataclass as a tree of plain YAML and JSON values."""
     return draccus.encode(dataclasses.asdict(value))
 
 
 def save_text(path: Path, text: str) -> None:
-    """Write beside the name, then rename: a reader finds the old text or the new, never half.
+    """Write a text file atomically: a reader finds the old text or the new, never a part.
 
-    UserError when the disk refuses.
+    It is written to another name, then renamed. UserError when it cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -221,7 +222,7 @@ def save_text(path: Path, text: str) -> None:
         with open(partial, "w") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())  # else a crash of the machine may leave an empty one
+            os.fsync(file.fileno())  # else a crash of the machine may leave an empty file
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -230,6 +231,6 @@ def save_text(path: Path, text: str) -> None:
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise UserError unless `condition`: for the `__post_init__` of config dataclasses."""
+    """Raise UserError unless `condition` holds; used in the `__post_init__` of configurations."""
     if not condition:
         raise UserError(message)

@@ -1,8 +1,8 @@
-"""How often the intervals of `decision_seq.statistics` hold the truth, where the truth is known.
+"""Simulated coverage: how often the intervals of `decision_seq.statistics` contain the true value.
 
-Scores are drawn from a normal distribution of each task, for which every aggregate has a closed
-form, and each interval is counted that holds it. 95 % is the promise; few seeds break it for the
-bootstrap, and here one reads by how much.
+Scores are drawn from a normal distribution for each task, for which every aggregate's true value
+has a closed form. The nominal coverage is 95 %. With few seeds the bootstrap's is lower; the
+simulation measures by how much.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from decision_seq.statistics import (
     student_interval,
 )
 
-BLOCK = 2_000_000  # scores resampled at once, so that a simulation fits into little memory
+BLOCK = 2_000_000  # scores resampled at once, which bounds the memory of a simulation
 
 
 @dataclass(frozen=True)
 class World:
-    """Tasks of known truth: a run's score in task i is normal with means[i] and stds[i].
-
-    seeds: runs in each task.
-    """
+    """Tasks with known distributions: a run's score in task i is normal."""
 
     means: Sequence[float]
+    """Mean score of each task."""
     stds: Sequence[float]
+    """Standard deviation over seeds of each task."""
     seeds: Sequence[int]
+    """Number of runs in each task."""
 
     @classmethod
     def even(cls, tasks: int, seeds: int) -> World:
-        """Means spread as those of Decision Transformer over D4RL's locomotion, 40 to 110.
+        """A world with means from 40 to 110, as of Decision Transformer on D4RL's locomotion.
 
-        The spread over seeds, 5 points, is the middle of what is published for it.
+        The standard deviation over seeds, 5 points, is the middle of its published values.
         """
         means = np.linspace(40, 110, tasks) if tasks > 1 else np.array([70.0])
         return cls(means.tolist(), [5.0] * tasks, [seeds] * tasks)
 
     def draw(self, draws: int, rng: np.random.Generator) -> list[np.ndarray]:
-        """`draws` whole experiments: for every task [draws, seeds]."""
+        """Draw `draws` independent experiments -> scores [draws, seeds] of each task."""
         tasks = zip(self.means, self.stds, self.seeds, strict=True)
         return [rng.normal(mean, std, (draws, count)) for mean, std, count in tasks]
 
@@ -57,7 +57,7 @@ def true_mean(world: World) -> float:
 
 
 def true_interquartile_mean(world: World) -> float:
-    """The mean of the middle half of the tasks' mixture, what endless seeds would give."""
+    """The mean of the middle half of the tasks' mixture: the limit of infinitely many seeds."""
     from scipy.optimize import brentq
     from scipy.special import ndtr
 
@@ -88,7 +88,7 @@ def _density(x: np.ndarray) -> np.ndarray:
 
 
 def true_improvement(world: World) -> float:
-    """Of two methods that do equally well: a half."""
+    """P(X > Y) of two methods with equal distributions: one half."""
     return 0.5
 
 
@@ -101,7 +101,10 @@ def _student(world: World, draws: int, reps: int, rng: np.random.Generator) -> n
 
 
 def _bootstrap(aggregate: Callable[..., np.ndarray], methods: int = 1) -> Intervals:
-    """Intervals of `draws` experiments [2, draws], each of as many methods as are compared."""
+    """A function that returns bootstrap intervals [2, draws] of `draws` simulated experiments.
+
+    methods: number of methods that one experiment compares.
+    """
 
     def intervals(world: World, draws: int, reps: int, rng: np.random.Generator) -> np.ndarray:
         block = max(1, BLOCK // (reps * sum(world.seeds) * methods))
@@ -120,12 +123,16 @@ def _bootstrap(aggregate: Callable[..., np.ndarray], methods: int = 1) -> Interv
 
 @dataclass(frozen=True)
 class Method:
-    """How an interval is made of one experiment after another, and the truth it should hold."""
+    """A statistic, a kind of interval for it, and its true value."""
 
     statistic: str
+    """Name of the statistic."""
     interval: str
+    """Name of the kind of interval."""
     intervals: Intervals
+    """(world, draws, resamples, rng) -> ends [2, draws] of simulated experiments' intervals."""
     truth: Callable[[World], float]
+    """True value of the statistic in a world."""
 
 
 STUDENT = Method("mean", "Student's t", _student, true_mean)
@@ -138,7 +145,7 @@ IMPROVEMENT = Method("P(X > Y)", "bootstrap", _bootstrap(improvement, 2), true_i
 def simulate(
     method: Method, world: World, rng: np.random.Generator, draws: int = 2_000, reps: int = 500
 ) -> float:
-    """The fraction of `draws` experiments whose 95 % interval holds the truth.
+    """The fraction of `draws` simulated experiments whose 95 % interval contains the true value.
 
     reps: resamples of a bootstrap. ValueError with fewer than two seeds in a task.
     """

@@ -1,4 +1,4 @@
-"""What made a run, so that it can be made again."""
+"""Provenance of a run: the facts that are needed to repeat it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from decision_seq.data.store import EpisodeStore
 
 @dataclass(frozen=True)
 class Launched:
-    """What was started, with which code, on what."""
+    """One launch of a run."""
 
     facts: dict[str, Any]
+    """Command, time, commit, package versions and machine, as saved in provenance.json."""
 
     @classmethod
     def now(cls, command: Sequence[str], processes: int, device: torch.device) -> Launched:
-        """command: what was typed behind `decision-seq`."""
+        """The current launch; command: the arguments after `decision-seq`."""
         packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
         on_cuda = device.type == "cuda"
         hashed, changed = commit()
@@ -52,7 +53,7 @@ class Launched:
         )
 
     def record(self, path: Path, config: dict[str, Any], store: EpisodeStore) -> None:
-        """The first launch with its config and data, and behind it those that resumed the run."""
+        """Write the first launch with its config and data, or append a launch that resumes it."""
         data = {key: value for key, value in store.header.items() if key != "columns"}
         tree = {**self.facts, "config": config, "data": data, "resumed": []}
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
@@ -67,7 +68,7 @@ def commit() -> tuple[str | None, bool]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout, None where the package does not run from one."""
+    """Output of git in the checkout; None where the package does not run from a checkout."""
     folder = Path(__file__).parent
     if shutil.which("git") is None or not (folder.parent / ".git").exists():
         return None

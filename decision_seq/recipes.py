@@ -1,4 +1,4 @@
-"""The YAML files of `experiments/`, by name: recipes, and tables of many runs."""
+"""The YAML files of `experiments/` by name: recipes of one run, and tables of many runs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from decision_seq.config import read_yaml, require
 from decision_seq.types import UserError
 
 DEFAULT_RECIPE, DEFAULT_DATASET = "dt/gym", "hopper-medium"
-# What datasets take whose names begin so, the longest first.
+# Default recipes by the beginning of the dataset's name; the longest beginnings come first.
 OF_DATASETS = {
     "atari/bundled-": "atari/small",
     "atari/": "atari/dt",
     "bundled/key-to-door-": "dt/key-to-door",
     "key-to-door-": "dt/key-to-door",
 }
-TABLES = "tables"  # the folder of `experiments/` that holds no recipes
+TABLES = "tables"  # the folder of `experiments/` that holds tables, not recipes
 _PACKAGE = Path(__file__).parent
 FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")  # installed, or a checkout
 
 
 def recipe_of(dataset: str | None) -> str:
-    """The recipe that a dataset is trained by where none is named."""
+    """The default recipe of a dataset."""
     begins = (
         recipe for prefix, recipe in OF_DATASETS.items() if (dataset or "").startswith(prefix)
     )
@@ -32,10 +32,10 @@ def recipe_of(dataset: str | None) -> str:
 
 
 def recipe_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
-    """What a recipe says, later over earlier: to all datasets, then to those named like this one.
+    """A recipe's settings: those for all datasets, then overrides for the given dataset.
 
-    The latter stand under its `for_datasets`, below patterns such as `walker2d-medium-replay*`; a
-    file is named as D4RL's dataset would be.
+    Overrides are in the recipe's `for_datasets`, under patterns such as `walker2d-medium-replay*`.
+    A data file matches as the D4RL dataset of the same name.
     """
     path = recipe_path(name)
     tree = read_yaml(path)
@@ -68,7 +68,7 @@ def table_path(name: str) -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """Every recipe by its name; what an installed package holds goes before a checkout's."""
+    """All recipes by name; an installed package's recipes take precedence over a checkout's."""
     found = {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for folder in reversed(FOLDERS)
@@ -78,7 +78,7 @@ def recipes() -> dict[str, Path]:
 
 
 def tables() -> dict[str, Path]:
-    """Every table by its name."""
+    """All tables by name."""
     found = {
         path.stem: path for folder in reversed(FOLDERS) for path in (folder / TABLES).glob("*.yaml")
     }

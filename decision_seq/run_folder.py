@@ -1,4 +1,4 @@
-"""The folder of a run: made, found again, and held by one launch at a time."""
+"""The folder of a run: created, found again, and locked by one launch at a time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal
 
 from decision_seq.types import UserError
 
-# never: begin a run; must: go on with one; auto: go on where there is one, else begin.
+# never: begin a run; must: resume a run; auto: resume if there is a run, else begin one.
 Resume = Literal["never", "must", "auto"]
 LOCK = ".lock"
 
 
 def open_run(output: Path, resume: Resume) -> Path | None:
-    """Make the run's folder -> the outermost folder that had to be made, None if it was there.
+    """Make the run's folder -> the outermost folder that was created, None if it existed.
 
-    UserError when it cannot be made, already holds a run, or holds none to resume.
+    UserError when the folder cannot be made, holds a run that is not to be resumed, or holds no run
+    to resume.
     """
     if resume == "must" and not is_run(output):
         what = "holds no config.yaml" if output.exists() else "does not exist"
@@ -40,13 +41,13 @@ def open_run(output: Path, resume: Resume) -> Path | None:
 
 
 def is_run(output: Path) -> bool:
-    """Whether a run has begun in the folder."""
+    """Whether the folder holds a run."""
     return (output / "config.yaml").is_file()
 
 
 @contextmanager
 def run_folder(output: Path, resume: Resume) -> Iterator[None]:
-    """The folder, made where needed and held; what could not begin leaves nothing behind."""
+    """Create and lock the run's folder; it is removed again if the run could not begin."""
     made = open_run(output, resume)
     with held(output):
         try:
@@ -59,7 +60,7 @@ def run_folder(output: Path, resume: Resume) -> Iterator[None]:
 
 @contextmanager
 def held(output: Path) -> Iterator[None]:
-    """While this lasts no other process trains in the folder; a killed one lets go of it."""
+    """Lock the folder against other training processes; a killed process releases its lock."""
     try:
         handle = os.open(output / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
@@ -76,14 +77,14 @@ def held(output: Path) -> Iterator[None]:
                 f"{output} is on a disk without file locks ({error.strerror}): two launches could"
                 " spoil each other's run; name an --output on another disk"
             ) from error
-        if not _still_there(handle, output / LOCK):  # whoever held it has just taken it away
-            raise UserError(f"another process has just left {output}; try again")
+        if not _still_exists(handle, output / LOCK):  # the former holder has just deleted it
+            raise UserError(f"another process has just removed {output}; try again")
         yield
     finally:
         os.close(handle)
 
 
-def _still_there(handle: int, path: Path) -> bool:
+def _still_exists(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -91,12 +92,12 @@ def _still_there(handle: int, path: Path) -> bool:
 
 
 def remove_empty(output: Path, made: Path) -> None:
-    """Take away the folders from `output` up to `made`; another run may have moved in beside."""
+    """Delete the empty folders from `output` up to `made`, unless another run now uses one."""
     (output / LOCK).unlink(missing_ok=True)
     for folder in (output, *output.parents):
         try:
             folder.rmdir()
         except OSError:
-            return  # not empty: somebody else's
+            return  # not empty: another run's
         if folder == made:
             return

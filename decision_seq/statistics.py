@@ -1,9 +1,9 @@
-"""What several runs say together: means, interquartile means, and how sure one may be of them.
+"""Statistics of several runs: means, interquartile means, and their intervals.
 
 The aggregates and their stratified bootstrap are those of Agarwal et al. 2021, "Deep reinforcement
 learning at the edge of the statistical precipice" (their code: google-research/rliable). A task's
-runs stand in one array [..., n]: leading axes are whole experiments beside each other, so that
-resamples and simulations are computed at once.
+runs are one array [..., n]; leading axes are independent experiments, so that resamples and
+simulations are computed at once.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
 def returns_interval(returns: np.ndarray) -> Interval:
     """95 % interval of the mean return of a policy's episodes.
 
-    Student's t; of successes and failures, returns of 1 and 0, Wilson's (1927), which is right at
-    both ends, where nothing varies, and never leaves [0, 1].
+    It is Student's t, or Wilson's (1927) where all returns are 1 or 0 (success or failure): that
+    one is valid also where all returns are equal, and stays within [0, 1].
     """
     if not np.isin(returns, (0, 1)).all():
         return mean_interval(returns)
@@ -48,7 +48,7 @@ def returns_interval(returns: np.ndarray) -> Interval:
 
 
 def student_interval(values: np.ndarray) -> np.ndarray:
-    """Runs [..., n], n at least 2 -> the ends of the mean's 95 % interval [2, ...]."""
+    """Runs [..., n], n at least 2 -> ends [2, ...] of the mean's 95 % interval by Student's t."""
     from scipy.special import stdtrit  # the only part of scipy that evaluation needs
 
     half = stdtrit(values.shape[-1] - 1, (1 + LEVEL) / 2) * standard_error(values)
@@ -57,12 +57,12 @@ def student_interval(values: np.ndarray) -> np.ndarray:
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean of runs [..., n], n at least 2 -> [...]."""
+    """Standard error of the mean of runs [..., n], n at least 2 -> [...]."""
     return values.std(-1, ddof=1) / np.sqrt(values.shape[-1])
 
 
 def mean_of_tasks(tasks: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over tasks of the mean over runs: every task counts alike."""
+    """The mean over tasks of the mean over runs; all tasks have equal weight."""
     return np.stack([runs.mean(-1) for runs in tasks]).mean(0)
 
 
@@ -77,12 +77,12 @@ def interquartile_mean(tasks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def optimality_gap(tasks: Sequence[np.ndarray], gamma: float = GAMMA) -> np.ndarray:
-    """How far scores stay below gamma on average; what lies above counts as gamma."""
+    """The mean shortfall of scores from gamma; scores above gamma count as gamma."""
     return mean_of_tasks([np.maximum(gamma - runs, 0.0) for runs in tasks])
 
 
 def improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> np.ndarray:
-    """P(X > Y) averaged over tasks, ties counting one half: the Mann-Whitney statistic / (n m)."""
+    """P(X > Y) averaged over tasks; ties count one half: the Mann-Whitney statistic / (n m)."""
     return np.stack([_exceeds(a, b) for a, b in zip(x, y, strict=True)]).mean(0)
 
 
@@ -92,19 +92,19 @@ def _exceeds(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def resample(runs: np.ndarray, reps: int, rng: np.random.Generator) -> np.ndarray:
-    """Runs [..., n] -> [..., reps, n], drawn with replacement."""
+    """Resample runs with replacement: [..., n] -> [..., reps, n]."""
     *lead, count = runs.shape
     drawn = rng.integers(count, size=(*lead, reps, count))
     return np.take_along_axis(runs[..., None, :], drawn, axis=-1)
 
 
 def percentile_interval(estimates: np.ndarray) -> np.ndarray:
-    """Estimates [..., reps] -> the ends of the 95 % percentile interval [2, ...]."""
+    """The 95 % percentile interval: estimates [..., reps] -> its ends [2, ...]."""
     return np.quantile(estimates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=-1)
 
 
 def aggregated(scores: TaskScores, aggregate: Aggregate) -> float:
-    """An aggregate of one experiment."""
+    """The aggregate of one experiment's scores."""
     return float(aggregate(_arrays(scores)))
 
 
@@ -113,8 +113,8 @@ def bootstrap_interval(
 ) -> Interval | None:
     """95 % stratified bootstrap percentile interval: runs are resampled within each task.
 
-    None where a task has a single run, whose spread nothing can tell. With few runs the interval
-    is too narrow; `coverage.simulate` measures by how much.
+    None where a task has a single run, whose spread is unknown. With few runs the interval is too
+    narrow; `coverage.simulate` measures by how much.
     """
     tasks = _arrays(scores)
     if min(map(len, tasks)) < 2:
@@ -135,7 +135,10 @@ def probability_of_improvement(x: TaskScores, y: TaskScores) -> float:
 def improvement_interval(
     x: TaskScores, y: TaskScores, rng: np.random.Generator, reps: int = RESAMPLES
 ) -> Interval | None:
-    """Its 95 % bootstrap interval, X and Y resampled apart; None with a single run in a task."""
+    """95 % bootstrap interval of `probability_of_improvement`; X and Y are resampled separately.
+
+    None where a task has a single run.
+    """
     ours, theirs = _shared(x, y)
     if min(map(len, [*ours, *theirs])) < 2:
         return None
@@ -145,14 +148,14 @@ def improvement_interval(
 
 
 def performance_profile(scores: TaskScores, thresholds: np.ndarray) -> np.ndarray:
-    """The fraction of runs above each threshold [K]; every task counts alike."""
+    """The fraction of runs above each threshold [K]; all tasks have equal weight."""
     return _profile(_arrays(scores), thresholds)
 
 
 def profile_band(
     scores: TaskScores, thresholds: np.ndarray, rng: np.random.Generator, reps: int = RESAMPLES
 ) -> np.ndarray | None:
-    """[2, K]: the profile's pointwise 95 % bootstrap band; None with a single run in a task."""
+    """The profile's pointwise 95 % bootstrap band [2, K]; None with a single run in a task."""
     tasks = _arrays(scores)
     if min(map(len, tasks)) < 2:
         return None
@@ -161,13 +164,16 @@ def profile_band(
 
 
 def _profile(tasks: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
-    """Tasks, each [..., n] -> [..., K], a threshold at a time: memory stays that of the runs."""
+    """Tasks, each [..., n] -> [..., K]; one threshold at a time, which bounds the memory."""
     columns = [mean_of_tasks([runs > threshold for runs in tasks]) for threshold in thresholds]
     return np.stack(columns, axis=-1)
 
 
 def _arrays(scores: TaskScores) -> list[np.ndarray]:
-    """ValueError without a task, without a run in one, or with a score that is no number."""
+    """The scores as one array per task.
+
+    ValueError without a task, for a task without a run, or for a score that is not finite.
+    """
     tasks = [np.asarray(runs, np.float64) for runs in scores.values()]
     if not tasks or any(runs.ndim != 1 or not len(runs) for runs in tasks):
         raise ValueError("every task needs at least one run, and there must be a task")
@@ -186,9 +192,11 @@ def _shared(x: TaskScores, y: TaskScores) -> tuple[list[np.ndarray], list[np.nda
 def area_under_curve(
     scores: np.ndarray, positive: np.ndarray, resamples: int = RESAMPLES
 ) -> tuple[float, Interval]:
-    """Of the receiver operating characteristic: how often a positive outscores a negative, ties a
-    half (Mann-Whitney's U). scores, positive [n], of both kinds at least one; the 95 % interval by
-    bootstrap within each kind.
+    """Area under the receiver operating characteristic, and its 95 % interval.
+
+    It is the probability that a positive scores above a negative; ties count one half
+    (Mann-Whitney's U). scores, positive: [n], with at least one of each class. The interval is by
+    bootstrap within each class.
     """
     positive = np.asarray(positive, bool)
     high, low = (np.asarray(scores, np.float64)[kind] for kind in (positive, ~positive))

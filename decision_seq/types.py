@@ -1,4 +1,4 @@
-"""The values that pass between the parts: episodes, batches, specifications, scores.
+"""Values exchanged between the parts of the package: episodes, batches, specs, scores.
 
 Shape legend, used everywhere: B windows in a batch, T steps in a window, L tokens in a sequence,
 D width of a token, S size of an observation, A size of an action, C size of a condition,
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one line that names the thing and the mend.
+    """An error that the user can fix; the message is one line with the fault and the remedy.
 
-    The command line prints it and exits with code 2. Everything else is a bug of ours.
+    The command line prints it and exits with code 2. Any other exception is a bug.
     """
 
 
 class Bar(Protocol):
-    """A progress bar, as tqdm's."""
+    """A progress bar with the interface of tqdm."""
 
     def update(self, n: int = 1) -> Any: ...
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
@@ -38,10 +38,10 @@ class _SilentBar:
 
 
 class Reporter:
-    """Where news and progress go; this one keeps silent, the command line's does not."""
+    """Receiver of messages and progress; this base class discards them."""
 
     def say(self, line: str) -> None:
-        """One line of news."""
+        """Report a message of one line."""
 
     @contextmanager
     def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
@@ -53,17 +53,20 @@ class Reporter:
 class Episode:
     """One trajectory, in the environment's own units.
 
-    observations: [T + 1, ...] where the source has the last one (`has_final_observation`), else
-        [T, ...]; actions: [T, A] float or [T] int; rewards: [T].
-    terminated: the environment ended it; truncated: a time limit did. Neither: the data stop in
-        the middle, so the return is a lower bound of what was still to come.
+    If it is neither terminated nor truncated, the data stop in the middle of the episode, and the
+    return is a lower bound of the whole episode's.
     """
 
     observations: np.ndarray
+    """[T + 1, ...] where the source has the last one (`has_final_observation`), else [T, ...]."""
     actions: np.ndarray
+    """[T, A] float, or [T] int where actions are discrete."""
     rewards: np.ndarray
+    """[T]."""
     terminated: bool
+    """Whether the environment ended the episode."""
     truncated: bool
+    """Whether a time limit ended the episode."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -74,16 +77,16 @@ class Episode:
 
 
 class Sampling(NamedTuple):
-    """How N policies draw actions or tokens, each with a number of its own."""
+    """Random draws of actions or tokens for N policies, each with its own random number."""
 
     draws: Any  # [N] uniform in [0, 1), torch
-    temperature: float  # above 0; 1 acts as was trained, less is greedier
+    temperature: float  # above 0; 1 is the trained distribution, less is greedier
 
 
 class Transition(NamedTuple):
-    """What one step of N environments returned."""
+    """The result of one step of N environments."""
 
-    observations: np.ndarray  # [N, ...] the observations acted upon
+    observations: np.ndarray  # [N, ...] before the step
     actions: np.ndarray  # [N, A]
     rewards: np.ndarray  # [N]
     next_observations: np.ndarray  # [N, ...]
@@ -91,21 +94,20 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """What a policy must know of its data: fixed by a store and a conditioning.
-
-    observation_shape: shape of what an environment shows at one step: [S], or [stack, H, W] where
-        it is the last `stack` frames, uint8.
-    action_size: dimensions of a continuous action, number of choices of a discrete one;
-    condition_size: C; max_timestep: timesteps run from 0 to max_timestep - 1; discount: of what is
-    still to come, as the conditioning counts it.
-    """
+    """The sizes and kinds of a policy's data, which a store and a conditioning determine."""
 
     observation_shape: tuple[int, ...]
+    """Shape of one step's observation: [S], or [stack, H, W] uint8 for the last `stack` frames."""
     action_size: int
+    """A: dimensions of a continuous action, or number of choices of a discrete one."""
     action_kind: Literal["continuous", "discrete"]
+    """Kind of the actions."""
     condition_size: int
+    """C: size of a step's condition."""
     max_timestep: int
+    """Timesteps run from 0 to max_timestep - 1."""
     discount: float = 1.0
+    """Discount of future rewards in the conditioning."""
 
     @property
     def pixels(self) -> bool:
@@ -118,7 +120,7 @@ class Spec:
         return self.observation_shape[0] if self.pixels else 1
 
     def one_step(self, observations: Any) -> Any:
-        """Observations [N, ...] of one step each as those of a `Batch` of windows of one step."""
+        """Reshape observations [N, ...] of one step to those of a `Batch` of one-step windows."""
         return observations if self.pixels else observations[:, None]
 
 
@@ -126,10 +128,11 @@ class Spec:
 class Batch:
     """B windows of T consecutive steps, padded on the right.
 
-    Arrays are numpy as gathered and torch after `tensors`. Where mask is False, contents are
-    arbitrary finite numbers: no loss reads them and no causal model can see them.
+    Arrays are numpy when gathered and torch after `tensors`. Where mask is False, contents are
+    arbitrary finite numbers: no loss reads them, and no real step of a causal model depends on
+    them.
 
-    Each frame is there once: the observation of step t is observations[:, t : t + stack], and the
+    Each frame is stored once: the observation of step t is observations[:, t : t + stack], and the
     frames before an episode's first are zeros.
     """
 
@@ -139,20 +142,20 @@ class Batch:
     conditions: Any  # [B, T, C]
     timesteps: Any  # [B, T] int64
     mask: Any  # [B, T] bool, True = real
-    # [B, T] bool: the environment ended the episode with this step (a time limit is no such end,
-    # padding neither). None in a rollout, where no episode has ended.
+    # [B, T] bool: the environment ended the episode with this step; False for a time limit and for
+    # padding. None in a rollout, where no episode has ended.
     terminated: Any = None
-    # [B] int64: the row of the store with which each window begins. None in a rollout.
+    # [B] int64: the store's row of each window's first step. None in a rollout.
     ids: Any = None
-    # [B, F, S] the observations of the F steps behind the window, and [B, F] bool which of them the
-    # episode had; None unless the policy asks for them (`PolicyConfig.futures`).
+    # [B, F, S] observations of the F steps after the window, and [B, F] bool, True where the
+    # episode has such a step; None unless the policy needs them (`PolicyConfig.futures`).
     futures: Any = None
     futures_mask: Any = None
 
     def tensors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> Batch:
-        """The same batch as torch tensors on `device`; floating point becomes `dtype`, float32."""
+        """The same batch as torch tensors on `device`; floats become `dtype` (float32)."""
         import torch
 
         def convert(array: Any) -> torch.Tensor | None:
@@ -167,15 +170,15 @@ class Batch:
 
     @property
     def lengths(self) -> Any:
-        """[B]: real steps in each window; the newest one of row i is at `lengths[i] - 1`."""
+        """[B]: number of real steps in each window; row i's newest step is at `lengths[i] - 1`."""
         return self.mask.sum(1)
 
 
 @dataclass(frozen=True)
 class TargetScore:
-    """Every episode rolled out for one target."""
+    """Results of the episodes rolled out for one target."""
 
-    target: float | None  # raw return asked for; None for a policy that is asked for nothing
+    target: float | None  # target return, raw; None for a policy that takes no target
     returns: list[float]  # undiscounted, raw, one per episode
     lengths: list[int]
     seed: int  # episode i was reset with seed + i
@@ -187,14 +190,14 @@ class TargetScore:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> TargetScore:
-        """From plain values, as JSON gives them back."""
+        """Make a score from plain values, as JSON returns them."""
         interval = tree["interval_95"]
         return cls(**{**tree, "interval_95": None if interval is None else tuple(interval)})
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The outcome of an evaluation, complete enough to be reproduced."""
+    """Results of an evaluation, with the facts that are needed to reproduce it."""
 
     dataset: str
     source: str

@@ -1,4 +1,4 @@
-"""Worker processes of one thread each, which live no longer than who started them."""
+"""Worker processes of one thread each, which end when their parent process ends."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from typing import Any
 
 from decision_seq.types import UserError
 
-# Products this small gain nothing from threads, which would fight over the cores.
+# Matrix products this small gain nothing from threads, which would compete for the cores.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# Started afresh, not forked: torch and MuJoCo hold threads that a fork would leave locked.
+# Spawned, not forked: torch and MuJoCo have threads, whose locks a fork would leave locked.
 SPAWN = multiprocessing.get_context("spawn")
 SIGNAL_SECONDS = 0.2
 
 
 def granted_cores() -> int:
-    """Those that this process may use: a scheduler often grants fewer than the machine has."""
+    """Number of cores that this process may use, which a scheduler may limit."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cores() -> int:
-    """Those that this process is to use: where OMP_NUM_THREADS asks for fewer, so many."""
-    granted, asked = granted_cores(), os.environ.get("OMP_NUM_THREADS", "")
-    return min(granted, int(asked)) if asked.isdecimal() and int(asked) else granted
+    """Number of cores to use: the granted ones, or OMP_NUM_THREADS if that is fewer."""
+    granted, threads = granted_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    return min(granted, int(threads)) if threads.isdecimal() and int(threads) else granted
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes that start meanwhile compute with one thread."""
+    """Make processes that are started in this context compute with one thread."""
     former = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
@@ -52,17 +52,17 @@ def _one_thread_each() -> Iterator[None]:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """For jobs that ask one another nothing."""
+    """A pool of worker processes for independent jobs."""
     with _one_thread_each():
-        pool = ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=_die_with_parent)
+        pool = ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=_exit_with_parent)
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _die_with_parent() -> None:
-    """A worker would otherwise wait for ever for the next job of a process that was killed."""
+def _exit_with_parent() -> None:
+    """Exit when the parent ends; a worker would wait forever for jobs of a killed parent."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -74,10 +74,11 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Processes that start meanwhile never see a signal that a terminal or SLURM sends to all.
+def _signals_blocked() -> Iterator[None]:
+    """Make processes that are started in this context block SIGINT and SIGUSR1.
 
-    Who started them sees it, and ends them; here it is only put off until the start is done.
+    A terminal or SLURM sends these signals to all processes. The parent handles them and ends its
+    workers; in the parent they are only delayed until the start is done.
     """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
     try:
@@ -87,16 +88,16 @@ def _undisturbed() -> Iterator[None]:
 
 
 KILLED = (
-    "a helping process was killed (out of memory?); ask for fewer by --workers 1 (train:"
+    "a worker process was killed (out of memory?); ask for fewer by --workers 1 (train:"
     " --evaluation.workers 1)"
 )
 
 
 class Counters:
-    """Numbers that processes count up together: `take(i)` gives each of 0, 1, 2, ... once."""
+    """Counters shared by processes: `take(i)` returns each of 0, 1, 2, ... once."""
 
     def __init__(self, count: int) -> None:
-        with _undisturbed():  # it may start multiprocessing's resource tracker
+        with _signals_blocked():  # it may start multiprocessing's resource tracker
             self.values = SPAWN.Array("q", count)
 
     def take(self, index: int) -> int:
@@ -107,24 +108,24 @@ class Counters:
 
 
 class Helpers:
-    """Processes that help this one: each runs `produce(shared, *arguments)`, an iterator.
+    """Processes that compute for this one: each iterates over `produce(shared, *arguments)`.
 
-    produce: a function of a module, so that a process started afresh finds it.
+    produce: a module-level function, so that a spawned process can import it.
     """
 
     def __init__(
         self, count: int, produce: Callable[..., Iterator[Any]], shared: Any, *arguments: Any
     ) -> None:
-        # By our own pickle: multiprocessing's would move tensors into shared files.
+        # Pickled here, because multiprocessing's pickle would move tensors into shared files.
         payload = pickle.dumps((produce, arguments))
         self.processes: list[Any] = []
         self.connections: list[Connection] = []
         self.shared = shared  # its lock must outlive the start of the last process
         try:
-            with _one_thread_each(), _undisturbed():
+            with _one_thread_each(), _signals_blocked():
                 for _ in range(count):
                     self._start(payload)
-        except BaseException:  # Ctrl-C, put off until here
+        except BaseException:  # Ctrl-C, delayed until here
             self.__exit__()
             raise
 
@@ -135,15 +136,15 @@ class Helpers:
         self.processes.append(process)
         self.connections.append(ours)
         theirs.close()
-        try:  # not with the start, which a signal should not find half done
+        try:  # outside the start, which a signal must not interrupt
             ours.send_bytes(payload)
         except BrokenPipeError as error:
             raise UserError(KILLED) from error
 
     def produced(self, wait: bool) -> Iterator[Any]:
-        """What has come from them; with `wait` until all have finished.
+        """Iterate over the values received so far; with `wait`, until all processes have finished.
 
-        RuntimeError or UserError where one of them failed or was killed.
+        RuntimeError or UserError where a process failed or was killed.
         """
         while self.connections:
             ready = wait_for_any(self.connections, None if wait else 0)
@@ -157,7 +158,7 @@ class Helpers:
         try:
             kind, value = connection.recv()
         except EOFError:
-            time.sleep(SIGNAL_SECONDS)  # a SIGTERM to the whole job is on its way here too
+            time.sleep(SIGNAL_SECONDS)  # a SIGTERM to the whole job arrives here too
             raise UserError(KILLED) from None
         if kind == "failed":
             raise value
@@ -176,7 +177,7 @@ class Helpers:
 
 
 def _help(connection: Connection, shared: Any) -> None:
-    _die_with_parent()
+    _exit_with_parent()
     try:
         produce, arguments = pickle.loads(connection.recv_bytes())
         for value in produce(shared, *arguments):
@@ -184,5 +185,5 @@ def _help(connection: Connection, shared: Any) -> None:
         connection.send(("finished", None))
     except Exception as error:
         if not isinstance(error, UserError):
-            error.add_note(f"in a helping process:\n{traceback.format_exc()}")
+            error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         connection.send(("failed", error))

@@ -192,7 +192,7 @@ def test_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "rank 0 is 3.0 s ahead of rank 1" in check.finding
     fake(monotonic=lambda: 5.0 if on_rank_1() else time.monotonic())
     for check in two(machine.clock):
-        assert (check.state, check.finding) == (FAILED, "rank 1: the monotonic clock stands")
+        assert (check.state, check.finding) == (FAILED, "rank 1: the monotonic clock stops")
 
 
 def test_a_tracker_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def test_disks(
         assert found(tmp_path / "new").state == FAILED
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda *_: None)
-        assert "keep nobody out" in found(tmp_path / "new").finding
+        assert "have no effect" in found(tmp_path / "new").finding
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: _cut_short(tmp_path))
         damaged = found(tmp_path / "new")

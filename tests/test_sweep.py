@@ -417,7 +417,7 @@ def test_a_stopped_sweep_leaves_runs_that_go_on(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "2 running are told to save" in said
+    assert "2 running are asked to save" in said
     for file in metrics:
         steps = [json.loads(line)["step"] for line in file.open()]
         assert 0 < len(steps) < 4_000

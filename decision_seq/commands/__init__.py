@@ -1,7 +1,7 @@
-"""The command line's verbs, one file each: what can be typed, what it does, what it prints.
+"""The verbs of the command line, one file each: their options, action and output.
 
-To add one: a file here with `add(verbs)`, and its name in `VERBS`. What is heavy is imported when a
-verb runs, so that `--help` is quick.
+To add a verb, write a file here with `add(verbs)` and list it in `VERBS`. Heavy modules are
+imported when a verb runs, so that `--help` is fast.
 """
 
 from decision_seq import __version__

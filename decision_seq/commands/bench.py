@@ -18,9 +18,9 @@ Text = Callable[[dict[str, Any]], str]
 def add(verbs: Any) -> None:
     bench = verbs.add_parser(
         "bench",
-        help="Measure: speed beside a peer's, start-up, growth, time to a score, intervals.",
-        description="Measurements. Ratios of interleaved rounds are the figures to quote: times"
-        " depend on the machine, which is printed, and on who else uses it.",
+        help="Measure speed against other programs, start-up, scaling, time to a score, intervals.",
+        description="Measurements. Quote the ratios of interleaved rounds: times depend on the"
+        " machine, which is printed, and on its other load.",
     )
     parts = bench.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="PART")
     _add_train(parts)
@@ -43,14 +43,14 @@ def _part(
     rounds: int | None = None,
     threads: bool = True,
 ) -> argparse.ArgumentParser:
-    """A part's parser; rounds: by default, None for a part without."""
+    """The parser of a part; rounds: the default of --rounds, None for a part without rounds."""
     parser = add_verb(parts, name, run, what, example)
     if rounds is not None:
         parser.add_argument(
-            "--rounds", type=int, default=rounds, help=f"interleaved ones (default {rounds})"
+            "--rounds", type=int, default=rounds, help=f"interleaved rounds (default {rounds})"
         )
         if threads:
-            parser.add_argument("--threads", type=int, help="of torch (default: one a core)")
+            parser.add_argument("--threads", type=int, help="torch's threads (default: one a core)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     return parser
 
@@ -70,7 +70,7 @@ def _add_train(parts: Any) -> None:
         parts,
         "train",
         run_train,
-        "An update of the paper's model beside transformers' and beside its own matrix products"
+        "Time an update of the paper's model, of transformers' model, and of the matrix products"
         " alone; also prints a row for a speed record.",
         "  decision-seq bench train\n  decision-seq bench train --rounds 30 --threads 2 --json",
         rounds=15,
@@ -89,13 +89,13 @@ def _add_steps(parts: Any) -> None:
         parts,
         "steps",
         run_steps,
-        "Whole training steps from a store, beside transformers' model fed by a loop, and the share"
-        " of a step that is spent on data.",
+        "Time whole training steps from a store, and those of transformers' model fed by a loop;"
+        " also prints the share of a step that is spent on data.",
         "  decision-seq bench steps\n  decision-seq bench steps --frames --rounds 5",
         rounds=15,
     )
     parser.add_argument(
-        "--frames", action="store_true", help="of the recipe for Atari, from a store of frames"
+        "--frames", action="store_true", help="use the Atari recipe and a store of frames"
     )
 
 
@@ -111,7 +111,7 @@ def _add_sample(parts: Any) -> None:
         parts,
         "sample",
         run_sample,
-        "Opening, memory and windows a second of a store.",
+        "Measure a store: the time to open it, its memory, and windows per second.",
         "  decision-seq bench sample --transitions 20000000\n"
         "  decision-seq bench sample --frames\n"
         "  decision-seq bench sample --frames --store atari/Breakout",
@@ -120,11 +120,11 @@ def _add_sample(parts: Any) -> None:
         "--transitions",
         type=int,
         default=1_000_000,
-        help="of the store that is made (default 1000000); 64 bytes each on the disk",
+        help="size of the generated store (default 1000000); 64 bytes each on disk",
     )
-    parser.add_argument("--frames", action="store_true", help="a store of frames instead")
+    parser.add_argument("--frames", action="store_true", help="measure a store of frames instead")
     parser.add_argument(
-        "--store", metavar="NAME", help="of --frames: this dataset, not one made for it"
+        "--store", metavar="NAME", help="with --frames: use this dataset, not a generated one"
     )
 
 
@@ -146,18 +146,18 @@ def _add_evaluate(parts: Any) -> None:
         parts,
         "evaluate",
         run_evaluate,
-        "A checkpoint's episodes beside the original's procedure, which has one environment.",
+        "Time a checkpoint's rollouts, and the original program's, which has one environment.",
         "  decision-seq bench evaluate runs/mine --episodes 100\n"
         "  decision-seq bench evaluate runs/mine --precisions bf16",
     )
     add_checkpoint(parser)
-    parser.add_argument("--episodes", type=int, default=100, help="for each target (default 100)")
+    parser.add_argument("--episodes", type=int, default=100, help="per target (default 100)")
     parser.add_argument(
         "--precisions",
         nargs="+",
         choices=["fp32", "bf16"],
         default=["fp32", "bf16"],
-        help="ours (default both)",
+        help="precisions of our rollouts (default both)",
     )
 
 
@@ -174,8 +174,7 @@ def _add_plan(parts: Any) -> None:
         parts,
         "plan",
         run_plan,
-        "The Trajectory Transformer's plans beside those without a cache, and what they spend their"
-        " time on.",
+        "Time the Trajectory Transformer's planning with and without a cache, and its parts.",
         "  decision-seq bench plan\n  decision-seq bench plan --rounds 5 --threads 1",
         rounds=3,
     )
@@ -193,8 +192,8 @@ def _add_startup(parts: Any) -> None:
         parts,
         "startup",
         run_startup,
-        "Wall seconds of a fresh process to the help, to training's first update, to a rollout's"
-        " first step.",
+        "Time a fresh process until it prints its help, trains its first update, and takes its"
+        " first step of a rollout.",
         "  decision-seq bench startup\n"
         "  decision-seq bench startup runs/mine --dataset hopper-medium --rounds 10",
         rounds=5,
@@ -205,10 +204,10 @@ def _add_startup(parts: Any) -> None:
         type=Path,
         metavar="DIR",
         nargs="?",
-        help="a run's folder or one of its checkpoints, to roll out (default: one made here)",
+        help="a run's folder or one of its checkpoints, to roll out (default: a generated one)",
     )
     parser.add_argument(
-        "--dataset", help="to train on (default: a made store of random numbers, of Hopper's sizes)"
+        "--dataset", help="dataset to train on (default: random numbers with Hopper's sizes)"
     )
 
 
@@ -224,20 +223,20 @@ def _add_growth(parts: Any) -> None:
         parts,
         "growth",
         run_growth,
-        "An update's time and peak memory against context, width and batch, beside the growth of"
-        " its FLOPs; draws growth.png.",
+        "Measure how an update's time, peak memory and FLOPs grow with context, width and batch;"
+        " draws growth.png.",
         "  decision-seq bench growth --output figures\n"
         "  decision-seq bench growth --contexts 20 100 --widths 128 --batches 64 --rounds 3",
         rounds=5,
     )
     for name, what in (
         ("contexts", "context lengths (default 20 to 500)"),
-        ("widths", "widths of the model (default 128 to 1024)"),
+        ("widths", "model widths (default 128 to 1024)"),
         ("batches", "batch sizes (default 16 to 256)"),
     ):
         parser.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=what)
     parser.add_argument(
-        "--output", type=Path, default=Path(), help="the folder of growth.png (default: here)"
+        "--output", type=Path, default=Path(), help="folder for growth.png (default: this one)"
     )
 
 
@@ -246,12 +245,12 @@ def run_growth(options: argparse.Namespace) -> int:
 
     folder = folder_to_write(options.output, options.output)
     reporter = make_reporter()
-    asked = {
+    sizes = {
         name: getattr(options, name)
         for name in ("contexts", "widths", "batches")
         if getattr(options, name) is not None
     }
-    result = bench_growth(options.rounds, options.threads, **asked, reporter=reporter)
+    result = bench_growth(options.rounds, options.threads, **sizes, reporter=reporter)
     _show(options, result, growth_text)
     plot_growth(result, folder / PLOT)
     reporter.say(f"written: {folder / PLOT}")
@@ -263,7 +262,7 @@ def _add_time_to_score(parts: Any) -> None:
         parts,
         "time-to-score",
         run_time_to_score,
-        "What finished runs scored and how long their updates took, by recipe; trains nothing.",
+        "Print the scores and update times of finished runs, by recipe; trains nothing.",
         "  decision-seq bench time-to-score runs/default runs/paper\n"
         "  decision-seq bench time-to-score runs --score 60",
     )
@@ -272,10 +271,10 @@ def _add_time_to_score(parts: Any) -> None:
         type=Path,
         metavar="DIR",
         nargs="+",
-        help="runs' folders, or folders that hold runs",
+        help="folders of runs, or folders that hold such folders",
     )
     parser.add_argument(
-        "--score", type=float, help="also when the mean over seeds first reached it in training"
+        "--score", type=float, help="also print when the mean over seeds first reached this score"
     )
 
 
@@ -290,11 +289,11 @@ def _add_intervals(parts: Any) -> None:
         parts,
         "intervals",
         run_intervals,
-        "How often the intervals of `report` hold the truth, by simulation.",
+        "Simulate how often the intervals of `report` contain the true value.",
         "  decision-seq bench intervals\n  decision-seq bench intervals --draws 20000",
     )
     parser.add_argument(
-        "--draws", type=int, default=2_000, help="simulated experiments a row (default 2000)"
+        "--draws", type=int, default=2_000, help="simulated experiments per row (default 2000)"
     )
 
 

@@ -1,4 +1,4 @@
-"""From what is typed to a configuration and a folder."""
+"""The run's configuration and folder, from the command line's options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decision_seq.types import UserError
 
 
 def configure(options: argparse.Namespace) -> tuple[Any, Path]:
-    """The config and the run's folder that the options ask for."""
+    """The configuration and the run's folder that the options select."""
     from decision_seq import config as configs
     from decision_seq.envs import trust
     from decision_seq.problem import Config
@@ -32,9 +32,9 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))
     config = configs.load(Config, *trees)
-    asked = trees[1:] if resumed else trees
-    if any("env_id" in (tree.get("evaluation") or {}) for tree in asked):
-        trust(config.evaluation.env_id or "")  # a saved one may be what the data named
+    given_now = trees[1:] if resumed else trees
+    if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
+        trust(config.evaluation.env_id or "")  # a saved id may come from the data, not the user
     return config, options.output or default_output(config)
 
 
@@ -56,7 +56,7 @@ def overrides(arguments: list[str]) -> list[dict[str, Any]]:
 
 
 def default_output(config: Any) -> Path:
-    """runs/DATASET-POLICY-seedN, with a number behind it when that is taken."""
+    """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
     from decision_seq.config import to_tree
 
     data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")

@@ -1,4 +1,4 @@
-"""What a person sees of a command: news, bars, scores; and who of several processes says it."""
+"""Console output of a command: messages, progress bars, scores; which process prints them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BAD_INPUT = 2
 
 
 class Console(Reporter):
-    """News and progress bars on standard error, so that standard output holds results alone."""
+    """A reporter that prints to standard error, so that standard output holds only results."""
 
     def __init__(self) -> None:
         self._bars = 0
@@ -26,7 +26,7 @@ class Console(Reporter):
         if self._bars:
             from tqdm import tqdm
 
-            tqdm.write(line, file=sys.stderr)  # above the bar, not into it
+            tqdm.write(line, file=sys.stderr)  # above the bar, so that the bar stays intact
         else:
             print(line, file=sys.stderr, flush=True)
 
@@ -43,9 +43,9 @@ class Console(Reporter):
             unit_scale=total >= 10_000,
             dynamic_ncols=interactive,
             ncols=None if interactive else 100,
-            mininterval=0.2 if interactive else 15.0,  # a log wants a line now and then
+            mininterval=0.2 if interactive else 15.0,  # few lines in a log
         ) as bar:
-            if not interactive:  # what stands behind the bar is told with its next line
+            if not interactive:  # a new postfix waits for the bar's next line
                 bar.set_postfix_str = partial(bar.set_postfix_str, refresh=False)
             self._bars += 1
             try:
@@ -65,7 +65,7 @@ def show_finding(
     text: Callable[[dict[str, Any]], str] | None,
     plot: Callable[[dict[str, Any], Path], None],
 ) -> None:
-    """Print what was found, as JSON without `text`; write NAME.json and NAME.png into a folder."""
+    """Print the results, as JSON if `text` is None; write NAME.json and NAME.png into `folder`."""
     from decision_seq.report import write_json
 
     print(json.dumps(found, indent=1) if text is None else text(found), flush=True)
@@ -75,12 +75,12 @@ def show_finding(
 
 
 def is_main_rank() -> bool:
-    # A RANK that was left over in a shell makes nobody silent.
+    # A RANK left over in a shell must not silence a single process.
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
-def speaks_of_itself(error: UserError) -> str | None:
-    """What this process puts before an error's line; None where another one prints it."""
+def error_prefix(error: UserError) -> str | None:
+    """The prefix of an error's line on this process; None where another process prints it."""
     if is_main_rank():
         return ""
     if "torch" not in sys.modules:

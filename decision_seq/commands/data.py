@@ -15,7 +15,9 @@ from decision_seq.types import UserError
 
 def add(verbs: Any) -> None:
     data = verbs.add_parser(
-        "data", help="List, inspect and make datasets.", description="Datasets."
+        "data",
+        help="List, inspect and make datasets.",
+        description="List, inspect and make datasets.",
     )
     verbs = data.add_subparsers(
         dest="data_verb", required=True, parser_class=Parser, metavar="VERB"
@@ -32,13 +34,15 @@ def _add_list(verbs: Any) -> None:
         verbs,
         "list",
         run_list,
-        "Every dataset by name: its source and size, and whether it is here.",
+        "List datasets: name, source, size, and whether they are on this machine.",
         "  decision-seq data list\n  decision-seq data list --source bundled --json",
     )
     parser.add_argument(
-        "--source", choices=["bundled", "atari", "d4rl", "minari", "store"], help="only these"
+        "--source",
+        choices=["bundled", "atari", "d4rl", "minari", "store"],
+        help="list only datasets of this source",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -60,13 +64,13 @@ def _add_inspect(verbs: Any) -> None:
         verbs,
         "inspect",
         run_inspect,
-        "What is in a dataset, and what is wrong with it.",
+        "Show the content of a dataset, and its faults.",
         "  decision-seq data inspect hopper-medium --plot returns.png\n"
         "  decision-seq data inspect ~/.d4rl/datasets/hopper_medium-v2.hdf5 --json",
     )
     parser.add_argument("name", metavar="NAME", help="a dataset's name or path")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the returns' histogram")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def run_inspect(options: argparse.Namespace) -> int:
@@ -89,12 +93,12 @@ def _add_fetch(verbs: Any) -> None:
         verbs,
         "fetch",
         run_fetch,
-        "Get datasets and make their stores, so that training needs no network.",
+        "Download datasets and build their stores, so that training needs no network.",
         "  decision-seq data fetch d4rl/hopper-medium-v2 d4rl/walker2d-medium-v2\n"
         "  decision-seq data fetch minari/mujoco/hopper/medium-v0\n"
         "  DECISION_SEQ_D4RL_URL=http://mirror/d4rl decision-seq data fetch d4rl/pen-human-v1",
     )
-    parser.add_argument("names", metavar="NAME", nargs="+", help="datasets' names")
+    parser.add_argument("names", metavar="NAME", nargs="+", help="names of datasets")
 
 
 def run_fetch(options: argparse.Namespace) -> int:
@@ -110,7 +114,7 @@ def _add_collect(verbs: Any) -> None:
         verbs,
         "collect",
         run_collect,
-        "Roll out a behaviour policy into a store that `train --dataset` takes.",
+        "Roll out a behaviour policy and save its episodes as a store for `train --dataset`.",
         "  decision-seq data collect hopper-medium\n"
         "  decision-seq data collect hopper-medium --steps 1000000 --seed 1 --output big\n"
         "  decision-seq data collect atari/bundled-pong --steps 20000 --output pong\n"
@@ -123,25 +127,27 @@ def _add_collect(verbs: Any) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a bundled dataset")
     parser.add_argument(
         "--policy",
-        help="a D4RL v2 file that carries its policy, a .safetensors actor, or `uniform`",
+        help="a D4RL v2 file that contains its policy, a .safetensors actor, or `uniform`",
     )
-    parser.add_argument("--env", help="a Gymnasium id, with --policy")
+    parser.add_argument("--env", help="with --policy: a Gymnasium id")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--steps",
         type=int,
-        help="transitions, rounded up to whole episodes (default: as many as NAME has, see"
+        help="transitions to collect, rounded up to whole episodes (default: the size of NAME in"
         " `data list`, else 200000)",
     )
-    size.add_argument("--episodes", type=int, help="so many episodes instead")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    size.add_argument("--episodes", type=int, help="episodes to collect, instead of --steps")
     parser.add_argument(
-        "--workers", type=int, help="processes (default one a core); the data do not depend on it"
+        "--seed", type=int, default=0, help="random seed (default 0); it determines all bytes"
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes (default one a core); do not affect the data"
     )
     parser.add_argument(
         "--output",
         type=Path,
-        help="the new store's folder (default, with NAME: where `train` looks for it)",
+        help="folder of the new store (default, with NAME: where `train` looks for it)",
     )
 
 
@@ -184,8 +190,8 @@ def _add_convert(verbs: Any) -> None:
         verbs,
         "convert",
         run_convert,
-        "Write a dataset out in another layout; all but dqn-replay, whose rewards are clipped, read"
-        " back into identical arrays.",
+        "Write a dataset in another layout. All layouts but dqn-replay, whose rewards are clipped,"
+        " read back into identical arrays.",
         "  decision-seq data convert hopper-medium --to d4rl --output hopper_medium.hdf5\n"
         "  decision-seq data convert trajectories.pkl --to parquet --output folder\n"
         "  decision-seq data convert path/to/frames --to dqn-replay --output logs",

@@ -16,12 +16,12 @@ def add(verbs: Any) -> None:
         verbs,
         "doctor",
         run_doctor,
-        "Check, before a long job, that this launch would train as it should; begins no run.",
+        "Check, before a long job, that this launch would train correctly; begins no run.",
         "  decision-seq doctor --dataset hopper-medium --output runs/mine\n"
         "  decision-seq doctor --config dt/paper --train.batch_size 512 --json\n"
         "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
         "      -m decision_seq doctor --processes 2\n\n"
-        "Give it the launcher and the options of the job itself. Exit code 2 when a check failed.",
+        "Use the launcher and the options of the job itself. Exit code 2 if a check fails.",
         resume="never",
     )
     add_run_options(parser)

@@ -34,35 +34,42 @@ def add(verbs: Any) -> None:
         "--target",
         type=_target,
         nargs="+",
-        help="raw returns to ask for, or max, median, q0 to q100 for a percentile of the data's"
+        help="target returns, raw, or max, median, q0 to q100 for a percentile of the data's"
         " returns (default: the run's)",
     )
-    parser.add_argument("--episodes", type=int, help="episodes a target (default: the run's)")
+    parser.add_argument("--episodes", type=int, help="episodes per target (default: the run's)")
     parser.add_argument(
         "--seed", type=int, help="episode i starts from seed + i (default: the run's)"
     )
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
-    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
     parser.add_argument(
-        "--precision", choices=["fp32", "bf16"], help="of the policy's matrix products"
+        "--device", help="device of the policy (default: CUDA if available, else CPU)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        help="precision of the policy's matrix products (default: the run's)",
     )
     parser.add_argument(
         "--temperature",
         type=float,
-        help="at which discrete actions and the tokens of plans are drawn; 0: the likeliest",
+        help="temperature of the draws of discrete actions and of plans' tokens; 0 takes the"
+        " likeliest (default: the run's)",
     )
     parser.add_argument(
         "--planner",
         nargs="+",
         action="extend",
         metavar="KEY=VALUE",
-        help="of a policy that plans: what is to differ from its policy.planner",
+        help="for a policy that plans: changes to its policy.planner",
     )
     parser.add_argument(
-        "--environments", type=int, help="stepped together in a process; no score depends on it"
+        "--environments",
+        type=int,
+        help="environments stepped together in a process; do not affect scores",
     )
     parser.add_argument(
-        "--workers", type=int, help="processes (default one a core); no score depends on it"
+        "--workers", type=int, help="processes (default one a core); do not affect scores"
     )
     parser.add_argument(
         "--calibrate",
@@ -70,21 +77,25 @@ def add(verbs: Any) -> None:
         nargs="?",
         const=CALIBRATION_POINTS,
         metavar="N",
-        help="roll out at N targets from the data's worst return to beyond their best"
+        help="roll out at N targets, from the data's lowest return to beyond its highest"
         f" (default {CALIBRATION_POINTS}); writes calibration.json and calibration.png",
     )
     parser.add_argument(
-        "--output", type=Path, help="the folder for what --calibrate writes (default DIR)"
+        "--output", type=Path, help="with --calibrate: folder for its files (default DIR)"
     )
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="no rollout: errors of the actions on the episodes that training held out (held_out)",
+        help="no rollout: measure action errors on the episodes that training held out (held_out)",
     )
-    parser.add_argument("--dataset", help="of --offline: where the data are (default: as trained)")
+    parser.add_argument(
+        "--dataset", help="with --offline: name or path of the data (default: as trained)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--video", type=Path, metavar="FOLDER", help="film the first episodes")
-    parser.add_argument("--video-episodes", type=int, metavar="N", help="how many (default 1)")
+    parser.add_argument(
+        "--video-episodes", type=int, metavar="N", help="with --video: episodes filmed (default 1)"
+    )
 
 
 def _target(text: str) -> float | str:
@@ -101,7 +112,7 @@ NEEDED = {"dataset": "offline", "output": "calibrate", "video_episodes": "video"
 
 
 def _check(options: argparse.Namespace) -> None:
-    """UserError for options of which one would be passed over."""
+    """UserError for options that would have no effect together."""
     given = {name for name, value in vars(options).items() if value not in (None, False)}
     for chosen in given & EXCLUDED.keys():
         for name in (name for name in EXCLUDED[chosen] if name in given):
@@ -184,7 +195,7 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
 
 
 def _studio(options: argparse.Namespace, opened: Any) -> Any:
-    """Ready to film, where films are asked for: what is lacking is said before the evaluation."""
+    """The studio if --video is given, made before the evaluation so that faults show early."""
     if options.video is None:
         return None
     from decision_seq.video import Studio

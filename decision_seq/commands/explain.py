@@ -14,17 +14,17 @@ def add(verbs: Any) -> None:
         verbs,
         "explain",
         run_explain,
-        "Show what a policy expects of episodes while they go on, and where it looks.",
+        "Show a policy's running estimate of the return in random episodes, and its attention.",
         "  decision-seq explain runs/key-to-door-predictor\n"
         "  decision-seq explain runs/mine --episodes 300 --event key --stage phase --json",
     )
     add_checkpoint(parser)
     parser.add_argument(
-        "--episodes", type=int, default=1000, help="played at random (default 1000)"
+        "--episodes", type=int, default=1000, help="episodes of random actions (default 1000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default 0)")
     parser.add_argument(
-        "--event", default="key", help="entry of `info` that turns true (default key)"
+        "--event", default="key", help="entry of `info` that becomes true (default key)"
     )
     parser.add_argument(
         "--stage", default="phase", help="entry of `info` that counts stages (default phase)"

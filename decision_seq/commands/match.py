@@ -15,7 +15,7 @@ def add(verbs: Any) -> None:
         verbs,
         "match",
         run_match,
-        "Roll out a checkpoint after target trajectories, and compare distributions of a feature.",
+        "Condition a checkpoint on target trajectories, and compare distributions of a feature.",
         "  decision-seq match runs/cdt\n"
         "  decision-seq match runs/cdt --targets 10 --episodes 50 --output figures\n"
         "  decision-seq match runs/bc --feature x_velocity\n"
@@ -28,39 +28,42 @@ def add(verbs: Any) -> None:
         "--targets",
         type=int,
         default=5,
-        help="held-out episodes, evenly spaced from the least to the greatest mean of the feature"
-        " (default 5)",
+        help="number of held-out episodes used as targets, evenly spaced from the least to the"
+        " greatest mean of the feature (default 5)",
     )
-    parser.add_argument("--episodes", type=int, default=20, help="a target (default 20)")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per target (default 20)")
     parser.add_argument(
         "--feature",
         type=_feature,
-        help="reward, x_velocity, or the number of a dimension of the observation (default: what"
-        " the policy is conditioned on, else x_velocity where it is known, else reward)",
+        help="reward, x_velocity, or the number of an observation's dimension (default: the feature"
+        " that the policy is conditioned on, else x_velocity if it is known, else reward)",
     )
     synthetic = parser.add_mutually_exclusive_group()
     synthetic.add_argument(
-        "--histogram", type=Path, metavar="FILE", help="match this instead: a JSON list of shares"
+        "--histogram",
+        type=Path,
+        metavar="FILE",
+        help="match this instead: a JSON list of shares",
     )
     synthetic.add_argument(
         "--mixture",
         type=_pair,
         metavar="I,J",
-        help="match two of the targets mixed instead, the same at every step",
+        help="match a mixture of two targets instead, the same at every step",
     )
     synthetic.add_argument(
         "--splice",
         type=_pair,
         metavar="I,J",
-        help="match the first half of one target and then the second of another instead",
+        help="match the first half of target I, then the second half of target J, instead",
     )
     parser.add_argument(
         "--seed", type=int, help="episode i starts from seed + i (default: the run's)"
     )
-    parser.add_argument("--dataset", help="where the data are (default: as trained)")
+    parser.add_argument("--dataset", help="name or path of the data (default: as trained)")
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
     parser.add_argument(
-        "--workers", type=int, help="processes (default one a core); no distance depends on it"
+        "--workers", type=int, help="processes (default one a core); do not affect distances"
     )
     add_finding(parser, "matching")
 

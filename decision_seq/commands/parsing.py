@@ -1,4 +1,4 @@
-"""The parts that verbs are made of: a parser with one-line errors, options that several share."""
+"""Parts shared by verbs: a parser with one-line errors, and common options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from decision_seq.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """An argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -41,43 +41,45 @@ def add_verb(
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What says which run it is; any other key of the configuration can be given too."""
+    """Add the options that define a run; any key of the configuration is accepted as well."""
     parser.set_defaults(takes_overrides=True)
     parser.add_argument(
         "--config",
-        help="a YAML file or a recipe's name (default: the dataset's kind's,"
+        help="a YAML file or a recipe's name (default: the recipe of the dataset's kind, one of"
         f" {', '.join(dict.fromkeys((DEFAULT_RECIPE, *OF_DATASETS.values())))})",
     )
     parser.add_argument("--dataset", help="a dataset's name or path (see `decision-seq data list`)")
     parser.add_argument(
         "--output", type=Path, help="the run's folder (default runs/DATASET-POLICY-seedN)"
     )
-    parser.add_argument("--seed", type=int, help="of the weights, the data order and the dropout")
+    parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument(
-        "--processes", type=int, help="refuse to start unless so many train together"
+        "--processes", type=int, help="refuse to start unless this many processes train together"
     )
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The trained policy that a verb is about."""
+    """Add the argument that names a trained policy."""
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a run's folder or one of its checkpoints"
     )
 
 
 def add_finding(parser: argparse.ArgumentParser, name: str) -> None:
-    """Where a verb that looks into a policy computes, and puts what it finds (`show_finding`)."""
-    parser.add_argument("--device", help="where the policy runs (default: CUDA if there, else CPU)")
+    """Add the options of a verb that analyses a policy; its results go to `show_finding`."""
     parser.add_argument(
-        "--output", type=Path, help=f"the folder of {name}.json and .png (default DIR)"
+        "--device", help="device of the policy (default: CUDA if available, else CPU)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help=f"folder for {name}.json and {name}.png (default DIR)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
 
 def folder_to_write(path: Path, output: Path | None) -> Path:
-    """Where a verb about the run at `path` writes: `output`, or else that folder.
+    """The folder that a verb about the run at `path` writes to: `output`, or else `path`.
 
-    UserError, before any long work, where it cannot be written in or made.
+    UserError, before any long work, if it is not writable or cannot be made.
     """
     if output is None and not (path / "checkpoints").is_dir():
         raise UserError(f"{path} is no run's folder; say where to write with --output")

@@ -15,7 +15,7 @@ def add(verbs: Any) -> None:
         verbs,
         "predict",
         run_predict,
-        "Imagine how episodes of the data go on, and compare with how they did.",
+        "Predict how episodes of the data continue, and compare with their true continuation.",
         "  decision-seq predict runs/mine\n"
         "  decision-seq predict runs/mine --steps 300 --episodes 20 --output figures\n"
         "  decision-seq predict runs/mine --dataset path/to/hopper_medium-v2.hdf5 --json",
@@ -23,13 +23,15 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "path", type=Path, metavar="DIR", help="a Trajectory Transformer's run or checkpoint"
     )
-    parser.add_argument("--steps", type=int, default=100, help="how far (default 100)")
-    parser.add_argument("--episodes", type=int, default=8, help="how many (default 8)")
+    parser.add_argument("--steps", type=int, default=100, help="steps predicted (default 100)")
+    parser.add_argument("--episodes", type=int, default=8, help="episodes predicted (default 8)")
     parser.add_argument(
-        "--samples", type=int, default=16, help="futures drawn for each (default 16)"
+        "--samples", type=int, default=16, help="predictions drawn per episode (default 16)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the episodes and of the draws")
-    parser.add_argument("--dataset", help="where the data are (default: as trained)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the episodes and draws (default 0)"
+    )
+    parser.add_argument("--dataset", help="name or path of the data (default: as trained)")
     add_finding(parser, "prediction")
 
 

@@ -28,13 +28,13 @@ def add(verbs: Any) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="runs' folders, or folders that hold some, down to three levels",
+        help="folders of runs, or folders that hold such folders, down to three levels",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="write report.md, report.json and the plots there",
+        help="folder for report.md, report.json and the plots",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
 
@@ -46,7 +46,7 @@ def run_report(options: argparse.Namespace) -> int:
 def print_report(
     folders: Sequence[Path], output: Path | None, reporter: Reporter, as_json: bool = False
 ) -> int:
-    """Compare the runs in `folders`, write the report where an output is named -> the exit code."""
+    """Compare the runs in `folders`, write the report to `output` if given -> the exit code."""
     import numpy as np
 
     from decision_seq.report.folder import write_report

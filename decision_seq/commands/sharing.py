@@ -21,7 +21,7 @@ def _add_export(verbs: Any) -> None:
         verbs,
         "export",
         run_export,
-        "Write a policy for other programs: transformers, ONNX.",
+        "Export a policy for other programs: transformers, ONNX.",
         "  decision-seq export runs/mine --to transformers --output mine-hf\n"
         "  decision-seq export runs/mine --to onnx --output mine.onnx",
     )
@@ -31,7 +31,7 @@ def _add_export(verbs: Any) -> None:
         required=True,
         choices=["transformers", "onnx", "checkpoint"],
         help="transformers: a folder for DecisionTransformerModel.from_pretrained; onnx: one file;"
-        " checkpoint: ours, without its optimiser, and a model card",
+        " checkpoint: our format without the optimiser, and a model card",
     )
     parser.add_argument("--output", type=Path, required=True, help="the new folder or file")
 
@@ -48,7 +48,7 @@ def _add_import(verbs: Any) -> None:
         verbs,
         "import",
         run_import,
-        "Make a checkpoint of a Decision Transformer that another program trained.",
+        "Make a checkpoint from a Decision Transformer that another program trained.",
         "  decision-seq import edbeeching/decision-transformer-gym-hopper-medium --output policy\n"
         "  decision-seq import dt_checkpoint.pt --dataset d4rl/hopper-medium-v2 --output policy\n"
         "  decision-seq evaluate policy",
@@ -62,12 +62,19 @@ def _add_import(verbs: Any) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the new checkpoint's folder")
     parser.add_argument("--dataset", help="the data it was trained on: statistics, scale and task")
     parser.add_argument("--env-id", help="the Gymnasium id to evaluate in")
-    parser.add_argument("--state-mean", type=Path, metavar="FILE", help="a .npy file or a text")
-    parser.add_argument("--state-std", type=Path, metavar="FILE", help="what states are divided by")
-    parser.add_argument("--return-scale", type=float, help="what returns-to-go are divided by")
-    parser.add_argument("--target", type=float, nargs="+", help="raw returns to ask for")
-    parser.add_argument("--context-length", type=int, help="K, the steps it was trained on")
-    parser.add_argument("--heads", type=int, help="of its attention; no tensor's shape tells them")
+    parser.add_argument(
+        "--state-mean", type=Path, metavar="FILE", help="mean of the states: a .npy or text file"
+    )
+    parser.add_argument(
+        "--state-std",
+        type=Path,
+        metavar="FILE",
+        help="divisor of the states: a .npy or text file",
+    )
+    parser.add_argument("--return-scale", type=float, help="number that divides returns-to-go")
+    parser.add_argument("--target", type=float, nargs="+", help="target returns, raw")
+    parser.add_argument("--context-length", type=int, help="K, the steps of a training window")
+    parser.add_argument("--heads", type=int, help="attention heads, which no tensor's shape shows")
 
 
 def run_import(options: argparse.Namespace) -> int:
@@ -99,15 +106,15 @@ def _add_push(verbs: Any) -> None:
         "  decision-seq push runs/mine OWNER/NAME --as checkpoint --private",
     )
     add_checkpoint(parser)
-    parser.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME, made where it is not there")
+    parser.add_argument("repo", metavar="REPO_ID", help="OWNER/NAME, created if it does not exist")
     parser.add_argument(
         "--as",
         dest="form",
         choices=["transformers", "checkpoint"],
         default="transformers",
-        help="what `export --to` writes (default transformers)",
+        help="format, as in `export --to` (default transformers)",
     )
-    parser.add_argument("--private", action="store_true", help="a new repository is not public")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
 
 
 def run_push(options: argparse.Namespace) -> int:

@@ -16,35 +16,37 @@ def add(verbs: Any) -> None:
         verbs,
         "sweep",
         run_sweep,
-        "Train every run of a grid that is not done yet, then compare them.",
+        "Train all unfinished runs of a grid, then compare the runs.",
         "  decision-seq sweep gym-medium --dry-run\n"
         "  decision-seq sweep gym-medium --jobs 2 --seeds 3 --set train.steps=1000\n"
         "  decision-seq sweep my/grid.yaml --output runs/mine --slurm --partition gpu \\\n"
         "      --time 240 --sbatch gpus-per-node=1 cpus-per-task=8 account=me\n\n"
-        "Interrupted, it saves its runs; the same command goes on with them, and begins failed\n"
-        "ones again. OUTPUT/RUN.log has what a run said.",
+        "When interrupted it saves its runs. The same command resumes them, and failed ones too.\n"
+        "OUTPUT/RUN.log holds the output of a run.",
     )
     parser.add_argument("file", metavar="FILE", help="a grid's YAML file, or the name of a table")
     parser.add_argument(
-        "--output", type=Path, help="where the runs' folders go (default runs/FILE)"
+        "--output", type=Path, help="folder for the runs' folders (default runs/FILE)"
     )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="keys of the configuration, over those of the grid, for every run",
+        help="keys of the configuration for every run; they override the grid's",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1, not the grid's")
     parser.add_argument(
-        "--jobs", type=int, help="runs trained together on this machine (default 1)"
+        "--seeds", type=int, metavar="N", help="use seeds 0 to N - 1, not the grid's"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list the runs and how far each has come; no more"
+        "--jobs", type=int, help="runs trained at a time on this machine (default 1)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only list the runs and their progress"
     )
     slurm = parser.add_argument_group("on a cluster")
     slurm.add_argument("--slurm", action="store_true", help="submit the runs as jobs, and wait")
-    slurm.add_argument("--partition", help="the jobs' partition")
+    slurm.add_argument("--partition", help="partition of the jobs")
     slurm.add_argument(
         "--time", type=int, metavar="MINUTES",
-        help="a job's limit (default 240); a longer run is queued again and goes on",
+        help="time limit of a job (default 240); a longer run is queued again and resumed",
     )  # fmt: skip
     slurm.add_argument(
         "--sbatch", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -86,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _launcher(options: argparse.Namespace, output: Path) -> Any:
-    """reporter -> (whether a run has finished) -> the launcher; UserError where there is none."""
+    """A function from a reporter to `sweep.sweep`'s `launcher`; UserError without a scheduler."""
     from decision_seq.sweep.local import Local
     from decision_seq.sweep.slurm import Submitted, slurm
 
@@ -98,7 +100,7 @@ def _launcher(options: argparse.Namespace, output: Path) -> Any:
 
 
 def _failures(failed: dict[str, str]) -> int:
-    """Name them -> the exit code."""
+    """Report the failed runs -> the exit code."""
     reporter = make_reporter()
     for name, reason in failed.items():
         reporter.say(f"decision-seq: {name}: {reason}")
@@ -106,7 +108,7 @@ def _failures(failed: dict[str, str]) -> int:
 
 
 def _report(folder: Path, reporter: Reporter) -> int:
-    """Compare the runs of the folder with each other -> the exit code."""
+    """Report on the runs in `folder` -> the exit code."""
     from decision_seq.commands.report import print_report
 
     return print_report([folder], folder / "report", reporter)

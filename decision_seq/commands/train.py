@@ -22,8 +22,8 @@ def add(verbs: Any) -> None:
         "  decision-seq train --output runs/mine --resume\n"
         "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
         "      -m decision_seq train --processes 2\n\n"
-        "Any key of the configuration can be given as --key.key VALUE; a run's config.yaml lists\n"
-        "them all.",
+        "Any key of the configuration can be given as --key.key VALUE. A run's config.yaml lists\n"
+        "all keys.",
     )
     add_run_options(parser)
     parser.add_argument(
@@ -32,7 +32,7 @@ def add(verbs: Any) -> None:
         const="must",
         default="never",
         choices=["must", "auto", "never"],
-        help="go on from --output's newest checkpoint; `auto`: or begin, where there is no run",
+        help="resume from --output's newest checkpoint; `auto`: begin a run if there is none",
     )
     parser.add_argument(
         "--json", action="store_true", help="print scores.json instead of the table"

@@ -1,10 +1,10 @@
-"""`decision-seq doctor`: whether this launch, on this machine, would train as it should.
+"""`decision-seq doctor`: checks that this launch, on this machine, would train correctly.
 
-Run before a long job, under the job's own launcher. No run is begun.
+Run it before a long job, with the job's own launcher. It does not begin a run.
 
-check.py      what a check finds, and how the ranks come to find the same
-machine.py    the launch, the clocks, the disk, the simulator
-learning.py   windows, weights and losses of the first updates; how long the run will take
+check.py      the result of a check, and its agreement between ranks
+machine.py    checks of the launch, the clocks, the disk and the simulator
+learning.py   checks of the first updates' windows, weights and losses; the run's duration
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ __all__ = ["Check", "checks_text", "examine", "failed"]
 def examine(
     config: Config, output: Path, processes: int | None = None, reporter: Reporter | None = None
 ) -> list[Check]:
-    """Every check, the same on all ranks; what cannot be examined without the data is left out.
+    """Run all checks -> their results, the same on all ranks.
 
-    Every process of a launch calls it. UserError where the launch itself is refused.
+    Checks that need the data are left out if the data cannot be opened. Every process of a launch
+    calls this function. UserError where the launch itself is refused.
     """
     reporter = reporter or Reporter()
     with watched():
@@ -52,15 +53,15 @@ def _examined(
     found, problem = data(config, ranks, reporter)
     checks.append(found)
     if problem is not None:
-        asked = config.evaluation.episodes
-        checks.append(machine.simulator(problem, asked, ranks))
+        episodes = config.evaluation.episodes
+        checks.append(machine.simulator(problem, episodes, ranks))
         checks += _training(problem, output, accelerator, ranks, checks[-1].state != FAILED)
     leave(accelerator)
     return checks
 
 
 def data(config: Config, ranks: Ranks, reporter: Reporter) -> tuple[Check, Problem | None]:
-    """Open the data as training does, the same on all ranks; the problem is None where it fails."""
+    """Open the data as training does -> the check, and the problem; None where opening fails."""
 
     def begin() -> Problem:
         problem = prepare(config, reporter)
@@ -80,12 +81,12 @@ def data(config: Config, ranks: Ranks, reporter: Reporter) -> tuple[Check, Probl
 def _training(
     problem: Problem, output: Path, accelerator: Accelerator, ranks: Ranks, rolls: bool
 ) -> list[Check]:
-    """The checks that train; rolls: the simulator works."""
+    """The checks that build a model and train it; rolls: whether the simulator works."""
 
     def begin() -> Trainer:
         return Trainer(make_job(problem, output), accelerator, ranks, Reporter())
 
-    try:  # the same configuration and data are refused on every rank
+    try:  # all ranks have the same configuration and data, so all of them fail or none
         trainer = begin()
     except UserError as error:
         return [Check("model", FAILED, " ".join(str(error).split()))]
@@ -93,13 +94,13 @@ def _training(
     try:
         first = learning.updates(trainer, 3)
     except torch.OutOfMemoryError:
-        if ranks.world > 1:  # the others wait in a collective: only the launcher can end them
+        if ranks.world > 1:  # other ranks wait in a collective; only the launcher can end them
             raise
         finding = "the device's memory does not hold an update; raise train.accumulation"
         return [*checks, Check("updates", FAILED, finding)]
     checks.append(learning.replicas(trainer, ranks))
     del trainer
-    gc.collect()  # the memory of one model at a time
+    gc.collect()  # so that memory holds one model at a time
     trainer = begin()
     checks.append(learning.repeat(first, learning.updates(trainer, 2), ranks))
     saved, save = machine.disk(output, trainer, ranks)

@@ -1,4 +1,4 @@
-"""What a check finds, and how the ranks come to find the same."""
+"""The result of a check, and its agreement between ranks."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ _SEVERITY = (OK, WARNING, FAILED)
 
 @dataclass(frozen=True)
 class Check:
-    """state: ok, WARNING (a run would work, but) or FAILED; finding: one line."""
+    """The result of a check."""
 
     name: str
+    """Name of the check."""
     state: str
+    """`ok`, `WARNING` (a run would work, with a drawback) or `FAILED`."""
     finding: str
+    """Explanation in one line."""
 
 
 def everywhere(ranks: Ranks, name: str, act: Callable[[], Check]) -> Check:
-    """`act` on every rank, then the worst of what they found, on all of them.
+    """Run `act` on every rank -> the worst result, on all ranks.
 
-    No rank waits for another inside `act`, so one that fails leaves nobody hanging.
+    `act` must not communicate with other ranks, so that a failing rank blocks no other.
     """
     found = tried(name, act)
-    said = [Check(name, *item) for item in ranks.gather([found.state, found.finding])]
-    worst = max(range(len(said)), key=lambda rank: _SEVERITY.index(said[rank].state))
+    results = [Check(name, *item) for item in ranks.gather([found.state, found.finding])]
+    worst = max(range(len(results)), key=lambda rank: _SEVERITY.index(results[rank].state))
     where = f"rank {worst}: " if worst else ""
-    return Check(name, said[worst].state, f"{where}{said[worst].finding}")
+    return Check(name, results[worst].state, f"{where}{results[worst].finding}")
 
 
 def tried(name: str, act: Callable[[], Check]) -> Check:
-    """What `act` finds here; FAILED where it or the system refuses. Anything else is our bug."""
+    """Run `act` on this rank; UserError and OSError become FAILED. Other exceptions are bugs."""
     try:
         return act()
     except UserError as error:
@@ -45,12 +48,12 @@ def tried(name: str, act: Callable[[], Check]) -> Check:
 
 
 def failed(checks: Sequence[Check]) -> bool:
-    """Whether any of them failed."""
+    """Whether any check failed."""
     return any(check.state == FAILED for check in checks)
 
 
 def checks_text(checks: Sequence[Check]) -> str:
-    """One line a check, in columns."""
+    """The results as aligned text, one line per check."""
     width = max(len(check.name) for check in checks)
     return "\n".join(
         f"{check.name.ljust(width)}  {check.state.ljust(len(WARNING))}  {check.finding}"
@@ -59,7 +62,7 @@ def checks_text(checks: Sequence[Check]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time, in the unit that suits it."""
+    """A duration as text, in a suitable unit."""
     for unit, size, until in (("s", 1, 100), ("min", 60, 100 * 60), ("h", 3600, 72 * 3600)):
         if seconds < until:
             return f"{seconds / size:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Checks of the training itself: the very updates of the run, its first few."""
+"""Checks of training: the first updates of the run are executed."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from decision_seq.types import UserError
 
 WINDOW_STEPS = 50
 TIMED, TIMED_SECONDS = 20, 60.0  # updates, fewer where they would take longer
-BRIEFLY = 60
-IDLE = 0.3  # a share of the time spent on waiting for windows that is worth a word
+BRIEFLY = 60  # environment steps that are timed, with full contexts
+IDLE = 0.3  # share of the time spent waiting for windows, above which there is a warning
 
 
 def windows(trainer: Trainer, ranks: Ranks) -> Check:
-    """In rank order, the ranks' windows are the batch that one process would draw.
+    """Check that the ranks' windows, in rank order, are the batch that one process would draw.
 
-    Windows are drawn with replacement, so that two ranks may see the same one is no fault; that
-    they were given the same part of the batch is.
+    Windows are drawn with replacement, so two ranks may draw the same window. A fault is two ranks
+    with the same part of the batch.
     """
     job = trainer.job
     mine = [np.concatenate(trainer.update.parts(step)).tolist() for step in range(WINDOW_STEPS)]
-    said = ranks.gather(mine)
+    gathered = ranks.gather(mine)
     for step in range(WINDOW_STEPS):
-        together = [row for theirs in said for row in theirs[step]]
-        if together != job.sampler.ids(step).tolist():
+        batch = [row for theirs in gathered for row in theirs[step]]
+        if batch != job.sampler.ids(step).tolist():
             finding = f"the ranks' windows of update {step + 1} are not parts of one batch"
             return Check("windows", FAILED, finding)
-    sizes = sorted({len(theirs[0]) for theirs in said})
+    sizes = sorted({len(theirs[0]) for theirs in gathered})
     each = " or ".join(map(str, sizes))
     finding = f"{WINDOW_STEPS} batches of {job.config.batch_size} are cut into {each} a process"
     return Check("windows", OK, f"{finding}, in {job.config.accumulation} micro-batch(es) each")
 
 
 def model(trainer: Trainer, ranks: Ranks) -> Check:
-    """What the model is, what a window of it costs, and the memory that its state takes."""
+    """Report the model's size, the cost of a window, and the memory of its state."""
     weights = list(trainer.policy.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     whole = sum(weight.numel() * weight.element_size() for weight in weights)
-    # Beside each trained weight stand its gradient and Adam's two moments.
+    # Each trained weight also has a gradient and Adam's two moments.
     state = whole + 3 * sum(weight.numel() * weight.element_size() for weight in trained)
     shards = ranks.world if trainer.config.parallel == "fsdp" else 1
     cost = trainer.throughput.cost
@@ -70,7 +70,7 @@ def model(trainer: Trainer, ranks: Ranks) -> Check:
 
 
 def updates(trainer: Trainer, count: int) -> list[list[str]]:
-    """The next updates -> of each its losses and gradient norm, to the bit."""
+    """Execute the next `count` updates -> the losses and gradient norm of each, exact as hex."""
     prints = []
     for _ in range(count):
         outcome = trainer.update(trainer.step)
@@ -80,7 +80,7 @@ def updates(trainer: Trainer, count: int) -> list[list[str]]:
 
 
 def replicas(trainer: Trainer, ranks: Ranks) -> Check:
-    """After updates, the processes hold the same weights, or each its shard and no more."""
+    """Check that, after updates, the processes hold equal weights, or each only its shard."""
     done = f"after {trainer.step} updates"
     if trainer.config.parallel == "fsdp":
         return _shards(trainer, ranks, done)
@@ -100,23 +100,23 @@ def _shards(trainer: Trainer, ranks: Ranks, done: str) -> Check:
         fault = None
     except RuntimeError as error:
         fault = str(error)
-    held = 0
+    local = 0
     for weight in trainer.policy.parameters():
-        held += weight.to_local().numel() if isinstance(weight, DTensor) else weight.numel()
-    said = ranks.gather([fault, held])
+        local += weight.to_local().numel() if isinstance(weight, DTensor) else weight.numel()
+    gathered = ranks.gather([fault, local])
     total = sum(weight.numel() for weight in trainer.policy.parameters())
-    faults = [f"rank {rank}: {theirs[0]}" for rank, theirs in enumerate(said) if theirs[0]]
+    faults = [f"rank {rank}: {theirs[0]}" for rank, theirs in enumerate(gathered) if theirs[0]]
     if faults:
         return Check("replicas", FAILED, faults[0])
-    shares = ", ".join(f"{theirs[1]:,}" for theirs in said)
+    shares = ", ".join(f"{theirs[1]:,}" for theirs in gathered)
     return Check("replicas", OK, f"{done} the processes hold {shares} of {total:,} parameters")
 
 
 def repeat(first: list[list[str]], second: list[list[str]], ranks: Ranks) -> Check:
-    """The same updates from the same weights give the same numbers, on each rank."""
+    """Check on each rank that the same updates from the same weights give the same numbers."""
     finite = all(math.isfinite(float.fromhex(v)) for update in first for v in update)
-    said = ranks.gather([finite, first[: len(second)] == second])
-    for rank, (theirs, same) in enumerate(said):
+    gathered = ranks.gather([finite, first[: len(second)] == second])
+    for rank, (theirs, same) in enumerate(gathered):
         if not theirs:
             finding = "a loss or gradient is not finite in the first updates"
             return Check("repeat", FAILED, f"rank {rank}: {finding}; look at the data")
@@ -128,7 +128,7 @@ def repeat(first: list[list[str]], second: list[list[str]], ranks: Ranks) -> Che
 
 
 def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
-    """The rates of updates that are warm -> also the seconds of one."""
+    """Measure the rate of updates after a warm-up -> the check, and the seconds of one update."""
     device = trainer.accelerator.device
     updates(trainer, 1)
     started = time.perf_counter()
@@ -141,10 +141,10 @@ def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
         trainer.step += 1
         trainer.throughput.add(outcome.data_seconds)
     float(outcome.gradient_norm)  # waits for the device
-    said = ranks.gather(trainer.throughput.read(device))
-    slowest = min(said, key=lambda theirs: theirs["updates_per_second"])
-    waiting = max(theirs["data_wait"] for theirs in said)
-    memory = max(theirs["memory_gib"] for theirs in said)
+    gathered = ranks.gather(trainer.throughput.read(device))
+    slowest = min(gathered, key=lambda theirs: theirs["updates_per_second"])
+    waiting = max(theirs["data_wait"] for theirs in gathered)
+    memory = max(theirs["memory_gib"] for theirs in gathered)
     finding = (
         f"{slowest['updates_per_second']:,.3g} updates/s,"
         f" {slowest['windows_per_second']:,.0f} windows/s over {count} updates;"
@@ -154,8 +154,8 @@ def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
     return Check("throughput", state, finding), 1 / slowest["updates_per_second"]
 
 
-class _Brief(Environments):
-    """So many steps and no more; what has ended begins anew, so that every seat stays taken."""
+class _TimedEnvironments(Environments):
+    """Environments that run for `steps` steps; an episode that ends is reset, so all stay busy."""
 
     def __init__(self, env_id: str, count: int, steps: int) -> None:
         super().__init__(env_id, count)
@@ -172,14 +172,14 @@ class _Brief(Environments):
 
 
 def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
-    """Of one evaluation on this rank, were all its episodes to last as long as they may."""
+    """Seconds of one evaluation on this rank, if all its episodes have the greatest length."""
     evaluation = trainer.job.evaluation
     assert evaluation is not None
     policy = trainer.job.build().to(trainer.accelerator.device)
     share = -(-len(evaluation.asked()) // ranks.world)
     together, processes = evaluation.layout(policy, share, alone=ranks.world == 1)
-    full = evaluation.context_length  # from then on contexts are full
-    environments = _Brief(evaluation.env_id, together, full + BRIEFLY)
+    full = evaluation.context_length  # contexts are full from this step on
+    environments = _TimedEnvironments(evaluation.env_id, together, full + BRIEFLY)
     targets = evaluation.groups[:1] * together
     seeds = [evaluation.seed + i for i in range(together)]
     rollout(policy, evaluation.conditioning, full, environments, targets, seeds)
@@ -190,7 +190,10 @@ def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
 
 
 def whole_run(trainer: Trainer, ranks: Ranks, update: float, save: float, rolls: bool) -> Check:
-    """How long it will take: update, save: the seconds of one; rolls: the simulator works."""
+    """Estimate the run's duration.
+
+    update, save: seconds of one update and of one save; rolls: whether the simulator works.
+    """
     steps, saves, evaluations = (
         trainer.config.steps,
         len(saved_steps(trainer)),
@@ -203,10 +206,10 @@ def whole_run(trainer: Trainer, ranks: Ranks, update: float, save: float, rolls:
             seconds = _evaluation_seconds(trainer, ranks)
         except UserError:
             seconds = None
-    said = ranks.gather(seconds)
-    known = rolls and None not in said
+    gathered = ranks.gather(seconds)
+    known = rolls and None not in gathered
     if evaluations and known:
-        parts[f"{evaluations:,} evaluation(s)"] = evaluations * max(said)
+        parts[f"{evaluations:,} evaluation(s)"] = evaluations * max(gathered)
     listed = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
     finding = f"at most about {duration(sum(parts.values()))}: {listed}"
     if not evaluations:

@@ -1,4 +1,4 @@
-"""Checks of what the run stands on: the launch, the clocks, the disk, the simulator."""
+"""Checks of a run's surroundings: the launch, the clocks, the disk, the simulator."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ ENV_STEPS = 200
 
 
 def launch(config: Config, ranks: Ranks, device: torch.device, processes: int | None) -> Check:
-    """Who trains together; whether all of them run the same packages, and do not crowd the cores.
+    """Check that all ranks run the same packages, and that the cores suffice for the threads.
 
-    Launches that are not what they seem do not come this far: `start_accelerator` refuses them.
+    Inconsistent launches do not reach this check: `start_accelerator` refuses them.
     """
     packages = {name: version(name) for name in ("decision-seq", "torch", "numpy", "accelerate")}
-    said = ranks.gather(packages)
-    others = [rank for rank, theirs in enumerate(said) if theirs != said[0]]
+    gathered = ranks.gather(packages)
+    others = [rank for rank, theirs in enumerate(gathered) if theirs != gathered[0]]
     if others:
         rank = others[0]
-        name = next(name for name in packages if said[rank][name] != said[0][name])
-        found = f"rank {rank} runs {name} {said[rank][name]}, rank 0 {said[0][name]}"
+        name = next(name for name in packages if gathered[rank][name] != gathered[0][name])
+        found = f"rank {rank} runs {name} {gathered[rank][name]}, rank 0 {gathered[0][name]}"
         return Check("launch", FAILED, f"{found}; install the same everywhere")
-    asked = "--processes not given" if processes is None else f"{processes} asked for"
+    expected = "--processes not given" if processes is None else f"{processes} asked for"
     backend = f", {torch.distributed.get_backend()}" if torch.distributed.is_initialized() else ""
-    finding = f"{describe_launch(config, ranks, device)}{backend}; {asked}"
+    finding = f"{describe_launch(config, ranks, device)}{backend}; {expected}"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     threads, granted = here * torch.get_num_threads(), cores()
     if threads > granted:
@@ -57,26 +57,26 @@ def launch(config: Config, ranks: Ranks, device: torch.device, processes: int | 
 
 
 def clock(ranks: Ranks) -> Check:
-    """Whether the ranks' clocks agree, as far as an exchange can tell.
+    """Check that the ranks' clocks agree, as far as a collective exchange can show.
 
-    Nobody ends an exchange before everybody has begun it. So a rank that began, by its clock, after
-    another one ended, by that one's, is ahead of it; and no two differ by more than the time
-    between the first beginning and the last end.
+    No rank ends an exchange before every rank has begun it. So if one rank begins, by its clock,
+    after another ends, by that other's clock, the first clock is ahead. No two clocks differ by
+    more than the time from the first beginning to the last end.
     """
-    for _ in range(3):  # the ranks come from work of different lengths; each round is shorter
+    for _ in range(3):  # ranks arrive at different times; each round brings them closer
         ranks.gather(None)
     before, started = time.time(), time.monotonic()
     ranks.gather(None)
     after = time.time()
     time.sleep(0.01)
-    said = ranks.gather([before, after, time.monotonic() > started])
-    begun, ended, advanced = zip(*said, strict=True)
+    gathered = ranks.gather([before, after, time.monotonic() > started])
+    begun, ended, advanced = zip(*gathered, strict=True)
     if not all(advanced):
-        return Check("clock", FAILED, f"rank {advanced.index(False)}: the monotonic clock stands")
+        return Check("clock", FAILED, f"rank {advanced.index(False)}: the monotonic clock stops")
     apart, at_most = max(begun) - min(ended), max(ended) - min(begun)
     if apart > CLOCKS_AGREE:
-        ahead, behind = begun.index(max(begun)), ended.index(min(ended))
-        finding = f"rank {ahead} is {apart:.1f} s ahead of rank {behind}: their logs do not line up"
+        first, last = begun.index(max(begun)), ended.index(min(ended))
+        finding = f"rank {first} is {apart:.1f} s ahead of rank {last}: their logs do not line up"
         return Check("clock", WARNING, finding)
     if at_most > CLOCKS_AGREE:
         return Check(
@@ -87,7 +87,7 @@ def clock(ranks: Ranks) -> Check:
 
 
 def trackers(config: Config, ranks: Ranks) -> Check:
-    """Whether the main process, which alone writes to them, can import them."""
+    """Check that the main process, the only one that writes to trackers, can import them."""
 
     def act() -> Check:
         check_trackers(config.train.trackers)
@@ -98,7 +98,11 @@ def trackers(config: Config, ranks: Ranks) -> Check:
 
 
 def near(output: Path) -> Path:
-    """A folder on the disk of a run's folder, which may not be there yet; outside it if it can."""
+    """An existing folder on the disk of a run's folder, which may not exist yet.
+
+    It is the nearest existing parent, or the folder itself where that parent is on another disk or
+    not writable.
+    """
     output = output.resolve()
     parent = next(path for path in output.parents if path.exists())
     if output.is_dir():
@@ -109,9 +113,9 @@ def near(output: Path) -> Path:
 
 
 def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
-    """Save a checkpoint beside the run's folder as the run would -> also the seconds it took.
+    """Save a checkpoint next to the run's folder -> the check, and the seconds of the save.
 
-    The main process alone writes; the others help where a model is sharded.
+    Only the main process writes; the others take part where a model is sharded.
     """
     tensors = checkpoint.Tensors(
         full_weights(trainer.policy), full_moments(trainer.optimizer, trainer.policy)
@@ -147,37 +151,37 @@ def disk(output: Path, trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
 
 
 def _check_lock(folder: Path) -> None:
-    """UserError unless a second launch would be kept out of a folder."""
+    """UserError unless the lock of a folder excludes a second launch."""
     with held(folder):
         try:
             with held(folder):
                 pass
         except UserError:
             return
-    raise UserError(f"file locks in {folder.parent} keep nobody out; name an --output elsewhere")
+    raise UserError(f"file locks in {folder.parent} have no effect; name an --output elsewhere")
 
 
 def _used(output: Path) -> str | None:
-    """What to know of a folder that is in use; UserError where no run could begin or go on."""
+    """A remark about a folder that holds a run; UserError where no run could begin or resume."""
     if not output.exists():
         return None
     if not output.is_dir():
         raise UserError(f"{output} is no folder; name another --output")
     if is_run(output):
-        return f"{output} holds a run: train goes on with it only by --resume"
+        return f"{output} holds a run: train resumes it only with --resume"
     if any(path.name != LOCK for path in output.iterdir()):
         raise UserError(f"{output} is not empty and holds no run; name another --output")
     return None
 
 
 def _room(trainer: Trainer, size: int, seconds: float, free: int) -> Check:
-    """The checkpoints that a run keeps, against the space there is."""
+    """Compare the size of the checkpoints that a run retains with the free space."""
     config = trainer.config
     saved = saved_steps(trainer)
-    kept = config.keep_checkpoints + (config.keep_best is not None)
+    retained = config.keep_checkpoints + (config.keep_best is not None)
     if config.keep_every:
-        kept += int((saved % config.keep_every == 0).sum())
-    count = min(kept, len(saved)) + 1  # a new one is whole before an old one goes
+        retained += int((saved % config.keep_every == 0).sum())
+    count = min(retained, len(saved)) + 1  # a new one is complete before an old one is deleted
     finding = (
         f"{count} checkpoints of {size / 1e6:,.1f} MB at most, {free / 1e9:,.1f} GB free; one saved"
         f" and synced in {seconds:.2g} s ({size / 1e6 / seconds:,.0f} MB/s), rename and lock work"
@@ -188,21 +192,21 @@ def _room(trainer: Trainer, size: int, seconds: float, free: int) -> Check:
 
 
 def saved_steps(trainer: Trainer) -> np.ndarray:
-    """After which updates the whole run saves."""
+    """The updates after which the whole run saves."""
     steps, every = trainer.config.steps, trainer.config.checkpoint_every
     return np.union1d(np.arange(every, steps + 1, every), [steps, *evaluated_steps(trainer)])
 
 
 def evaluated_steps(trainer: Trainer) -> list[int]:
-    """After which updates the whole run rolls the policy out."""
+    """The updates after which the whole run rolls the policy out."""
     steps, every = trainer.config.steps, trainer.job.evaluate_every
     if trainer.job.evaluation is None:
         return []
     return sorted({steps, *(range(every, steps + 1, every) if every else ())})
 
 
-def simulator(problem: Problem, asked: int, ranks: Ranks) -> Check:
-    """Whether every rank can roll out; asked: the episodes that the user's configuration names."""
+def simulator(problem: Problem, episodes: int, ranks: Ranks) -> Check:
+    """Check that every rank can roll out; episodes: those of the user's configuration."""
 
     def act() -> Check:
         atari = "ale_py not installed (Atari alone needs it)"
@@ -210,7 +214,7 @@ def simulator(problem: Problem, asked: int, ranks: Ranks) -> Check:
             atari = f"ale_py {version('ale-py')}"
         evaluation = problem.config.evaluation
         if not evaluation.episodes:
-            if not asked:
+            if not episodes:
                 return Check("simulator", OK, f"not needed: evaluation.episodes is 0; {atari}")
             reason = obstacle(problem.facts.env_id, problem.facts.family)
             return Check("simulator", WARNING, f"the policy will not be rolled out: {reason}")
@@ -218,7 +222,7 @@ def simulator(problem: Problem, asked: int, ranks: Ranks) -> Check:
             rate = _env_rate(str(evaluation.env_id), problem, evaluation.seed)
         except UserError:
             raise
-        except Exception as error:  # a simulator fails in its own way
+        except Exception as error:  # a simulator may raise anything
             reason = " ".join(str(error).split())[:120]
             return Check("simulator", FAILED, f"{type(error).__name__}: {reason}")
         finding = f"{evaluation.env_id} steps, {rate:,.0f} a second alone"
@@ -228,7 +232,7 @@ def simulator(problem: Problem, asked: int, ranks: Ranks) -> Check:
 
 
 def _env_rate(env_id: str, problem: Problem, seed: int) -> float:
-    """Steps a second of one environment under random actions."""
+    """Steps per second of one environment under random actions."""
     check_environment(env_id, problem.spec)
     environments = Environments(env_id, 1)
     space = environments.envs[0].action_space

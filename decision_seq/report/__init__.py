@@ -1,4 +1,4 @@
-"""Results for people and programs: tables, JSON, plots, and the report of several runs."""
+"""Presentation of results: text tables, JSON, plots, and the report of several runs."""
 
 from decision_seq.report.explanation import explanation_text, plot_explanation
 from decision_seq.report.matching import matching_text, plot_matching

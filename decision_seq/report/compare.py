@@ -1,4 +1,4 @@
-"""Which runs may be averaged, what they come to, and what must be said beside it."""
+"""Grouping of runs: which may be averaged, their estimates, and the notes a reader needs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from decision_seq.report.runs import Run, value
 from decision_seq.report.text import target_text
 from decision_seq.statistics import Interval, mean_interval
 
-# Keys that say nothing of a method: its data and protocol make the row, its seed the replicate,
-# and the rest how a run is watched and kept.
+# Keys that do not describe a method: the data and the protocol make the row, the seed makes the
+# replicate, and the others set how a run is executed, logged and saved.
 NOT_OF_THE_METHOD = (
     *("dataset", "seed", "collection.", "evaluation."),
     *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
-# Said in every label they are in: which of the best episodes are trained on, that rewards came as
-# one sum, and that a policy which could be asked for a return is asked for nothing.
+# Settings with a phrase of their own in a label: the share of the best episodes or the least return
+# trained on, rewards delivered as one sum, and no conditioning of a policy that could have one.
 BEST, LEAST, DELAYED = "best_fraction", "least_return", "delayed"
 ASKED = "conditioning.name"
 NEVER_ASKED = ("bc",)
@@ -32,21 +32,29 @@ NEVER_ASKED = ("bc",)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What must be equal for scores to stand in one row; targets: None asks for no return."""
+    """The protocol of a row: scores share a row only if all of its fields are equal."""
 
     dataset: str
+    """Name of the dataset."""
     env_id: str
+    """Gymnasium id of the environment."""
     acting: str
+    """Precision and temperature of the rollouts; see `Run.acting`."""
     source: str
+    """Description of the data's source."""
     size: str
+    """Numbers of episodes and transitions in the data."""
     episodes: int
+    """Episodes rolled out for each target."""
     seed: int
+    """Seed of the first episode; episode i starts from seed + i."""
     targets: tuple[float, ...] | None
+    """Target returns, raw; None for a policy that takes no target."""
 
     @classmethod
     def of(cls, run: Run) -> Protocol:
         scores, first = run.scores, run.headline
-        asked = tuple(target for target in run.targets if target is not None) or None
+        targets = tuple(target for target in run.targets if target is not None) or None
         return cls(
             scores.dataset,
             scores.env_id,
@@ -55,14 +63,15 @@ class Protocol:
             run.size,
             first.episodes,
             first.seed,
-            asked,
+            targets,
         )
 
     @property
     def comparable(self) -> bool:
-        """Whether published numbers, of D4RL's newest data, may be compared with; or are context.
+        """Whether published numbers may be compared with this row; if not they are context.
 
-        Older versions are other data (locomotion's: kzl/decision-transformer#42).
+        Published numbers are of D4RL's newest data. Older versions are other data (locomotion's:
+        kzl/decision-transformer#42).
         """
         return d4rl.own_dataset(self.source) == d4rl.versioned(self.task) is not None
 
@@ -80,20 +89,22 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % interval by Student's t.
-
-    over: what was counted: `seeds`, or `episodes` of one seed. interval: None of a single one.
-    """
+    """A mean with its 95 % interval by Student's t."""
 
     mean: float
+    """Mean of the normalized scores x100, or of the raw returns."""
     interval: Interval | None
+    """Ends of the 95 % interval; None for a single value."""
     over: str
+    """Unit of the sample: `seeds`, or `episodes` of one seed."""
     count: int
+    """Number of seeds or episodes."""
     normalized: bool
+    """Whether values are normalized scores; if not they are raw returns."""
 
 
 def counted(estimate: Estimate) -> str:
-    """`5 seeds`, `50 episodes of 1 seed`: what the interval is about."""
+    """The sample of an estimate as text: `5 seeds`, `50 episodes of 1 seed`."""
     if estimate.over == "seeds":
         return f"{estimate.count} seeds"
     return f"{estimate.count} episode{'s' if estimate.count > 1 else ''} of 1 seed"
@@ -101,18 +112,18 @@ def counted(estimate: Estimate) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one method by one protocol: they differ in their seed alone."""
+    """Runs of one method under one protocol, which differ only in their seed."""
 
     row: str
     label: str
     runs: tuple[Run, ...]
 
     def values(self, index: int = 0) -> list[float]:
-        """Every run's score of its last checkpoint at the target of that number."""
+        """Each run's score of its last checkpoint at target number `index`."""
         return [value(run.scores.targets[index]) for run in self.runs]
 
     def estimate(self, index: int = 0) -> Estimate:
-        """Seeds are the unit where there are several, the one seed's episodes otherwise."""
+        """The mean over seeds where there are several, else over the episodes of the one seed."""
         first = self.runs[0].scores.targets[index]
         normalized = first.normalized_score is not None
         if len(self.runs) == 1:
@@ -123,11 +134,11 @@ class Group:
 
     @property
     def evaluations(self) -> int:
-        """How many evaluations every run of the group has at the least."""
+        """The smallest number of evaluations of a run in the group."""
         return min(len(run.evaluations) for run in self.runs)
 
     def best_of_evaluations(self) -> float | None:
-        """Mean over seeds of each seed's best evaluation: what must never be quoted as a result."""
+        """Mean over seeds of each seed's best evaluation; it must never be quoted as a result."""
         if self.evaluations < 2:
             return None
         return _mean(
@@ -135,7 +146,7 @@ class Group:
         )
 
     def best_of_targets(self) -> float | None:
-        """Mean over seeds of the last checkpoint's best target, chosen after looking."""
+        """Mean over seeds of the last checkpoint's best target, chosen after the rollouts."""
         if len(self.runs[0].scores.targets) < 2:
             return None
         return _mean([max(map(value, run.scores.targets)) for run in self.runs])
@@ -143,18 +154,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups by (row, label), rows and labels in the order in which they are shown.
-
-    notes: what a reader has to know, a sentence each.
-    """
+    """A table of groups: a row for each protocol, a column for each method."""
 
     rows: dict[str, Protocol]
+    """Protocols by row title, in display order."""
     labels: list[str]
+    """Labels of the methods, in display order."""
     groups: dict[tuple[str, str], Group]
+    """Groups by (row, label)."""
     notes: list[str]
+    """Facts that a reader needs, one sentence each."""
 
     def normalized(self, label: str) -> dict[str, list[float]]:
-        """A method's scores by row, a value a seed, where reference scores exist."""
+        """A method's scores by row, one value per seed, where reference scores exist."""
         return {
             row: group.values()
             for (row, of), group in self.groups.items()
@@ -163,7 +175,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """Group runs by dataset, protocol and method; nothing that differs is averaged."""
+    """Group runs by dataset, protocol and method; runs that differ in these are not averaged."""
     names = labels(runs)
     rows, row_of = _rows(runs)
     collected: dict[tuple[str, str], list[Run]] = {}
@@ -177,9 +189,9 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run's method: the policy, and in what it differs from its own kind.
+    """A name for each run's method: the policy, and the settings that vary among its runs.
 
-    Keys count that differ within a dataset; those that only follow the dataset do not.
+    A key counts only if it varies within one dataset, not if it varies from dataset to dataset.
     """
     settings = [
         {key: v for key, v in flat(run.config).items() if not key.startswith(NOT_OF_THE_METHOD)}
@@ -197,7 +209,7 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _varies(key: str, alike: Sequence[dict[str, Any]]) -> bool:
-    """Whether methods differ in it; what belongs to a conditioning counts among its own alone."""
+    """Whether a key's values differ; keys of a conditioning are compared within it alone."""
     own = key.startswith("conditioning.") and key != ASKED
     found: dict[str, set[str]] = {}
     for mine in alike:
@@ -232,14 +244,17 @@ def _short(key: str) -> str:
 
 
 def _rows(runs: Sequence[Run]) -> tuple[dict[str, Protocol], list[str]]:
-    """The rows by title, and each run's; one that asks for no return joins the row of the rest."""
-    asked = [Protocol.of(run) for run in runs]
-    for index, protocol in enumerate(asked):
+    """The rows by title, and each run's title.
+
+    A run without targets joins the row that equals it but for the targets, if there is just one.
+    """
+    protocols = [Protocol.of(run) for run in runs]
+    for index, protocol in enumerate(protocols):
         if protocol.targets is None:
-            fitting = {other for other in asked if other.targets and _but_targets(other, protocol)}
+            fitting = {p for p in protocols if p.targets and _differ_in_targets(p, protocol)}
             if len(fitting) == 1:
-                asked[index] = fitting.pop()
-    order = sorted(set(asked), key=lambda p: (p.task, p.dataset, str(p)))
+                protocols[index] = fitting.pop()
+    order = sorted(set(protocols), key=lambda p: (p.task, p.dataset, str(p)))
     several = Counter(protocol.dataset for protocol in order)
     titles: dict[Protocol, str] = {}
     seen: Counter[str] = Counter()
@@ -247,10 +262,10 @@ def _rows(runs: Sequence[Run]) -> tuple[dict[str, Protocol], list[str]]:
         seen[protocol.dataset] += 1
         number = f" [{seen[protocol.dataset]}]" if several[protocol.dataset] > 1 else ""
         titles[protocol] = f"{protocol.dataset}{number}"
-    return {titles[p]: p for p in order}, [titles[p] for p in asked]
+    return {titles[p]: p for p in order}, [titles[p] for p in protocols]
 
 
-def _but_targets(one: Protocol, other: Protocol) -> bool:
+def _differ_in_targets(one: Protocol, other: Protocol) -> bool:
     return one.differences(other) in ([], ["targets"]) and one.dataset == other.dataset
 
 
@@ -261,7 +276,7 @@ def _notes(rows: dict[str, Protocol], groups: dict[tuple[str, str], Group]) -> l
             differing = "; ".join(
                 f"{key}: {getattr(a, key)} against {getattr(b, key)}" for key in a.differences(b)
             )
-            notes.append(f"{one} and {other} are kept apart, as protocols differ: {differing}")
+            notes.append(f"{one} and {other} are separate, as protocols differ: {differing}")
     for group in groups.values():
         seeds = Counter(run.seed for run in group.runs)
         for seed in (seed for seed, count in seeds.items() if count > 1):
@@ -295,11 +310,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def score_curve(run: Run) -> list[tuple[int, float]]:
-    """The score at the first target against updates."""
+    """(Updates, score at the first target) of every evaluation."""
     return [(record["step"], value(record["targets"][0])) for record in run.evaluations]
 
 
 def loss_curve(run: Run) -> list[tuple[int, float]]:
-    """The training loss against updates, where it was logged."""
+    """(Updates, training loss) of every record that has a loss."""
     records = [record for record in run.metrics if record.get("loss") is not None]
     return [(record["step"], record["loss"]) for record in records]

@@ -1,4 +1,4 @@
-"""Published numbers beside ours: a comparison on the same data, context on others."""
+"""Published numbers and ours in one table: a comparison on the same data, context on others."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from decision_seq.report.text import markdown_table
 
 
 def fitting(protocols: Sequence[Protocol]) -> list[Published]:
-    """What was published of any of these datasets."""
+    """The published entries that have a score on any of these datasets."""
     tasks = {protocol.task for protocol in protocols}
     return [entry for entry in published() if tasks & set(entry.scores)]
 
 
 def published_text(comparison: Comparison) -> str:
-    """Ours above theirs: a table where the data are D4RL's, another where they are not."""
+    """Our scores above published ones: a table for D4RL's data, another for other data."""
     parts = []
     for comparable, title, about in (
         (
             True,
-            "Beside published numbers",
+            "Comparison with published numbers",
             "The data are D4RL's own files, by their checksums (by their names where none were"
             " published); published scores come from mujoco-py.",
         ),
@@ -57,7 +57,7 @@ def _published_table(
         cells = ["-" if g is None else f"{g.estimate().mean:,.1f}" for g in groups]
         lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
         cells = [
-            _as_the_paper(group, protocol.task)
+            _paper_normalized(group, protocol.task)
             for group, protocol in zip(groups, shown.values(), strict=True)
         ]
         if set(cells) != {"-"}:
@@ -80,8 +80,8 @@ def _published_table(
     return "\n".join([markdown_table(header, lines), "", *footnotes])
 
 
-def _as_the_paper(group: Group | None, task: str) -> str:
-    """Ours by the pair of scores by which the Decision Transformer paper normalises Atari."""
+def _paper_normalized(group: Group | None, task: str) -> str:
+    """Our mean, normalized by the two scores that the Decision Transformer paper uses on Atari."""
     if group is None or task not in PAPER_SCORES:
         return "-"
     returns = np.array([run.scores.targets[0].return_mean for run in group.runs])

@@ -1,4 +1,4 @@
-"""What `decision_seq.explanation` found, for people."""
+"""Text and plot of the results of `decision_seq.explanation`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from decision_seq.report.text import table
 
 
 def explanation_text(found: dict[str, Any]) -> str:
-    """What the estimates tell apart, how they move, and where the attention lies."""
+    """Table: how well the estimates separate outcomes, how they rise, and what is attended to."""
     event, stage = found["event"], found["stage"]
     about = (
         f"checkpoint   {found['checkpoint']}\n"
@@ -28,16 +28,16 @@ def explanation_text(found: dict[str, Any]) -> str:
         for name, moved in found["estimates"]["moved"].items():
             what = f"the estimate's rise with the {event if name == 'event' else 'success'}"
             rows.append([what, f"{moved['rise']:.3f}", *_ends(moved), f"{moved['episodes']:,}"])
-    looks = found["attention"]
-    if looks:
-        last, count = looks["last_stage"], f"{looks['episodes']:,}"
+    attention = found["attention"]
+    if attention:
+        last, count = attention["last_stage"], f"{attention['episodes']:,}"
         for key, what in (
             ("on_event", f"attention of {stage} {last} on the step of the {event}"),
-            ("on_others", "on another step of that one's stage, the mean"),
+            ("on_others", "mean attention on another step of the same stage"),
             ("difference", "the difference"),
         ):
-            interval = {"interval_95": looks[f"{key}_interval_95"]}
-            rows.append([what, f"{looks[key]:.4f}", *_ends(interval, 4), count])
+            interval = {"interval_95": attention[f"{key}_interval_95"]}
+            rows.append([what, f"{attention[key]:.4f}", *_ends(interval, 4), count])
     heads = ["", "mean", "95 %", "interval", "episodes"]
     return f"{about}\n\n{table(heads, rows)}"
 
@@ -48,9 +48,10 @@ def _ends(found: dict[str, Any], digits: int = 3) -> tuple[str, str]:
 
 
 def plot_explanation(found: dict[str, Any], path: Path) -> None:
-    """The running estimates above; below one episode's attention, and the last stage's looks."""
-    estimates, looks = found["estimates"], found["attention"]
-    panels = [panel for panel, there in ((_estimates, estimates), (_looks, looks)) if there]
+    """Draw the running estimates; below them one episode's attention and the last stage's mean."""
+    estimates, attention = found["estimates"], found["attention"]
+    both = ((_plot_estimates, estimates), (_plot_attention, attention))
+    panels = [panel for panel, there in both if there]
     with canvas(path, 12, 5 * len(panels) + 0.5) as figure:
         rows = figure.subfigures(max(len(panels), 1), 1, squeeze=False)[:, 0]
         for row, panel in zip(rows, panels, strict=False):
@@ -58,7 +59,7 @@ def plot_explanation(found: dict[str, Any], path: Path) -> None:
         figure.suptitle(f"{found['env_id']}, {Path(found['checkpoint']).name}", fontsize=13)
 
 
-def _estimates(figure: Any, found: dict[str, Any]) -> None:
+def _plot_estimates(figure: Any, found: dict[str, Any]) -> None:
     estimates, axes = found["estimates"], figure.subplots()
     names = {
         "success": "success",
@@ -74,31 +75,33 @@ def _estimates(figure: Any, found: dict[str, Any]) -> None:
         for row in estimates["shown"][name]:
             axes.plot(range(1, len(row) + 1), row, color=colour, alpha=0.3, linewidth=0.8)
     _mark_stages(axes, estimates["stages"], found["stage"])
-    axes.set(xlabel="step", ylabel="expected return", title="what is expected once a step is done")
+    axes.set(xlabel="step", ylabel="expected return", title="expected return after each step")
     axes.legend(fontsize=10)
 
 
-def _looks(figure: Any, found: dict[str, Any]) -> None:
-    looks = found["attention"]
+def _plot_attention(figure: Any, found: dict[str, Any]) -> None:
+    attention = found["attention"]
     left, right = figure.subplots(1, 2)
-    shown = looks["shown"]
+    shown = attention["shown"]
     image = left.imshow(np.array(shown["map"]), cmap="magma", vmax=0.5)
     figure.colorbar(image, ax=left, shrink=0.8)
     left.axvline(shown["event"], color="white", linestyle=":")
-    left.set(xlabel="looked at", ylabel="looking", title=f"an episode (dotted: {found['event']})")
-    for number, (step, curve) in enumerate(looks["by_event_step"].items()):
+    left.set(xlabel="key step", ylabel="query step", title=f"an episode (dotted: {found['event']})")
+    for number, (step, curve) in enumerate(attention["by_event_step"].items()):
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
         label = f"{found['event']} at step {int(step) + 1} ({curve['episodes']:,})"
         right.plot(range(1, len(curve["mean"]) + 1), curve["mean"], label=label, **style)
         right.plot(int(step) + 1, curve["mean"][int(step)], "o", color=style["color"])
     _mark_stages(right, shown["stages"], found["stage"])
-    right.set(xlabel="step looked at", ylabel="attention")
-    right.set_title(f"where {found['stage']} {looks['last_stage']} looks (dots: {found['event']})")
+    right.set(xlabel="step", ylabel="attention")
+    right.set_title(
+        f"attention of {found['stage']} {attention['last_stage']} (dots: {found['event']})"
+    )
     right.legend(fontsize=9)
 
 
 def _mark_stages(axes: Any, stages: list[int], name: str) -> None:
-    """Where each begins, behind the first."""
+    """Mark where each stage after the first begins."""
     for at in np.flatnonzero(np.diff(stages)):
         axes.axvline(at + 1.5, color="0.4", linestyle=":")
         axes.text(at + 1.7, axes.get_ylim()[1], f"{name} {stages[at + 1]}", fontsize=9, va="top")

@@ -16,7 +16,10 @@ from decision_seq.types import UserError
 
 
 def write_report(report: Report, folder: Path, rng: np.random.Generator) -> list[Path]:
-    """What was written, report.md last; UserError when the folder cannot be."""
+    """Write the report's files -> their paths, report.md last.
+
+    UserError when the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,7 +23,7 @@ from decision_seq.report.text import markdown_table, target_text
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report says, computed once."""
+    """All results that a report shows, computed once."""
 
     comparison: Comparison
     summaries: list[Summary]
@@ -39,7 +39,7 @@ def make_report(runs: Sequence[Run], unfinished: Sequence[str], rng: np.random.G
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """`43.2 [41.0, 45.4], 5 seeds`; a raw return says that it is one."""
+    """`43.2 [41.0, 45.4], 5 seeds`; a raw return is marked `raw`."""
     form = ".1f" if estimate.normalized else ",.1f"
     text = format(estimate.mean, form)
     if estimate.interval is not None:
@@ -50,8 +50,12 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def main_text(report: Report) -> str:
-    """What stands first, and all that `decision-seq report` prints without --output."""
-    parts = [_headline(report.comparison), _beside(report.comparison), _other(report.comparison)]
+    """The first part of the report, which `decision-seq report` prints without --output."""
+    parts = [
+        _headline(report.comparison),
+        _selection_gain(report.comparison),
+        _other_targets(report.comparison),
+    ]
     parts += [_over_tasks(report), _unfinished(report.unfinished)]
     return "\n\n".join(part for part in parts if part)
 
@@ -59,7 +63,7 @@ def main_text(report: Report) -> str:
 def markdown(report: Report, images: Sequence[tuple[str, str]] = ()) -> str:
     """The whole report; images: (title, file name)."""
     comparison = report.comparison
-    parts = ["# Report", main_text(report), published_text(comparison), _behind(comparison)]
+    parts = ["# Report", main_text(report), published_text(comparison), _protocols(comparison)]
     parts += [f"## {title}\n\n![{title}]({name})" for title, name in images]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -73,11 +77,11 @@ def _headline(comparison: Comparison) -> str:
         for row, protocol in comparison.rows.items()
     ]
     about = (
-        "Last checkpoint, first declared target: mean [95 % interval by Student's t], and over what"
-        " it was taken: seeds where there are several; where there is one its episodes, an interval"
-        " that says nothing of another seed. A method that takes no target ignores the one named."
-        " Normalized scores x100; `raw`: returns, where no"
-        " reference scores exist."
+        "Last checkpoint, first declared target: mean [95 % interval by Student's t] and its"
+        " sample. The sample is the seeds where there are several, else the episodes of the one"
+        " seed: that interval does not cover the variation between seeds. A method that takes no"
+        " target ignores the row's. Normalized scores x100; `raw`: returns, where no reference"
+        " scores exist."
     )
     notes = [f"- {note}" for note in comparison.notes]
     text = (
@@ -92,8 +96,8 @@ def _cell(group: Group | None, index: int = 0) -> str:
     return estimate_text(group.estimate(index))
 
 
-def _beside(comparison: Comparison) -> str:
-    """The headline beside what choosing after looking would have given."""
+def _selection_gain(comparison: Comparison) -> str:
+    """The headline, and what the best evaluation or target, chosen afterwards, would have given."""
     rows = []
     for group in comparison.groups.values():
         evaluations, targets = group.best_of_evaluations(), group.best_of_targets()
@@ -111,10 +115,10 @@ def _beside(comparison: Comparison) -> str:
         return ""
     header = ["dataset", "method", "last", "best of N evaluations, not a result"]
     header.append("best of N targets, not a result")
-    return f"## What choosing after looking would add\n\n{markdown_table(header, rows)}"
+    return f"## What choosing afterwards would add\n\n{markdown_table(header, rows)}"
 
 
-def _other(comparison: Comparison) -> str:
+def _other_targets(comparison: Comparison) -> str:
     rows = []
     for group in comparison.groups.values():
         for index, target in enumerate(group.runs[0].targets):
@@ -137,15 +141,15 @@ def _over_tasks(report: Report) -> str:
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
     about = (
         f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
-        " IQM: mean of the middle half of all runs; optimality gap: mean of what is missing to"
-        " 100, less is better;"
+        " IQM: mean of the middle half of all runs; optimality gap: mean shortfall from 100, less"
+        " is better;"
         " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
-        " every task. Coverage: how often such an interval holds the truth, in simulated normal"
-        " scores with these means, spreads and numbers of seeds and tasks; it promises 95 %."
+        " every task. Coverage: how often such an interval contains the true value, in simulated"
+        " normal scores with these means, spreads and numbers of seeds and tasks; nominally 95 %."
     )
     lacking = [label for label in report.comparison.labels if label not in methods]
     if lacking:
-        about += f" Left out, for want of a dataset in common: {', '.join(lacking)}."
+        about += f" Left out, as they have no dataset in common: {', '.join(lacking)}."
     text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
     pairs = [
         [f"{i.over} > {i.under}", f"{i.probability:.2f}", _ends(i.interval, ".2f"), str(i.tasks)]
@@ -169,20 +173,20 @@ def _unfinished(lines: Sequence[str]) -> str:
     return "\n".join(["## Left out", "", *(f"- {line}" for line in lines)]) if lines else ""
 
 
-def _behind(comparison: Comparison) -> str:
-    """Protocols and runs: what is needed to believe a row, or to repeat it."""
-    lines = ["## What stands behind it", "", "Every score is of a run's last checkpoint.", ""]
+def _protocols(comparison: Comparison) -> str:
+    """Protocols and runs of each row: what is needed to check it or to repeat it."""
+    lines = ["## Protocols and runs", "", "Every score is of a run's last checkpoint.", ""]
     for row, protocol in comparison.rows.items():
         groups = [g for (of, _), g in comparison.groups.items() if of == row]
         notes = sorted({note for g in groups for run in g.runs for note in run.scores.notes})
-        asked = ", ".join(map(target_text, protocol.targets or (None,)))
+        targets = ", ".join(map(target_text, protocol.targets or (None,)))
         lines += [
             f"### {row}",
             "",
             f"- data: {protocol.source}; {protocol.size}",
             f"- environment: {protocol.env_id}; the policy in {protocol.acting}",
             *(f"- note: {note}" for note in notes),
-            f"- targets: {asked}; {protocol.episodes} episodes a target, episode i from seed"
+            f"- targets: {targets}; {protocol.episodes} episodes a target, episode i from seed"
             f" {protocol.seed} + i",
             "",
         ]

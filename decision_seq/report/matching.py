@@ -1,4 +1,4 @@
-"""What `decision_seq.matching` found, for people."""
+"""Text and plot of the results of `decision_seq.matching`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from decision_seq.report.plots import COLOURS, drawing
 from decision_seq.report.text import table
 
 CONDITIONS = {
-    "schedule": "at every step the target's own of that step",
-    "constant": "one distribution from the first step to the last",
-    "none": "nothing of the target: rolled out once, compared with every one",
+    "schedule": "at each step, the target's label of that step",
+    "constant": "one distribution for all steps",
+    "none": "no target; rolled out once and compared with every target",
 }
-COLUMNS = 3  # of the panels
+COLUMNS = 3  # of panels in the plot
 
 
 def matching_text(found: dict[str, Any]) -> str:
-    """The distance of every target, and their mean."""
+    """Table of the distance to each target, and the mean distance."""
 
     def number(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
@@ -37,7 +37,7 @@ def matching_text(found: dict[str, Any]) -> str:
         ]
         for place, target in enumerate(found["targets"])
     ]
-    header = ["target", "steps", "mean", "obtained", "distance", "an episode's own", "the data's"]
+    header = ["target", "steps", "mean", "result", "distance", "per episode", "of the data"]
     notes = "".join(f"note         {note}\n" for note in found["notes"])
     about = (
         f"dataset      {found['dataset']}\n"
@@ -49,9 +49,9 @@ def matching_text(found: dict[str, Any]) -> str:
         f"policy       {found['policy']}, conditioning {found['conditioning']}\n"
         f"condition    {CONDITIONS[found['condition']]}\n"
         f"{notes}"
-        f"distance     earth mover's, to the target's histogram: of the steps of all"
-        f" {found['episodes']} episodes together; of each alone, their mean and its 95 % interval;"
-        " of the data as a whole"
+        f"distance     earth mover's, to the target's histogram: of the pooled steps of all"
+        f" {found['episodes']} episodes; of single episodes, mean and its 95 % interval; of all"
+        " steps of the data"
     )
     count = len(rows)
     mean = _with_interval(found["distance"], found["interval_95"])
@@ -63,7 +63,7 @@ def _with_interval(mean: float, interval: list[float] | None) -> str:
 
 
 def plot_matching(found: dict[str, Any], path: Path) -> None:
-    """Histograms asked for and obtained, a panel a target."""
+    """Draw the target's and the result's histogram, one panel per target."""
     targets, edges = found["targets"], np.array(found["edges"])
     columns = min(COLUMNS, len(targets))
     rows = math.ceil(len(targets) / columns)
@@ -73,11 +73,11 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
                 axes.set_axis_off()
                 continue
             target = targets[place]
-            asked = target["shares"]
-            axes.stairs(asked, edges, fill=True, color=COLOURS[0], alpha=0.35, label="target")
-            obtained = target["obtained"]["shares"]
+            shares = target["shares"]
+            axes.stairs(shares, edges, fill=True, color=COLOURS[0], alpha=0.35, label="target")
+            result = target["obtained"]["shares"]
             axes.stairs(
-                obtained, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="obtained"
+                result, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="result"
             )
             axes.set_title(f"{target['name']}: distance {target['distance']:.3f}", fontsize=12)
             axes.set_xlabel(found["feature"])
@@ -88,5 +88,5 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
             f"{found['dataset']}, {Path(found['checkpoint']).name}: {found['episodes']} episodes a"
             f" target; {found['policy']}, conditioning {found['conditioning']}",
             fontsize=13,
-            wrap=True,  # a single panel is narrower than that
+            wrap=True,  # a single panel is narrower than this text
         )

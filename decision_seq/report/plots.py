@@ -1,7 +1,7 @@
-"""Results as images, to be read without the text beside them.
+"""Plots of results, readable without the text around them.
 
-Colours are those of Okabe and Ito (2008), which people with any kind of colour vision tell apart;
-methods differ in marker and dash too. Fonts are large enough for half the size.
+Colours are those of Okabe and Ito (2008), which are distinct for every kind of colour vision;
+methods also differ in marker and dash. Fonts stay legible at half the size.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ SCORE, RETURN = (
 def drawing(
     path: Path, rows: int = 1, columns: int = 1, width: float = 7, height: float = 4.5
 ) -> Iterator[np.ndarray]:
-    """The axes [rows, columns], of so many inches each, of an image: see `canvas`."""
+    """An image with axes [rows, columns], each `width` by `height` inches: see `canvas`."""
     with canvas(path, width * columns, height * rows) as figure:
         yield figure.subplots(rows, columns, squeeze=False)
 
 
 @contextlib.contextmanager
 def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """An image of so many inches that is written on leaving, whole or not at all.
+    """A figure of `width` by `height` inches, written on exit, whole or not at all.
 
-    Without pyplot, which keeps figures alive. UserError when the kind is unknown or the disk
-    refuses.
+    pyplot is not used, because it keeps figures alive. UserError when the file type is unknown or
+    the file cannot be written.
     """
     check_suffix(path)
     import matplotlib
@@ -77,12 +77,12 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def check_suffix(path: Path) -> None:
-    """UserError unless the name ends in a kind of image that can be drawn."""
+    """UserError unless the file's suffix is a supported image type."""
     if path.suffix not in PLOTS:
         raise UserError(f"cannot draw {path}: name a file that ends in {', '.join(PLOTS)}")
 
 
-def _look(comparison: Comparison, label: str) -> dict[str, Any]:
+def _style(comparison: Comparison, label: str) -> dict[str, Any]:
     """A method's colour and dash, the same in every plot of a report."""
     number = comparison.labels.index(label)
     return {
@@ -96,7 +96,7 @@ def _marker(comparison: Comparison, label: str) -> str:
 
 
 def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
-    """The histogram of the episodes' returns, with the suggested targets."""
+    """Draw the histogram of the episodes' returns, with the suggested targets."""
     with drawing(path) as ((axes,),):
         axes.hist(returns, bins=50, color="0.6")
         for number, target in enumerate(targets):
@@ -108,16 +108,16 @@ def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) 
 
 
 def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
-    """Scores and training loss against updates: thick the mean over seeds, thin every seed."""
+    """Draw scores and training loss by update: the mean over seeds thick, each seed thin."""
     with drawing(path, 1, 2) as ((scores, losses),):
         groups = [g for (of, _), g in comparison.groups.items() if of == row]
         for group in groups:
-            look = _look(comparison, group.label)
+            style = _style(comparison, group.label)
             marker = _marker(comparison, group.label)
             _curves(
-                scores, [score_curve(run) for run in group.runs], group, {**look, "marker": marker}
+                scores, [score_curve(run) for run in group.runs], group, {**style, "marker": marker}
             )
-            _curves(losses, [loss_curve(run) for run in group.runs], group, look)
+            _curves(losses, [loss_curve(run) for run in group.runs], group, style)
         normalized = groups[0].estimate().normalized
         scores.set(
             title=f"{row}: evaluations at the first target",
@@ -133,9 +133,9 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
 
 
 def _curves(
-    axes: Axes, curves: list[list[tuple[int, float]]], group: Group, look: dict[str, Any]
+    axes: Axes, curves: list[list[tuple[int, float]]], group: Group, style: dict[str, Any]
 ) -> None:
-    """The mean is taken at the updates that all curves have."""
+    """Draw each curve and their mean, taken at the updates that all curves have."""
     curves = [curve for curve in curves if curve]
     if not curves:
         return
@@ -143,15 +143,15 @@ def _curves(
     label = f"{group.label}, mean of {seeds}" if len(curves) > 1 else f"{group.label}, {seeds}"
     if len(curves) > 1:
         for curve in curves:
-            axes.plot(*zip(*curve, strict=True), color=look["color"], linewidth=0.8, alpha=0.45)
+            axes.plot(*zip(*curve, strict=True), color=style["color"], linewidth=0.8, alpha=0.45)
     tables = [dict(curve) for curve in curves]
     shared = sorted(set.intersection(*(set(t) for t in tables)))
     means = [float(np.mean([t[step] for t in tables])) for step in shared]
-    axes.plot(shared, means, label=label, markersize=6, **look)
+    axes.plot(shared, means, label=label, markersize=6, **style)
 
 
 def plot_seeds(comparison: Comparison, path: Path) -> None:
-    """A panel a row: every seed's headline as a point, beside it the mean and its interval."""
+    """Draw one panel per row: each seed's headline score, and the mean with its interval."""
     rows = list(comparison.rows)
     columns = min(3, len(rows))
     height = 1.6 + 0.75 * len(comparison.labels)
@@ -166,7 +166,7 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
     groups = [g for (of, _), g in comparison.groups.items() if of == row]
     for height, group in enumerate(reversed(groups)):
         estimate = group.estimate()
-        colour, marker = _look(comparison, group.label)["color"], _marker(comparison, group.label)
+        colour, marker = _style(comparison, group.label)["color"], _marker(comparison, group.label)
         values = group.values()
         if estimate.over == "seeds":
             axes.plot(values, [height + 0.18] * len(values), marker, color=colour, alpha=0.5)
@@ -186,9 +186,9 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
 
 
 def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) -> None:
-    """The share of runs above every score, with pointwise bands, over tasks in common.
+    """Draw the share of runs above each score, with pointwise bands, over the common tasks.
 
-    ValueError where `summary.shared` has none.
+    ValueError where `summary.shared` finds no common task.
     """
     methods, tasks = shared(comparison)
     scores = {label: {row: comparison.normalized(label)[row] for row in tasks} for label in methods}
@@ -197,11 +197,11 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
     thresholds = np.linspace(every.min() - margin, every.max() + margin, 201)
     with drawing(path) as ((axes,),):
         for label, of in scores.items():
-            look = _look(comparison, label)
-            axes.plot(thresholds, performance_profile(of, thresholds), label=label, **look)
+            style = _style(comparison, label)
+            axes.plot(thresholds, performance_profile(of, thresholds), label=label, **style)
             band = profile_band(of, thresholds, rng)
             if band is not None:
-                axes.fill_between(thresholds, *band, color=look["color"], alpha=0.15, linewidth=0)
+                axes.fill_between(thresholds, *band, color=style["color"], alpha=0.15, linewidth=0)
             axes.set(
                 title=f"performance profile, {len(tasks)} task(s); band: pointwise 95 % bootstrap",
                 xlabel=SCORE,
@@ -213,7 +213,7 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
 
 
 def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
-    """Obtained against asked-for returns.
+    """Draw returns against target returns.
 
     calibration: "dataset", "env_id", "checkpoint", "episodes", "reference_scores" (or None),
     "data_return_quantiles" {"0": ..., "50": ..., "100": ...} and "points", each with "target",
@@ -221,7 +221,7 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
     """
     with drawing(path, 1, 1, 7.5, 6) as ((axes,),):
         points = sorted(calibration["points"], key=lambda point: point["target"])
-        asked = [point["target"] for point in points]
+        targets = [point["target"] for point in points]
         means = np.array([point["return_mean"] for point in points])
         for number, point in enumerate(points):
             axes.plot(
@@ -235,23 +235,23 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
         ends = [point["interval_95"] or (point["return_mean"],) * 2 for point in points]
         reach = np.abs(np.array(ends).T - means)
         axes.errorbar(
-            *(asked, means),
+            *(targets, means),
             yerr=reach,
             fmt="o-",
             color=COLOURS[0],
             capsize=4,
-            label=f"obtained: mean of {calibration['episodes']}, 95 % interval",
+            label=f"mean of {calibration['episodes']}, 95 % interval",
         )
         quantiles = calibration["data_return_quantiles"]
-        ideal = [min(0.0, *asked), max(asked)]
-        axes.plot(ideal, ideal, "--", color="0.2", linewidth=1.5, label="obtained = asked for")
+        ideal = [min(0.0, *targets), max(targets)]
+        axes.plot(ideal, ideal, "--", color="0.2", linewidth=1.5, label="return = target")
         axes.axvline(
             quantiles["100"], color=COLOURS[1], linestyle="-.", label="best return in the data"
         )
         axes.axvline(
             quantiles["50"], color=COLOURS[4], linestyle=":", label="median return in the data"
         )
-        axes.set(xlabel="return asked for (sum of raw rewards)", ylabel=f"obtained {RETURN}")
+        axes.set(xlabel="target return (sum of raw rewards)", ylabel=RETURN)
         about = f"{calibration['env_id']}, {Path(calibration['checkpoint']).name}"
         axes.set_title(f"{calibration['dataset']}\n{about}", fontsize=12)
         if calibration["reference_scores"]:
@@ -260,7 +260,7 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
 
 
 def _normalized_axis(axes: Axes, low: float, high: float) -> None:
-    """The same returns as normalized scores, on the right."""
+    """Add a right axis that shows the same returns as normalized scores."""
     span = high - low
 
     def normalized(returns: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What `decision_seq.prediction` found, for people."""
+"""Text and plot of the results of `decision_seq.prediction`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
 
-SHOWN = 6  # dimensions of the first episode
-ROWS = 6  # of the table: so many moments, from the first to the last
+SHOWN = 6  # dimensions of the first episode in the plot
+ROWS = 6  # of the table, at most: steps spaced geometrically from the first to the last
 
 
 def prediction_text(found: dict[str, Any]) -> str:
-    """The errors at some moments."""
+    """Table of the errors at some steps."""
     steps = found["steps"]
     moments = np.unique(np.geomspace(1, steps, min(ROWS, steps)).round().astype(int))
     names = list(found["errors"])
@@ -35,7 +35,7 @@ def prediction_text(found: dict[str, Any]) -> str:
         f"checkpoint   {found['checkpoint']}\n"
         f"predicted    {steps:,} steps of {len(found['episodes'])} episodes, {found['samples']}"
         f" samples of each, from a context of {found['context']} transitions; the window has"
-        f" {found['window']}; the episodes' own actions\n"
+        f" {found['window']}; actions are those of the episodes\n"
         f"error        root mean square over the dimensions, in standard deviations of the data;"
         f" mean over episodes and 95 % interval; {found['stopped']:.0%} of the samples stopped"
     )
@@ -43,9 +43,9 @@ def prediction_text(found: dict[str, Any]) -> str:
 
 
 def plot_prediction(found: dict[str, Any], path: Path) -> None:
-    """Some dimensions of the first episode, true and predicted, above the errors of all."""
+    """Draw some dimensions of the first episode, true and predicted, above all episodes' errors."""
     shown = {name: np.array(values, float) for name, values in found["shown"].items()}
-    # Those that vary most within the episode, by the data's measure.
+    # The dimensions that vary most within the episode, in standard deviations of the data.
     varied = shown["true"].std(0) / shown["deviation"]
     dimensions = np.sort(np.argsort(-varied)[:SHOWN])
     steps = np.arange(1, found["steps"] + 1)

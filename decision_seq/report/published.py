@@ -1,4 +1,4 @@
-"""Numbers that others published, each with what must be known to read it."""
+"""Published scores, each with the facts that are needed to interpret it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,34 @@ FOLDER = Path(__file__).with_name("published")
 
 @dataclass(frozen=True)
 class Published:
-    """A method's scores by one publication, normalized x100 unless `unit` says otherwise.
-
-    by: who measured it; protocol: `last` checkpoint, `best evaluation` during training, `best of
-    six targets`, or `not said`; seeds: None where it is not said; spread: what ± means.
-    verified: False where the number was taken from memory or second hand and still has to be
-    looked up. comparable: False where the data or the unit are not those of the datasets' names.
-    """
+    """A method's scores from one publication."""
 
     method: str
+    """Name of the method."""
     by: str
+    """Publication or program that measured it."""
     source: str
+    """Reference to the table or file with the numbers."""
     protocol: str
+    """`last` checkpoint, `best evaluation` during training, `best of six targets` or `not said`."""
     data: str
+    """Data that the method was trained on."""
     environment: str
+    """Environments that the method was evaluated in."""
     scores: dict[str, tuple[float, float | None]]
+    """(Mean, spread) by task name; the spread is None where it is not said."""
     seeds: int | None = None
+    """Number of training seeds; None where it is not said."""
     spread: str = "not said"
+    """Meaning of the number after ±."""
     unit: str = "normalized"
+    """Unit of the scores; `normalized` is x100."""
     verified: bool = True
+    """False where a number was taken from memory or second hand and has to be looked up."""
     comparable: bool = True
+    """False where the data or the unit are not those of the datasets' names."""
     caveats: tuple[str, ...] = field(default=())
+    """Further facts that limit a comparison."""
 
     @property
     def title(self) -> str:
@@ -46,7 +53,7 @@ class Published:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """Everything in `published/*.yaml`, in the files' order."""
+    """All entries of `published/*.yaml`, in the files' order."""
     return tuple(
         _entry(entry)
         for path in sorted(FOLDER.glob("*.yaml"))
@@ -63,7 +70,7 @@ def _entry(tree: dict[str, Any]) -> Published:
 
 
 def task_name(dataset: str) -> str:
-    """The name the literature has for a dataset of ours: source and version are taken away.
+    """The name of a dataset in the literature: our name without source and version.
 
     `d4rl/hopper-medium-v2`, `minari/mujoco/hopper/medium-v0`, `x/hopper_medium-v2.hdf5` ->
     `hopper-medium`.

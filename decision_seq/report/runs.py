@@ -1,4 +1,4 @@
-"""Finished runs, read back from their folders."""
+"""Finished runs, read from their folders."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from typing import Any
 from decision_seq.config import read_yaml
 from decision_seq.types import Scores, TargetScore, UserError
 
-DEPTH = 3  # folders below the one named that are searched for runs
+DEPTH = 3  # levels of folders below the given one that are searched for runs
 
 
 class Unfinished(UserError):
-    """A run that has begun and has no scores of its last update."""
+    """A run that was started and has no scores of its last update."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run wrote.
-
-    config: config.yaml, resolved; evaluations: those during training and the last, by the run's
-    own protocol; former_targets: what its last checkpoint was asked for before; metrics: records
-    of metrics.jsonl; provenance: {} where the file is absent.
-    """
+    """The files of a finished run, parsed."""
 
     folder: Path
+    """The run's folder."""
     config: dict[str, Any]
+    """Content of config.yaml: the resolved configuration."""
     scores: Scores
+    """Content of scores.json: the scores of the last checkpoint."""
     evaluations: tuple[dict[str, Any], ...]
+    """Evaluations under the run's own protocol: those during training and the last."""
     former_targets: tuple[tuple[float | None, ...], ...]
+    """Other targets at which the last checkpoint was rolled out before."""
     metrics: tuple[dict[str, Any], ...]
+    """Records of metrics.jsonl."""
     provenance: dict[str, Any]
+    """Content of provenance.json; {} where the file is absent."""
 
     @property
     def seed(self) -> int:
@@ -41,7 +43,7 @@ class Run:
 
     @property
     def headline(self) -> TargetScore:
-        """The last checkpoint at the first target that was declared."""
+        """The score of the last checkpoint at the first declared target."""
         return self.scores.targets[0]
 
     @property
@@ -50,19 +52,19 @@ class Run:
 
     @property
     def acting(self) -> str:
-        """How the policy acted when it was rolled out."""
+        """Precision and temperature at which the policy was rolled out."""
         return _acting(self.config["evaluation"])
 
     @property
     def size(self) -> str:
-        """How much data it was trained on: collections of one name come in several sizes."""
+        """Amount of training data; collections of one name come in several sizes."""
         data = self.provenance.get("data") or {}
         counts = (data.get("episodes"), data.get("transitions"))
         return "unknown" if None in counts else f"{counts[0]:,} episodes, {counts[1]:,} transitions"
 
     @property
     def commit(self) -> str | None:
-        """Of the first launch, and of those that resumed the run with another."""
+        """The commit of the first launch, then other commits that resumed the run."""
         named: list[str] = []
         for launch in _launches(self.provenance):
             changed = " with uncommitted changes" if launch.get("uncommitted") else ""
@@ -73,7 +75,7 @@ class Run:
 
 
 def _acting(tree: dict[str, Any]) -> str:
-    """`fp32`, `bf16, its actions drawn at temperature 1`; older runs had no choice of either."""
+    """`fp32`, `bf16, its actions drawn at temperature 1`; older runs lack both settings."""
     temperature = tree.get("temperature", 0.0)
     drawn = f", its actions drawn at temperature {temperature:g}" if temperature else ""
     return tree.get("precision", "fp32") + drawn
@@ -85,7 +87,7 @@ def value(score: TargetScore) -> float:
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Run folders, or folders that hold some -> finished runs, and a line for each unfinished one.
+    """Search folders for runs -> the finished runs, and a line for each unfinished one.
 
     UserError when a folder is absent, holds no run, or a run in it is damaged.
     """
@@ -121,7 +123,11 @@ def _search(path: Path, depth: int) -> list[Path]:
 
 
 def read_run(folder: Path) -> Run:
-    """UserError, naming the folder, when it holds no run or a damaged one; Unfinished."""
+    """Read one run's folder.
+
+    UserError, which names the folder, when it holds no run or a damaged one; Unfinished when it has
+    no scores of its last update.
+    """
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} is no run: it holds no config.yaml")
     config = read_yaml(folder / "config.yaml")
@@ -152,15 +158,17 @@ def read_run(folder: Path) -> Run:
         config,
         scores,
         tuple(evaluations),
-        tuple(asked for step, asked in former if step == steps),
+        tuple(targets for step, targets in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
         _provenance(folder),
     )
 
 
 def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
-    said = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
-    return UserError(f"{folder} is damaged: {name}: {' '.join(said.split())[:100]}; leave it out")
+    message = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
+    return UserError(
+        f"{folder} is damaged: {name}: {' '.join(message.split())[:100]}; leave it out"
+    )
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
@@ -184,12 +192,12 @@ def _provenance(folder: Path) -> dict[str, Any]:
         isinstance(launch.get("commit"), str | None) for launch in launches
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
-        raise _damaged(folder, "provenance.json", "its commit or its counts are none")
+        raise _damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 
 def _launches(provenance: dict[str, Any]) -> list[Any]:
-    """The first one, then those that resumed the run."""
+    """The first launch, then the launches that resumed the run."""
     resumed = provenance.get("resumed") or []
     return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]
 
@@ -211,7 +219,7 @@ def _scores(folder: Path) -> Scores:
 
 
 def _target(tree: dict[str, Any]) -> TargetScore:
-    """ValueError or TypeError for what no evaluation writes; a report would fail on it half-way."""
+    """A target's score. ValueError or TypeError for values on which a report would fail later."""
     score = TargetScore.of(tree)
     numbers = [score.return_mean, score.return_std, *score.returns, *score.lengths]
     numbers += [n for n in (score.target, score.normalized_score) if n is not None]
@@ -230,7 +238,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _records(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The records of a .jsonl file; none where it is absent."""
+    """The records of a .jsonl file; [] where it is absent."""
     if not (folder / name).is_file():
         return []
     try:
@@ -248,14 +256,14 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
 def _evaluations(
     folder: Path, scores: Scores, acting: str
 ) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
-    """The evaluations whose episodes are those of the scores, parsed, by update; then the updates
-    and targets of those that asked for other returns.
+    """Evaluations under the scores' protocol, and (update, targets) of those at other targets.
 
-    A run that was resumed with another protocol holds such, which must not be mixed with the rest.
+    Evaluations are parsed and in the order of updates. A run that was resumed with another protocol
+    holds evaluations of both, which must not be mixed.
     """
     first = scores.targets[0]
-    asked = [t.target for t in scores.targets]
-    ours = (scores.env_id, acting, asked, first.episodes, first.seed)
+    own_targets = [t.target for t in scores.targets]
+    ours = (scores.env_id, acting, own_targets, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
     others = []
     for record in _records(folder, "evaluations.jsonl"):
@@ -267,6 +275,6 @@ def _evaluations(
             raise _damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
             found[record["step"]] = {"step": record["step"], "targets": targets}
-        elif theirs[2] != asked:
+        elif theirs[2] != own_targets:
             others.append((record["step"], tuple(theirs[2])))
     return [found[step] for step in sorted(found)], others

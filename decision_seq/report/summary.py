@@ -1,4 +1,4 @@
-"""What a comparison says over all tasks: aggregates, their intervals, and what those are worth."""
+"""Aggregates of a comparison over all tasks, with intervals and their simulated coverage."""
 
 from __future__ import annotations
 
@@ -23,22 +23,26 @@ from decision_seq.statistics import (
 )
 
 DRAWS, RESAMPLES = 1_000, 300  # of a simulation of coverage; its standard error is 0.7 points
-LEAST_STD = 1e-3  # points: a task whose seeds all agree has some spread in the simulation
+LEAST_STD = 1e-3  # points: spread in the simulation of a task whose seeds all have one score
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method over the tasks that all methods of `shared` have.
-
-    interval, coverage: None where a task has a single seed. coverage: how often the interval holds
-    the truth in simulated normal scores with the means, spreads and numbers of seeds of these runs.
-    """
+    """A statistic of one method over the common tasks of `shared`."""
 
     label: str
+    """Label of the method."""
     statistic: str
+    """Name of the statistic: IQM or optimality gap."""
     estimate: float
+    """Value of the statistic, in points of the normalized score x100."""
     interval: Interval | None
+    """95 % bootstrap interval; None where a task has a single seed."""
     coverage: float | None
+    """Fraction of simulated intervals that contain the true value; None without an interval.
+
+    Scores are simulated as normal with the means, spreads and numbers of seeds of these runs.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,21 @@ class Improvement:
     """P(a run of `over` scores above one of `under`) over the tasks that both have."""
 
     over: str
+    """Label of the first method."""
     under: str
+    """Label of the second method."""
     probability: float
+    """Estimate of the probability."""
     interval: Interval | None
+    """95 % bootstrap interval; None where a task has a single seed."""
     tasks: int
+    """Number of tasks that both methods have."""
 
 
 def shared(comparison: Comparison) -> tuple[list[str], list[str]]:
-    """Methods that can be compared over tasks, and the rows with normalized scores they all have.
+    """Methods that can be compared over tasks, and their common rows with normalized scores.
 
-    Methods with most rows come first; one that would leave no row in common is left out.
+    Methods with the most rows come first; a method that would leave no common row is left out.
     """
     scored = {label: set(comparison.normalized(label)) for label in comparison.labels}
     rows: set[str] = set()
@@ -98,7 +107,7 @@ def _world(scores: TaskScores) -> World:
 
 
 def improvements(comparison: Comparison, rng: np.random.Generator) -> list[Improvement]:
-    """Every pair of methods that share a task."""
+    """The probability of improvement for each pair of methods with a common task."""
     found = []
     for over, under in itertools.combinations(comparison.labels, 2):
         x, y = comparison.normalized(over), comparison.normalized(under)

@@ -1,4 +1,4 @@
-"""Results as people read them: aligned tables; and as programs do: JSON."""
+"""Results as aligned text tables and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from decision_seq.types import Scores
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned, the first to the left and the others to the right."""
+    """A text table: the first column is aligned left, the others right."""
     cells = [list(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
 
@@ -30,7 +30,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that is aligned as text too; numbers to the right."""
+    """A Markdown table, padded so that its text is aligned: first column left, others right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
@@ -46,7 +46,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_table(scores: Scores) -> str:
-    """The score table with all that a score needs to be understood."""
+    """The score table, with the facts that are needed to interpret a score."""
     rows = []
     for target in scores.targets:
         interval = target.interval_95
@@ -76,12 +76,12 @@ def score_table(scores: Scores) -> str:
 
 
 def target_text(target: float | None) -> str:
-    """A target return as it is printed; an unconditioned policy has none."""
+    """A target return as it is printed; `-` for None, of an unconditioned policy."""
     return "-" if target is None else f"{target:,.0f}"
 
 
 def calibration_text(calibration: dict[str, Any]) -> str:
-    """What `evaluate.calibrate` found, a row a target."""
+    """Table of the results of `evaluate.calibrate`, one row per target."""
     rows = []
     for point in calibration["points"]:
         low, high = point["interval_95"]
@@ -99,11 +99,11 @@ def calibration_text(calibration: dict[str, Any]) -> str:
         f"{calibration['episodes']} episodes a target; the data's returns: {known['0']:,.1f} to"
         f" {known['100']:,.1f}, median {known['50']:,.1f}"
     )
-    return f"{about}\n\n{table(['asked', 'obtained', '95 % interval', 'difference'], rows)}"
+    return f"{about}\n\n{table(['target', 'return', '95 % interval', 'difference'], rows)}"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all; UserError when the disk refuses."""
+    """Write a JSON file, whole or not at all; UserError when it cannot be written."""
     save_text(path, json.dumps(value, indent=1) + "\n")
 
 
@@ -135,7 +135,7 @@ def inspection_text(facts: dict[str, Any]) -> str:
     rows.append(
         [
             "targets",
-            "worth asking for: " + ", ".join(f"{t:,.0f}" for t in facts["suggested_targets"]),
+            "suggested: " + ", ".join(f"{t:,.0f}" for t in facts["suggested_targets"]),
         ]
     )
     width = max(len(label) for label, _ in rows)
@@ -164,7 +164,7 @@ def inspection_text(facts: dict[str, Any]) -> str:
 
 
 def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
-    """Bars of characters, one row a bin."""
+    """A histogram as bars of characters, one row per bin."""
     longest = max(counts)
     lines = [
         f"{low:>10.1f} to {high:>10.1f}  {count:>7,}  {'█' * round(40 * count / longest)}".rstrip()

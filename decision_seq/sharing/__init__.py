@@ -1,10 +1,10 @@
-"""Policies exchanged with other programs: exported, imported, described, uploaded.
+"""Exchange of policies with other programs: export, import, model cards, upload.
 
-layouts.py     where others keep the tensors of a Decision Transformer
-foreign.py     their files and repositories, read without running anything of theirs
-importing.py   a checkpoint of ours, made of one of theirs
-exporting.py   a folder for transformers, a file for ONNX, a whole checkpoint
+layouts.py     tensor names of a Decision Transformer in other programs
+foreign.py     reading their files and repositories, without running their code
+importing.py   making a checkpoint of ours from one of their models
+exporting.py   writing a folder for transformers, an ONNX file, or a checkpoint
 onnx_file.py   any policy's `act` as an ONNX graph
-card.py        the model card that goes with it
-push.py        to the Hugging Face Hub
+card.py        the model card of an exported policy
+push.py        uploading to the Hugging Face Hub
 """

@@ -1,6 +1,6 @@
-"""The model card: what a policy is, how it scored, and how it is used, in Markdown.
+"""The model card in Markdown: a policy's description, its scores and its use.
 
-Its YAML head is what the Hub reads: tags, and the results as a model index.
+The YAML head is for the Hub: tags, and the results as a model index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RULE = "the last one of the run, not the best"
 def card(loaded: Loaded, form: str) -> str:
     """The card of a checkpoint that is shared as `form`: transformers or checkpoint.
 
-    Scores are those of the run's scores.json where they are of this very checkpoint.
+    Scores are those of the run's scores.json, if that file is about this checkpoint.
     """
     facts, tree = loaded.facts, read_yaml(loaded.path / CONFIG)
     scores = _scores(loaded.path)
@@ -70,7 +70,7 @@ def _tags(loaded: Loaded, tree: dict[str, Any]) -> list[str]:
 
 
 def _scores(path: Path) -> dict[str, Any] | None:
-    """The run's scores, when they are of this checkpoint."""
+    """The run's scores if they are of this checkpoint, else None."""
     file = path.parent.parent / "scores.json"
     if path.parent.name != "checkpoints" or not file.is_file():
         return None
@@ -88,12 +88,12 @@ def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]
     data = {"type": scores["env_id"], "name": scores["env_id"]}
     metrics = []
     for score in scores["targets"]:
-        asked = "" if score.target is None else f" when asked for {score.target:g}"
+        condition = "" if score.target is None else f" at target {score.target:g}"
         value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
-        metrics.append({"type": "mean_reward", "value": value, "name": f"return{asked}"})
+        metrics.append({"type": "mean_reward", "value": value, "name": f"return{condition}"})
         if score.normalized_score is not None:
             kind = score_name(scores["env_id"])
-            name = f"{'D4RL ' if kind == 'normalized' else ''}{kind} score{asked}"
+            name = f"{'D4RL ' if kind == 'normalized' else ''}{kind} score{condition}"
             value = round(score.normalized_score, 2)
             metrics.append({"type": "normalized_score", "value": value, "name": name})
     return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
@@ -113,7 +113,7 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
         "episodes",
     ]
     seed = scores["targets"][0].seed
-    told = [
+    facts = [
         f"environment: `{scores['env_id']}`",
         f"checkpoint: {RULE} (`{loaded.path.name}`)",
         f"{_when(scores, loaded)}every episode counts, seeds from {seed}",
@@ -121,15 +121,15 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
         " episodes of this one policy (Student's t), not over training seeds",
         *scores["notes"],
     ]
-    return f"{markdown_table(header, rows)}\n\n{_list(told)}"
+    return f"{markdown_table(header, rows)}\n\n{_list(facts)}"
 
 
 def _when(scores: dict[str, Any], loaded: Loaded) -> str:
-    """A finished run may have been resumed with other targets than its checkpoint was made with."""
-    asked = tuple(score.target for score in scores["targets"] if score.target is not None)
-    if not asked:
+    """Whether targets were declared before training; a resumed run may have changed them after."""
+    targets = tuple(score.target for score in scores["targets"] if score.target is not None)
+    if not targets:
         return ""
-    before = asked == loaded.facts.targets
+    before = targets == loaded.facts.targets
     return f"targets were {'declared before' if before else 'chosen after'} training; "
 
 
@@ -146,14 +146,14 @@ def _row(score: TargetScore) -> list[str]:
 
 def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
     facts = loaded.facts
-    told = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
+    lines = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
     if "train" in tree:
-        told.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
+        lines.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
     targets = ", ".join(f"{target:g}" for target in facts.targets)
-    told.append(f"targets: {targets or 'none, it is asked for nothing'}")
-    if facts.env_id and not scored:  # else they stand beside the scores
-        told += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id), *facts.notes]
-    return told
+    lines.append(f"targets: {targets or 'none, as the policy takes no target'}")
+    if facts.env_id and not scored:  # else the list of the scores has these lines
+        lines += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id), *facts.notes]
+    return lines
 
 
 def _list(items: Sequence[str]) -> str:
@@ -166,18 +166,18 @@ decision-seq import OWNER/NAME --output policy   # or copy this folder
 decision-seq evaluate policy
 ```
 
-`model.safetensors` holds the weights and the fitted statistics, `config.yaml` everything else that
-a rollout needs.
+`model.safetensors` holds the weights and the fitted statistics. `config.yaml` holds everything else
+that a rollout needs.
 """
 
 _TRANSFORMERS = """
-`config.json` carries what the weights alone do not say: `state_mean` and `state_std` (states are
-given to the model as `(state - state_mean) / state_std`), `return_scale` (returns-to-go are divided
-by it), `context_length` (the steps it was trained on: give it the last ones, no more), `env_id`,
-`targets` (raw returns to ask for) and `delayed` (whether rewards came as one sum at the end: then
-the return-to-go stays what was asked for). Shorter histories are padded on the left with zeros, and
-the padding is masked. The newest action is not known yet and is 0. Timesteps count from 0 in the
-episode and stay below `max_ep_len`.
+`config.json` holds the facts that are not in the weights: `state_mean` and `state_std` (the model
+takes states as `(state - state_mean) / state_std`), `return_scale` (returns-to-go are divided by
+it), `context_length` (the steps of a training window: pass at most as many, the last ones),
+`env_id`, `targets` (target returns, raw) and `delayed` (whether rewards came as one sum at the end:
+then the return-to-go stays equal to the target). Shorter histories are padded on the left with
+zeros, and the padding is masked. The newest action is not known yet and is 0. Timesteps count from
+0 in the episode and stay below `max_ep_len`.
 
 ```python
 import gymnasium, numpy as np, torch

@@ -1,4 +1,4 @@
-"""A trained policy, written out for other programs."""
+"""Export of a trained policy for other programs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
 
 
 def export(path: Path, form: str, output: Path, reporter: Reporter) -> Path:
-    """Write the policy of a run or checkpoint at `output`, whole or not at all -> `output`.
+    """Write the policy of a run or checkpoint to `output`, whole or not at all -> `output`.
 
-    form: a key of `FORMS`. UserError when something is at `output`, and for what the form cannot
+    form: a key of `FORMS`. UserError when `output` exists, and for a policy that the form cannot
     express.
     """
     output = Path(os.path.abspath(output))
@@ -40,9 +40,9 @@ def export(path: Path, form: str, output: Path, reporter: Reporter) -> Path:
 
 
 def write_transformers(loaded: Loaded, output: Path) -> None:
-    """A folder for `transformers.DecisionTransformerModel.from_pretrained`, and its card.
+    """Write a folder for `transformers.DecisionTransformerModel.from_pretrained`, and its card.
 
-    The statistics and the return scale are keys of config.json, where users of the field look for
+    The statistics and the return scale are keys of config.json, where users of transformers expect
     them.
     """
     config, conditioning, spec = loaded.policy_config, loaded.conditioning, loaded.policy.spec
@@ -62,7 +62,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     assert isinstance(conditioning, ReturnToGo)
     require(spec.action_kind == "continuous", f"{which} discrete actions; try --to onnx")
     require(config.head == "plain", f"{which} {config.head} head; try --to onnx")
-    require(not config.squash, f"{which} tanh behind its embeddings; try --to onnx")
+    require(not config.squash, f"{which} tanh after its embeddings; try --to onnx")
     activation = ACTIVATIONS.get(backbone.activation)
     require(activation is not None, f"{which} activation {backbone.activation!r}; try --to onnx")
     weights = loaded.policy.state_dict()
@@ -85,7 +85,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
         "n_head": backbone.heads,
         "activation_function": activation,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), backbone.dropout),
-        # A language model's: there are no words here.
+        # Settings for language models, unused here.
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "context_length": config.context_length,
         "return_scale": conditioning.scale,
@@ -100,8 +100,8 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     swapped = {
         theirs: layouts.TRANSFORMERS.swap(mine, weights[mine]) for mine, theirs in pairs.items()
     }
-    # What has no part in an action: the positions, which it adds to every token alike, the words,
-    # and the heads that predict states and returns.
+    # Tensors without influence on an action are zero: the positions, which transformers adds to all
+    # tokens alike, the word embeddings, and the heads that predict states and returns.
     idle = {k: torch.zeros_like(v) for k, v in model.state_dict().items() if k not in swapped}
     model.load_state_dict({**idle, **swapped})
     bars = logging.is_progress_bar_enabled()
@@ -113,7 +113,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
 
 
 def write_checkpoint(loaded: Loaded, output: Path) -> None:
-    """The checkpoint without its optimiser, and its card: enough for `evaluate` and `import`."""
+    """Write the checkpoint without its optimiser, for `evaluate` and `import`, and its card."""
     foreign.copy_ours(loaded.path, output)
     save_text(output / "README.md", card(loaded, "checkpoint"))
 

@@ -1,7 +1,7 @@
-"""Models of others, as they are found: files, folders, repositories of the Hub.
+"""Reading of models that other programs wrote: files, folders, repositories of the Hub.
 
-Nothing of theirs is run: tensors come from safetensors, or from a pickle that may build tensors,
-arrays and plain containers alone.
+None of their code is run. Tensors come from safetensors, or from a pickle that may build only
+tensors, arrays and plain containers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATISTICS = ("state_mean", "state_std")
 
 
 def copy_ours(path: Path, output: Path) -> None:
-    """What `evaluate` needs of a checkpoint of ours: all but the optimiser."""
+    """Copy a checkpoint of ours without its optimiser, which `evaluate` does not need."""
     for name in OURS:
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path / name, output / name)
@@ -43,18 +43,23 @@ def copy_ours(path: Path, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Foreign:
-    """What was found. config: of config.json, and what lay beside the weights; card: README.md."""
+    """The content of a model that another program wrote."""
 
     name: str
+    """Name of the model: its source as given, or the stem of its file."""
     description: str
+    """Source, file and checksum, for the imported checkpoint's facts."""
     tensors: Mapping[str, Tensor]
+    """Tensors by their names in the file."""
     config: dict[str, Any] = field(default_factory=dict)
+    """Content of config.json, and the state statistics saved with the weights."""
     card: str = ""
+    """Text of README.md."""
 
 
 @contextmanager
 def at_hand(source: str, reporter: Reporter) -> Iterator[Path]:
-    """A file or folder on this machine; a repository of the Hub lies there while this lasts."""
+    """The path of a local file or folder, or of a temporary download of a Hub repository."""
     path = Path(source)
     if path.exists():
         yield path
@@ -82,28 +87,31 @@ def _fetch(repo: str, folder: Path, reporter: Reporter) -> Path:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether it is a checkpoint folder of this package."""
+    """Whether `path` is a checkpoint folder of this package."""
     return all((path / name).is_file() for name in (checkpoint.CONFIG, checkpoint.STATE))
 
 
 def read(path: Path, source: str) -> Foreign:
-    """A folder in transformers' layout, or a file with a state dict; source: as it was named."""
+    """Read a folder in transformers' layout or a file with a state dict.
+
+    source: its name as the user gave it.
+    """
     if not path.is_dir():
         require_file(path, "a model's file or folder")
-        tensors, beside = _tensors(path, source)
-        return Foreign(path.stem, _describe(source, path), tensors, beside)
+        tensors, statistics = _tensors(path, source)
+        return Foreign(path.stem, _describe(source, path), tensors, statistics)
     found = [path / name for name in WEIGHTS if (path / name).is_file()]
     if not found:
         raise UserError(f"{source} has neither {' nor '.join(WEIGHTS)}; give such a folder or file")
     config = _read_json(path / CONFIG, source)
-    tensors, beside = _tensors(found[0], source)
+    tensors, statistics = _tensors(found[0], source)
     card = path / CARD
     text = card.read_text(errors="replace") if card.is_file() else ""
-    return Foreign(source, _describe(source, found[0]), tensors, {**beside, **config}, text)
+    return Foreign(source, _describe(source, found[0]), tensors, {**statistics, **config}, text)
 
 
 def _describe(source: str, file: Path) -> str:
-    # Of a path on this machine its name alone: a card goes out into the world.
+    # A local path is reduced to its name, because the card may be published.
     named = Path(source).name if Path(source).exists() else source
     parts = [named] if named == file.name else [named, file.name]
     return f"{', '.join(parts)}, sha256 {sha256(file)[:12]}"
@@ -122,7 +130,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
 
 
 def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A file's tensors by name, and the state statistics that lie beside them."""
+    """A file's tensors by name, and the state statistics that are saved with them."""
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -134,23 +142,23 @@ def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]
             raise UserError(f"{source}: {path.name} is damaged ({reason})") from error
     tree = _unpickle(path, source)
     inner = next((tree[key] for key in NESTED if isinstance(tree.get(key), Mapping)), tree)
-    # Data parallel training puts a word before every name.
+    # Data parallel training prefixes every name.
     named = {str(name).removeprefix("module."): value for name, value in inner.items()}
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if not _is_plain(tensor):
             raise UserError(f"{source}: {name} is no plain array of numbers; save a dense float32")
-    beside = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
-    return tensors, beside
+    statistics = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
+    return tensors, statistics
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether each of its numbers lies in the file: none sparse, quantised or repeated."""
+    """Whether the file stores each number of the tensor: not sparse, quantised or expanded."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         return False
-    held = tensor.untyped_storage().nbytes()
-    return tensor.numel() * tensor.element_size() <= held and not (
-        tensor.is_floating_point() and tensor.element_size() == 1  # float8 knows no isfinite
+    stored = tensor.untyped_storage().nbytes()
+    return tensor.numel() * tensor.element_size() <= stored and not (
+        tensor.is_floating_point() and tensor.element_size() == 1  # float8 has no isfinite
     )
 
 
@@ -170,7 +178,7 @@ def _unpickle(path: Path, source: str) -> Mapping[Any, Any]:
 
 
 def _array_parts() -> list[Any]:
-    """What a pickled array of floats names, under numpy 1's and numpy 2's paths."""
+    """The globals of a pickled array of floats, under the paths of numpy 1 and numpy 2."""
     from numpy._core import multiarray
 
     parts: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
@@ -180,7 +188,7 @@ def _array_parts() -> list[Any]:
 
 
 def read_vector(path: Path) -> np.ndarray:
-    """Numbers of a `.npy` file, or of a text with or without commas and brackets."""
+    """The numbers in a `.npy` file, or in a text with or without commas and brackets."""
     require_file(path, "a .npy file or a text of numbers")
     try:
         if path.suffix == ".npy":
@@ -196,11 +204,11 @@ def numbers(text: str) -> np.ndarray:
 
 
 def card_statistics(card: str) -> dict[str, np.ndarray]:
-    """`mean = [...]` and `std = [...]` in a model card's text or code, as far as they are there."""
+    """State statistics from `mean = [...]` and `std = [...]` in a model card; {} without them."""
     found = {}
     for key, word in zip(STATISTICS, ("mean", "std"), strict=True):
         listed = re.search(rf"\b(?:state_)?{word}\s*[=:]\s*(?:[\w.]+\(\s*)?\[([^\[\]]*)\]", card)
         if listed:
-            with contextlib.suppress(ValueError):  # "[...]" in prose; then it is not there
+            with contextlib.suppress(ValueError):  # "[...]" in prose: no statistic
                 found[key] = numbers(listed[1])
     return found

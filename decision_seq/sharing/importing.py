@@ -1,8 +1,8 @@
-"""A checkpoint of ours, made of a model that another program trained.
+"""Import: a checkpoint made from a model that another program trained.
 
-What its files do not say is taken, in this order, from the options, the file's own configuration,
-its card, a dataset that was named, the published facts of the task; and is said aloud when it is
-none of these but a convention.
+Facts that are not in the tensors come, in this order, from the options, the file's configuration,
+its card, a dataset that the user names, and the published facts of the task. A fact that is a mere
+convention is reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from decision_seq.sharing.foreign import Foreign
 from decision_seq.types import Reporter, Spec, UserError
 
 CONTEXT_LENGTH, HEADS = 20, 1  # of kzl/decision-transformer gym/experiment.py and of CORL
-# What transformers' configuration must say, or leave at these, for ours to compute the same.
+# Values that transformers' configuration must have, or leave unset, for ours to compute the same.
 REQUIRED = {
     "action_tanh": True,
     "layer_norm_epsilon": 1e-5,
@@ -43,27 +43,31 @@ REQUIRED = {
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says of a model; None leaves it to the model's own files.
-
-    dataset: the data it was trained on, for statistics, task and scale; state_mean, state_std:
-    files of [S] numbers, the latter what states are divided by.
-    """
+    """Facts about a model from the user; None leaves a fact to the model's own files."""
 
     dataset: str | None = None
+    """Data that the model was trained on, for its statistics, task and return scale."""
     env_id: str | None = None
+    """Gymnasium id of the environment to evaluate in."""
     state_mean: Path | None = None
+    """File of [S] numbers that are subtracted from states."""
     state_std: Path | None = None
+    """File of [S] numbers that states are divided by."""
     return_scale: float | None = None
+    """Number that returns-to-go are divided by."""
     targets: tuple[float, ...] | None = None
+    """Target returns for evaluation, raw."""
     context_length: int | None = None
+    """Steps K in a training window."""
     heads: int | None = None
+    """Attention heads; no tensor's shape shows their number."""
 
 
 def import_policy(source: str, output: Path, given: Given, reporter: Reporter) -> Path:
-    """Make the checkpoint `output` of a file, a folder or a repository of the Hub -> `output`.
+    """Make the checkpoint `output` from a file, a folder or a repository of the Hub -> `output`.
 
-    UserError when something is at `output`, and for whatever in the source is foreign to a
-    Decision Transformer, damaged, or not said.
+    UserError when `output` exists, and when the source is damaged, lacks a fact, or is not a plain
+    Decision Transformer.
     """
     output = Path(os.path.abspath(output))
     require(not output.exists(), f"{output} exists; name another --output")
@@ -87,7 +91,7 @@ def _write(
         "data": plain(facts),
         "imported": origin,
     }
-    # Its optimiser's moments and its update are not known: it is a beginning, of step 0.
+    # The optimiser's moments and the number of updates are unknown: the checkpoint is of step 0.
     state: dict[str, Any] = {"topology": {}, "scaler": {}}
     saved = checkpoint.save(
         output.parent, 0, checkpoint.Tensors(policy.state_dict(), {}), described, state
@@ -113,7 +117,7 @@ def _build(
 
 
 def _check_config(config: dict[str, Any], source: str) -> None:
-    """UserError for a model of transformers that is not the plain Decision Transformer."""
+    """UserError for a transformers configuration that is not the plain Decision Transformer."""
     wrong = [key for key, value in REQUIRED.items() if config.get(key, value) != value]
     inner, width = config.get("n_inner"), config.get("hidden_size")
     if inner is not None and isinstance(width, int) and inner != 4 * width:
@@ -133,30 +137,30 @@ def _shape(
     source: str,
     reporter: Reporter,
 ) -> tuple[DecisionTransformerConfig, Spec]:
-    """Sizes from the tensors, the rest from the configuration."""
-    told = found.config
+    """The policy's configuration and spec: sizes from the tensors, the rest from the files."""
+    theirs = found.config
     matrices = [
         weights[f"{n}.weight"] for n in ("encoder.embed", "actions.embed", "positions.embed")
     ]
     require(all(m.ndim == 2 for m in matrices), f"{source}: its embeddings are no matrices")
     (width, states), (_, actions), (timesteps, _) = (tuple(m.shape) for m in matrices)
-    length = _first(given.context_length, told.get("context_length"), told.get("max_length"))
+    length = _first(given.context_length, theirs.get("context_length"), theirs.get("max_length"))
     if layout is layouts.CORL:
         mask = found.tensors.get("blocks.0.causal_mask")  # [3K, 3K]
         length = _first(length, len(mask) // 3 if mask is not None and mask.ndim == 2 else None)
     if length is None:
         length = CONTEXT_LENGTH
         reporter.say(f"context length {length}, as published; another by --context-length")
-    heads = _first(given.heads, told.get("n_head"), told.get("num_attention_heads"))
+    heads = _first(given.heads, theirs.get("n_head"), theirs.get("num_attention_heads"))
     if heads is None:
         heads = HEADS
         reporter.say(f"{heads} attention head, as published; another number by --heads")
     for what, value in (("context length", length), ("n_head", heads)):
         require(type(value) is int, f"{source}: its {what} {value!r} is no whole number")
-    activation = told.get("activation_function") or layout.activation
+    activation = theirs.get("activation_function") or layout.activation
     named = isinstance(activation, str)
     require(named, f"{source}: its activation_function {activation!r} is no name")
-    if layout is layouts.CORL:  # K more rows than an episode's steps, that only padding reaches
+    if layout is layouts.CORL:  # K more rows than steps in an episode, used only by padding
         timesteps -= length
         weights["positions.embed.weight"] = weights["positions.embed.weight"][: max(timesteps, 0)]
     backbone = GPTConfig(
@@ -170,12 +174,12 @@ def _shape(
 
 
 def _first(*values: Any) -> Any:
-    """The first that is said; a 0 is said, and refused where it cannot be."""
+    """The first value that is not None; 0 counts as a value and is validated later."""
     return next((value for value in values if value is not None), None)
 
 
 def _opened(given: Given, spec: Spec, reporter: Reporter) -> Problem | None:
-    """The dataset that the user named, as a run would take it."""
+    """The dataset that the user named, prepared as for a run; None without one."""
     if given.dataset is None:
         return None
     config = Config(dataset=given.dataset, evaluation=EvaluationConfig(episodes=0))
@@ -193,7 +197,7 @@ def _opened(given: Given, spec: Spec, reporter: Reporter) -> Problem | None:
 def _statistics(
     found: Foreign, size: int, given: Given, problem: Problem | None, source: str
 ) -> dict[str, Tensor]:
-    """What states are normalised by, as buffers."""
+    """The encoder's buffers: mean and standard deviation of the states."""
     named = {"state_mean": given.state_mean, "state_std": given.state_std}
     vectors: dict[str, np.ndarray] = {}
     if problem is not None:
@@ -235,9 +239,9 @@ def _task(
     source: str,
     reporter: Reporter,
 ) -> tuple[float, DataFacts]:
-    """The return scale, and what evaluation must know."""
-    told = found.config
-    env_id = _first(given.env_id, told.get("env_id"))
+    """The return scale, and the facts that evaluation needs."""
+    theirs = found.config
+    env_id = _first(given.env_id, theirs.get("env_id"))
     family, known = _family(found.name, env_id, spec) or (None, None)
     data = problem.facts if problem else None
     if data is not None and given.env_id is None:
@@ -246,29 +250,29 @@ def _task(
     elif env_id is None and known is not None:
         env_id = known.env_id
         reporter.say(f"environment {env_id}, by the model's name and sizes; another by --env-id")
-    scale = _first(given.return_scale, told.get("return_scale"))
+    scale = _first(given.return_scale, theirs.get("return_scale"))
     if scale is None and problem is not None:
         scale = getattr(problem.config.conditioning, "scale", None)
     if scale is None and known is not None and known.return_scale is not None:
         scale = known.return_scale
         reporter.say(f"returns divided by {scale:g}, as published; another by --return-scale")
     require(scale is not None, f"{source} does not say its return scale; give --return-scale")
-    targets = given.targets or told.get("targets") or (data.targets if data else None)
+    targets = given.targets or theirs.get("targets") or (data.targets if data else None)
     targets = targets or (known.targets if known else None)
-    require(bool(targets), f"{source} names no returns to ask for; give --target")
+    require(bool(targets), f"{source} names no target returns; give --target")
     numbers = _vector(targets, f"{source}: targets")
     require(bool(np.isfinite(numbers).all()), f"{source}: targets {targets} must be finite")
     origin = f"weights imported from {found.description}; data"
-    origin += f" {data.source}" if data else f" {told.get('source') or 'not known'}"
+    origin += f" {data.source}" if data else f" {theirs.get('source') or 'not known'}"
     facts = DataFacts(
-        str((data and data.dataset) or told.get("dataset") or Path(found.name).name),
+        str((data and data.dataset) or theirs.get("dataset") or Path(found.name).name),
         origin,
         None if env_id is None else str(env_id),
         family,
         tuple(numbers.tolist()),
         data.reference_scores if data else (known.reference_scores if known else None),
         data.return_percentiles if data else None,
-        delayed=told.get("delayed") is True,
+        delayed=theirs.get("delayed") is True,
     )
     scales = _vector(scale, f"{source}: return_scale")
     require(scales.size == 1, f"{source}: return_scale {scale!r} must be one number")

@@ -1,6 +1,6 @@
-"""Where other programs keep the tensors of a Decision Transformer.
+"""Tensor names and shapes of a Decision Transformer in other programs.
 
-Facts of the names: transformers' DecisionTransformerModel; kzl/decision-transformer,
+Sources of the names: transformers' DecisionTransformerModel; kzl/decision-transformer,
 gym/decision_transformer/models; tinkoff-ai/CORL, algorithms/offline/dt.py.
 """
 
@@ -17,22 +17,25 @@ from decision_seq.types import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """title: whose; names: our tensors -> theirs; block: those within a block, whose number stands
-    for `{}` in `blocks`; transposed: whether matrices of a block are kept [in, out], as GPT-2's
-    Conv1D does; unused: what has no part in an action; activation: of the MLP where no
-    configuration says it.
-    """
+    """The correspondence between our tensors and those of another program."""
 
     title: str
+    """Name of the other program."""
     names: Mapping[str, str]
+    """Our names -> theirs, outside the blocks."""
     blocks: str
+    """Their prefix of a block's tensors; `{}` is the block's number."""
     block: Mapping[str, str]
+    """Our names -> theirs, within a block."""
     transposed: bool
+    """Whether matrices of a block are stored [in, out], as in GPT-2's Conv1D."""
     unused: re.Pattern[str]
+    """Names of tensors that have no influence on an action."""
     activation: str
+    """Activation of the MLP where no configuration gives one."""
 
     def pairs(self, layers: int) -> dict[str, str]:
-        """Our names -> theirs, for so many blocks."""
+        """Our names -> theirs, for a model of `layers` blocks."""
         found = dict(self.names)
         for index in range(layers):
             for mine, theirs in self.block.items():
@@ -40,7 +43,7 @@ class Layout:
         return found
 
     def layers(self, names: set[str]) -> int:
-        """How many blocks the names speak of; 0 where they are not of this layout."""
+        """The number of blocks in a set of names; 0 where they are not of this layout."""
         first = next(iter(self.block.values()))
         count = 0
         while self.blocks.format(count) + first in names:
@@ -48,7 +51,7 @@ class Layout:
         return count
 
     def swap(self, name: str, tensor: Tensor) -> Tensor:
-        """A tensor of ours, by our name, as it is kept there; and back again."""
+        """Convert a tensor, given by our name, to the other program's shape, or back."""
         matrix = name.startswith("backbone.blocks.") and tensor.ndim == 2
         return tensor.T.contiguous() if self.transposed and matrix else tensor
 
@@ -75,7 +78,7 @@ def _gpt2(title: str, prefix: str, unused: str) -> Layout:
         "mlp.2": "mlp.c_proj",
     }
     heads = rf"predict_(state|return)\..*|{prefix}\.wte\.weight"
-    masks = rf"{prefix}\.h\.\d+\.attn\.(masked_)?bias"  # older versions keep the causal mask
+    masks = rf"{prefix}\.h\.\d+\.attn\.(masked_)?bias"  # older versions save the causal mask
     return Layout(
         title,
         {**_modules(names), "positions.embed.weight": "embed_timestep.weight"},
@@ -87,7 +90,7 @@ def _gpt2(title: str, prefix: str, unused: str) -> Layout:
     )
 
 
-POSITIONS = "encoder.wpe.weight"  # [n_positions, D], of which every token is given the first row
+POSITIONS = "encoder.wpe.weight"  # [n_positions, D]; the first row is added to every token
 TRANSFORMERS = _gpt2("transformers", "encoder", re.escape(POSITIONS))
 ORIGINAL = _gpt2("kzl/decision-transformer", "transformer", "")
 CORL = Layout(
@@ -127,7 +130,7 @@ LAYOUTS = (TRANSFORMERS, ORIGINAL, CORL)
 
 
 def recognise(names: set[str], source: str) -> Layout:
-    """Whose tensors these are; UserError when they are nobody's."""
+    """The layout of a set of tensor names; UserError when no layout has them."""
     for layout in LAYOUTS:
         if layout.layers(names):
             return layout
@@ -136,7 +139,7 @@ def recognise(names: set[str], source: str) -> Layout:
 
 
 def take(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str, Tensor]:
-    """Their tensors by our names, in float32; UserError for one that is missing, unknown or NaN."""
+    """Their tensors by our names, in float32; UserError for a missing, unknown or NaN tensor."""
     pairs = layout.pairs(layout.layers(set(tensors)))
     missing = sorted(set(pairs.values()) - set(tensors))
     if missing:
@@ -153,7 +156,7 @@ def take(tensors: Mapping[str, Tensor], layout: Layout, source: str) -> dict[str
     taken = {mine: layout.swap(mine, tensors[name]).float() for mine, name in pairs.items()}
     positions = tensors.get(POSITIONS)
     if layout is TRANSFORMERS and positions is not None:
-        # Every token is given position 0, behind the LayerNorm, whose bias can carry it.
+        # Position 0 is added to every token after the LayerNorm; the LayerNorm's bias can hold it.
         width = taken["positions.norm.bias"].shape
         if positions.ndim != 2 or positions.shape[1:] != width or not positions[0].isfinite().all():
             raise UserError(f"{source}: {POSITIONS} is not of the width of the model, or holds NaN")

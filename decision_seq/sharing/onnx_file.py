@@ -1,11 +1,12 @@
-"""Any policy as one ONNX graph: a context of the last K steps in, the newest step's actions out.
+"""Any policy as one ONNX graph: input a context of the last K steps, output the next actions.
 
-Inputs, in the environment's own units (normalisation is inside): observations [B, T, S], or frames
-[B, stack - 1 + T, H, W] uint8, each once; actions [B, T, A] or [B, T] (those taken; the newest is
-not read); conditions [B, T, C] (absent where C is 0); timesteps [B, T]; and lengths [B], the real
-steps of each row, which are padded on the right. B and T are free, T up to context_length. What a
-policy does not read is no input. Of discrete actions the likeliest is chosen, of a stochastic head
-the mean. What a caller must know stands in the file's metadata.
+Inputs are in the environment's own units; the graph normalises them. They are: observations
+[B, T, S], or frames [B, stack - 1 + T, H, W] uint8, each once; actions [B, T, A] or [B, T] (those
+taken; the newest is ignored); conditions [B, T, C] (absent where C is 0); timesteps [B, T]; and
+lengths [B], the number of real steps in each row, which is padded on the right. B and T are free, T
+up to context_length. Inputs that a policy does not read are left out. The output is the likeliest
+discrete action, or the mean of a stochastic head. The file's metadata hold the facts that a caller
+needs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from decision_seq.config import require
 from decision_seq.policies import Policy
 from decision_seq.types import Batch, Spec, UserError
 
-TOLERANCE = 1e-4  # of an action in [-1, 1]; rounding stays far below
+TOLERANCE = 1e-4  # of an action in [-1, 1]; rounding errors are far smaller
 
 
 class Acting(nn.Module):
@@ -55,9 +56,9 @@ class Acting(nn.Module):
 
 
 def write(loaded: Loaded, output: Path) -> None:
-    """The policy as the ONNX file `output`, compared with the policy itself before it is left.
+    """Write the policy as the ONNX file `output`, then compare the two.
 
-    UserError when the packages are absent or the policy cannot be expressed.
+    UserError when packages are missing or the policy cannot be expressed.
     """
     require(output.suffix == ".onnx", f"{output.name}: an ONNX file's name ends in .onnx")
     try:
@@ -74,7 +75,7 @@ def write(loaded: Loaded, output: Path) -> None:
     program = _trace(acting, inputs, loaded.path)
     graph = program.model.graph
     for entry in [entry for entry in graph.inputs if not entry.uses()]:
-        graph.inputs.remove(entry)  # the tracer fixes the sizes of what it does not see used
+        graph.inputs.remove(entry)  # the tracer fixes the sizes of unused inputs
     program.model.metadata_props.update(_metadata(loaded))
     program.save(output)
     session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
@@ -83,9 +84,9 @@ def write(loaded: Loaded, output: Path) -> None:
 
 
 def _check(acting: Acting, session: Any, inputs: dict[str, Tensor], path: Path) -> None:
-    """UserError unless the graph takes inputs of these sizes and acts on them as the policy does.
+    """UserError unless the graph takes inputs of these sizes and returns the policy's actions.
 
-    A policy that asks for `len` of a tensor has its size fixed by the tracer, in silence.
+    The tracer fixes a size silently where a policy calls `len` on a tensor.
     """
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
@@ -103,7 +104,7 @@ def _check(acting: Acting, session: Any, inputs: dict[str, Tensor], path: Path) 
 
 
 def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
-    """Inputs of the right shapes; their values matter to nobody."""
+    """Inputs of the right shapes with random values."""
     draw = torch.Generator().manual_seed(0)
     discrete = spec.action_kind == "discrete"
     shape = (count, steps)
@@ -131,10 +132,10 @@ def _trace(acting: Acting, inputs: dict[str, Tensor], path: Path) -> Any:
     if before:  # frames that precede the first step's
         axes["observations"] = {0: batch, 1: time + before}
     level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision; we do not
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about missing torchvision
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter's own parts
+            warnings.simplefilter("ignore")  # the exporter warns about its own parts
             return torch.onnx.export(
                 acting,
                 kwargs=inputs,
@@ -144,20 +145,20 @@ def _trace(acting: Acting, inputs: dict[str, Tensor], path: Path) -> Any:
                 dynamic_shapes=axes,
                 verbose=False,
             )
-    except Exception as error:  # the exporter wraps whatever a policy's code makes of tracing
-        told: BaseException = error
-        while told.__cause__ is not None and not isinstance(told, UserError):
-            told = told.__cause__
-        reason = (str(told).strip().splitlines() or [type(told).__name__])[0][:160]
+    except Exception as error:  # the exporter wraps whatever a policy's code raises
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:160]
         raise UserError(f"{path} cannot be written as ONNX: {reason}") from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
 def _metadata(loaded: Loaded) -> dict[str, str]:
-    """What the caller must know, as JSON values."""
+    """The facts that a caller needs, as JSON values."""
     facts, conditioning = loaded.facts, loaded.conditioning
-    told = {
+    values = {
         "return_scale": getattr(conditioning, "scale", None),
         "context_length": loaded.policy_config.context_length,
         "max_timestep": loaded.policy.spec.max_timestep,
@@ -167,4 +168,4 @@ def _metadata(loaded: Loaded) -> dict[str, str]:
         "dataset": facts.dataset,
         "source": facts.source,
     }
-    return {key: json.dumps(value) for key, value in told.items()}
+    return {key: json.dumps(value) for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""A policy and its card, uploaded to the Hugging Face Hub."""
+"""Upload of a policy and its card to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from decision_seq.types import Reporter, UserError
 
 
 def push(path: Path, repo: str, form: str, private: bool, reporter: Reporter) -> str:
-    """Upload the policy of a run or checkpoint as the model repository `repo` -> its address.
+    """Upload the policy of a run or checkpoint to the model repository `repo` -> its address.
 
-    form: transformers or checkpoint. The repository is made where it is not there yet. UserError
-    without a token that may write there, without a network, and for what cannot be exported.
+    form: transformers or checkpoint. The repository is created if it does not exist. UserError
+    without a token that may write there, without a network, and for a policy that cannot be
+    exported.
     """
     require(bool(REPOSITORY.fullmatch(repo)), f"{repo!r} is no OWNER/NAME of the Hub")
     import huggingface_hub
@@ -50,7 +51,7 @@ def push(path: Path, repo: str, form: str, private: bool, reporter: Reporter) ->
 
 
 def _upload(folder: Path, repo: str, private: bool, api: Any) -> str:
-    # Where it is there already it stays as visible as it is.
+    # An existing repository keeps its visibility.
     made = api.create_repo(repo, private=private, exist_ok=True, repo_type="model")
     api.upload_folder(
         repo_id=made.repo_id, folder_path=folder, commit_message="Upload a decision-seq policy"
@@ -59,18 +60,18 @@ def _upload(folder: Path, repo: str, private: bool, api: Any) -> str:
 
 
 def _reason(repo: str, error: Exception) -> str | None:
-    """What the Hub's client met, and the mend; None for what is no failure of the other side."""
+    """The Hub's failure and its remedy in one line; None where the error is not the Hub's."""
     status = remote.http_status(error)
     owner = repo.partition("/")[0]
-    told = {
+    reasons = {
         401: "the Hub does not accept the token (HTTP 401); set HF_TOKEN to a valid one",
         403: f"the token may not write there (HTTP 403); use one with write access to {owner}",
-        404: f"the Hub knows no such place (HTTP 404), or the token may not see it; check {owner}",
+        404: f"the Hub has no such place (HTTP 404), or the token may not see it; check {owner}",
         409: "another push is under way (HTTP 409); try again",
         429: "the Hub asks to wait (HTTP 429); try again later",
     }
     if status is not None:
-        return told.get(status, f"the Hub answers HTTP {status}; try again later")
+        return reasons.get(status, f"the Hub answers HTTP {status}; try again later")
     if remote.is_failure(error):
         return f"{' '.join(str(error).split())[:160] or type(error).__name__}; try again"
     return None

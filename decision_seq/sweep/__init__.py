@@ -1,7 +1,7 @@
-"""Many runs from one grid: what is done is skipped, what was interrupted goes on.
+"""Many runs from one grid: finished runs are skipped, interrupted runs are resumed.
 
-A run's folder says how far it has come; the sweep keeps nothing beside it but a copy of the grid
-and the runs' logs.
+The progress of a run is read from its folder. The sweep itself saves only a copy of the grid and
+the runs' logs.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ __all__ = ["Plan", "Run", "examine", "examine_folders", "keep_grid", "read_grid"
 
 
 class Launcher(Protocol):
-    """Runs everything to its end -> the failed ones, with the reason."""
+    """Executes runs to their end; `run` returns the failed ones by name, with the reason."""
 
     def run(self, runs: Sequence[Run], bar: Bar) -> dict[str, str]: ...
 
 
 @dataclass
 class Plan:
-    """What there is to do.
-
-    refused: runs whose folder holds another run, with the reason; nobody touches them.
-    resolved: every run's configuration as its data complete it.
-    """
+    """The work of a sweep: which runs to begin, to resume, to skip or to refuse."""
 
     progress: dict[str, Progress] = field(default_factory=dict)
+    """Progress of each run that is not refused, by name."""
     refused: dict[str, str] = field(default_factory=dict)
+    """Reasons for runs whose folder holds another run, by name; such folders are not changed."""
     resolved: dict[str, Config] = field(default_factory=dict)
+    """Each run's configuration, completed from its data, by name."""
 
     def note(self, run: Run, look: Callable[[], Progress]) -> None:
         try:
@@ -48,12 +47,12 @@ class Plan:
             self.refused[run.name] = str(error)
 
     def waiting(self, runs: Sequence[Run]) -> list[Run]:
-        """Those to begin or to go on with."""
+        """The runs to begin or to resume."""
         return [run for run in runs if self.progress.get(run.name) in ("new", "begun")]
 
 
 def examine_folders(runs: Sequence[Run], output: Path) -> Plan:
-    """What there seems to be to do, without a look at the data."""
+    """The probable plan, made without opening the data."""
     plan = Plan()
     for run in runs:
         plan.note(run, partial(likely_progress, output / run.name, run.config))
@@ -61,16 +60,16 @@ def examine_folders(runs: Sequence[Run], output: Path) -> Plan:
 
 
 def examine(runs: Sequence[Run], output: Path, reporter: Reporter) -> Plan:
-    """What there is to do; every dataset is collected, fetched and labelled where it is not yet.
+    """The plan; each dataset is collected or fetched, and labelled, unless that was done before.
 
-    UserError for data that cannot be had or do not fit a configuration: before any run begins.
+    UserError, before any run begins, for data that are unavailable or do not fit a configuration.
     """
     plan = Plan()
-    told: set[str] = set()
+    reported: set[str] = set()
     for run in runs:
         check_trackers(run.config.train.trackers)
-        first = run.config.dataset not in told
-        told.add(run.config.dataset)
+        first = run.config.dataset not in reported
+        reported.add(run.config.dataset)
         problem = prepare(run.config, reporter if first else Reporter())
         label(problem.store, problem.config.conditioning)
         plan.resolved[run.name] = problem.config
@@ -79,7 +78,7 @@ def examine(runs: Sequence[Run], output: Path, reporter: Reporter) -> Plan:
 
 
 def keep_grid(path: Path, output: Path, settings: Sequence[str], seeds: int | None) -> None:
-    """A copy of the grid beside its runs, with what the command line has changed."""
+    """Save a copy of the grid in the sweep's folder, with changes by options as comments."""
     changed = [f"# --set {setting}" for setting in settings]
     changed += [f"# --seeds {seeds}"] if seeds is not None else []
     save_text(output / "grid.yaml", "\n".join([path.read_text().rstrip("\n"), *changed]) + "\n")
@@ -92,9 +91,9 @@ def sweep(
     launcher: Callable[[Callable[[Run], bool]], Launcher],
     reporter: Reporter,
 ) -> dict[str, str]:
-    """Do what the plan leaves to do -> the runs that failed or were refused, with the reason.
+    """Execute the plan's unfinished runs -> those that failed or were refused, with the reason.
 
-    launcher: makes one from the function that says whether a run has finished.
+    launcher: builds the launcher; its argument is a function that tells whether a run has finished.
     """
     waiting = plan.waiting(runs)
     done = sum(progress == "finished" for progress in plan.progress.values())

@@ -1,4 +1,4 @@
-"""How far a run has come: read from its folder, of which nothing else is kept anywhere."""
+"""Progress of a run, read from its folder; it is recorded nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Progress = Literal["new", "begun", "finished"]
 
 
 def progress(folder: Path, problem: Problem) -> Progress:
-    """UserError where the folder holds another run, or one that cannot be read."""
+    """The progress of a run; UserError if its folder holds another run or an unreadable one."""
     if not is_run(folder):
         return "new"
     check_same_run(folder, problem)
@@ -25,7 +25,7 @@ def progress(folder: Path, problem: Problem) -> Progress:
 
 
 def likely_progress(folder: Path, config: Config) -> Progress:
-    """The same without a look at the data, which fill in what the configuration leaves open."""
+    """As `progress`, without opening the data, which would complete the configuration."""
     if not is_run(folder):
         return "new"
     saved = load(Config, read_yaml(folder / "config.yaml"))
@@ -35,34 +35,34 @@ def likely_progress(folder: Path, config: Config) -> Progress:
         if not (key.startswith("conditioning.") and now is None)
     ]
     require(not differing, f"{folder} holds a run with another {', '.join(differing)}")
-    asked = config.evaluation
-    worded = any(isinstance(target, str) for target in asked.targets or ())
-    if worded or not config.conditioning.asks:  # the data tell, or nothing is asked for
-        config = replace(config, evaluation=replace(asked, targets=None))
+    protocol = config.evaluation
+    worded = any(isinstance(target, str) for target in protocol.targets or ())
+    if worded or not config.conditioning.asks:  # targets depend on the data, or there are none
+        config = replace(config, evaluation=replace(protocol, targets=None))
     return "finished" if is_scored(folder, config) else "begun"
 
 
 def is_scored(folder: Path, config: Config) -> bool:
-    """Whether the last update's checkpoint has been rolled out as the configuration asks."""
-    asked, last = config.evaluation, f"{checkpoint.PREFIX}{config.train.steps:08d}"
-    if asked.episodes == 0:
+    """Whether the last checkpoint has been rolled out under the configuration's protocol."""
+    protocol, last = config.evaluation, f"{checkpoint.PREFIX}{config.train.steps:08d}"
+    if protocol.episodes == 0:
         return (folder / "checkpoints" / last).is_dir()
     try:
         scores = json.loads((folder / "scores.json").read_text())
         targets = scores["targets"]
         return (
             Path(scores["checkpoint"]).name == last
-            and asked.env_id in (None, scores["env_id"])
-            and asked.targets in (None, tuple(target["target"] for target in targets))
-            and all(t["episodes"] == asked.episodes for t in targets)
-            and all(t["seed"] == asked.seed for t in targets)
+            and protocol.env_id in (None, scores["env_id"])
+            and protocol.targets in (None, tuple(target["target"] for target in targets))
+            and all(t["episodes"] == protocol.episodes for t in targets)
+            and all(t["seed"] == protocol.seed for t in targets)
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # absent or damaged: `train --resume` writes it again
 
 
 def last_line(log: Path) -> str:
-    """What a run said last; a progress bar counts line by line."""
+    """The last line of a run's log; each state of a progress bar counts as a line."""
     try:
         lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
 """A grid of runs: datasets x policies x seeds, from a YAML file.
 
-config: dt/gym                        # the recipe that every run starts from
-set: {evaluation: {episodes: 100}}    # over it, for all
+config: dt/gym                        # the recipe of all runs
+set: {evaluation: {episodes: 100}}    # overrides for all runs
 datasets: [hopper-medium, walker2d-medium]
 policies:
-  dt:                                 # as it is
+  dt:                                 # without further overrides
   dt-wide: {set: {policy: {backbone: {width: 256}}}}
   mine: {config: path/to/mine.yaml}   # another recipe
 seeds: [0, 1, 2]
@@ -35,16 +35,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the grid; `name` is its folder's."""
+    """One cell of the grid."""
 
     name: str
+    """Name of the run's folder."""
     config: Config
+    """Configuration of the run, before its data complete it."""
 
     def arguments(self, output: Path) -> list[str]:
-        """Of `decision-seq`, to begin the run in `output` or to go on with it there.
+        """Arguments of `decision-seq` that begin the run in `output` or resume it there.
 
-        Every key is given, so that the run is that of the grid whatever its recipe, or the
-        configuration kept in its folder, says.
+        Every key is given, so that neither a recipe nor the configuration saved in the folder can
+        change the run of the grid.
         """
         tree = to_tree(self.config)
         keys = [f"--{key}={_flow(value)}" for key, value in tree.items() if key not in AXES]
@@ -53,10 +55,10 @@ class Run:
 
 
 def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None) -> list[Run]:
-    """Every run, its whole configuration checked, in the order of the file.
+    """All runs of a grid, in the order of the file, with checked configurations.
 
-    settings: `key.key=value`, over everything; seeds: 0 to seeds - 1 in place of the file's.
-    UserError for the first thing that is wrong.
+    settings: `key.key=value`, which override everything else; seeds: use seeds 0 to seeds - 1
+    instead of the file's. UserError for the first fault.
     """
     tree = read_yaml(path)
     _refuse_unknown(tree, KEYS, str(path))
@@ -86,7 +88,7 @@ def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None
 def _policy(
     path: Path, tree: dict[str, Any], name: str, entry: Any, dataset: str
 ) -> list[dict[str, Any]]:
-    """The trees of one policy's configuration on a dataset, later over earlier."""
+    """The trees of one policy's configuration on a dataset; later ones override earlier ones."""
     where = f"{path}: policies.{name}"
     require(bool(NAME.fullmatch(name)), f"{where} names a folder; use letters, digits and . _ -")
     entry = {} if entry is None else entry
@@ -106,10 +108,10 @@ def _policy(
 
 
 def _config(where: str, trees: list[dict[str, Any]]) -> Config:
-    """The whole configuration of a run, of a kind that is worth training."""
+    """The configuration of a run; UserError if its warm-up is as long as its training."""
     try:
         config = load(Config, *trees)
-        trust(config.evaluation.env_id or "")  # whoever wrote the grid has named it
+        trust(config.evaluation.env_id or "")  # the user named it, in the grid
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     steps, warmup = config.train.steps, config.train.warmup_steps
@@ -128,7 +130,7 @@ def _setting(text: str) -> dict[str, Any]:
 
 
 def _listed(tree: dict[str, Any], key: str, kind: type, path: Path) -> list[Any]:
-    """The list at a key, not empty, without repetition."""
+    """The list at a key; UserError if it is empty or repeats a value."""
     values = tree.get(key)
     example = "[hopper-medium]" if kind is str else "[0, 1, 2]"
     require(
@@ -158,7 +160,7 @@ def _refuse_twice(path: Path, what: str, names: Iterable[Any]) -> None:
 
 
 def _refuse_repeated(path: Path) -> None:
-    """YAML takes the last of two equal keys, without a word; here the first would be lost."""
+    """Refuse repeated keys, of which YAML silently uses only the last."""
     root = yaml.compose(path.read_text(), yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode)
     mappings = [root]
@@ -168,12 +170,12 @@ def _refuse_repeated(path: Path) -> None:
 
 
 def _slug(dataset: str) -> str:
-    """A dataset's name as a part of a folder's name, as `train` makes it."""
+    """A dataset's name as part of a folder's name, in the same form as `train` uses."""
     name = Path(dataset).stem if "." in dataset else dataset
     return name.strip("/").replace("/", "-")
 
 
 def _flow(value: Any) -> str:
-    """YAML on one line."""
+    """A value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

@@ -1,4 +1,4 @@
-"""The runs of a sweep on this machine, each a process of its own, some at a time."""
+"""Execution of a sweep's runs on this machine, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 
 
 def log_path(output: Path, run: Run) -> Path:
-    """Beside the run's folder: `train` begins in an empty one."""
+    """The path of a run's log. It is not in the run's folder, which must be empty for `train`."""
     return output / f"{run.name}.log"
 
 
@@ -30,7 +30,7 @@ def command(output: Path, run: Run) -> list[str]:
 
 
 class Local:
-    """At most `jobs` runs together; one that fails stops no other."""
+    """A launcher that executes at most `jobs` runs at a time; a failure stops no other run."""
 
     def __init__(self, output: Path, jobs: int, reporter: Reporter) -> None:
         self.output, self.jobs, self.reporter = output, jobs, reporter
@@ -38,9 +38,9 @@ class Local:
         self.failed: dict[str, str] = {}
 
     def run(self, runs: Sequence[Run], bar: Bar) -> dict[str, str]:
-        """Every run to its end -> the failed ones, with the reason.
+        """Execute all runs to their end -> the failed ones by name, with the reason.
 
-        Ctrl-C or a signal reaches the runs as SIGTERM, at which they save; then it goes on up.
+        On Ctrl-C or a signal the runs receive SIGTERM and save; then the exception is raised again.
         """
         waiting = deque(runs)
         try:
@@ -56,7 +56,7 @@ class Local:
                         self._finish(run, code, time.monotonic() - started)
                         bar.update(1)
                         self._count(bar)
-        except BaseException:  # a full disk too: no run is left behind alone
+        except BaseException:  # a full disk too: no run may outlive the sweep
             self._stop()
             raise
         return self.failed
@@ -75,7 +75,7 @@ class Local:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment(self.jobs)},
-                start_new_session=True,  # a terminal's Ctrl-C comes to the sweep alone
+                start_new_session=True,  # a terminal's Ctrl-C reaches only the sweep
             )
         self.running[run.name] = run, process, time.monotonic()
         self.reporter.say(f"start   {run.name}")
@@ -88,14 +88,14 @@ class Local:
         self.reporter.say(f"failed  {run.name} ({duration(seconds)})")
 
     def _stop(self) -> None:
-        """Let every run save; a second signal does not wait for that."""
+        """Let every run save and end; a second signal kills them at once."""
         processes = [process for _, process, _ in self.running.values()]
-        self.reporter.say(f"stopping; {len(processes)} running are told to save")
+        self.reporter.say(f"stopping; {len(processes)} running are asked to save")
         _send(processes, signal.SIGTERM)
         try:
             for process in processes:
                 process.wait()
-        except KeyboardInterrupt:  # what was saved before is whole
+        except KeyboardInterrupt:  # earlier checkpoints are complete
             _send(processes, signal.SIGKILL)
             raise
 
@@ -107,22 +107,22 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def environment(jobs: int, cores: Callable[[], int] = workers.cores) -> dict[str, str]:
-    """What a run's process is told beside its arguments.
+    """Environment variables of a run's process, added to the sweep's.
 
-    The data have been prepared, so that no run fetches any: were some to reach the network and
-    others not, they would train on different data. Threads: an equal share of the cores, unless
-    whoever started the sweep has said otherwise.
+    Runs are offline, because the data are prepared already: if some runs reached the network and
+    others did not, they could train on different data. A run's threads are an equal share of the
+    cores, unless the sweep was started with OMP_NUM_THREADS.
     """
-    told = {OFFLINE: "1"}
+    variables = {OFFLINE: "1"}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        told["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
-    return told
+        variables["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
+    return variables
 
 
 def reason(code: int, log: Path) -> str:
-    """Why a run failed, in one line."""
+    """The cause of a run's failure, in one line."""
     how = f"killed by {signal.Signals(-code).name}; " if code < 0 else ""
-    return f"{how}{last_line(log) or 'it said nothing'} ({log})"
+    return f"{how}{last_line(log) or 'its log is empty'} ({log})"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The runs of a sweep as jobs of a SLURM cluster, submitted by submitit."""
+"""Execution of a sweep's runs as jobs of a SLURM cluster, submitted by submitit."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from decision_seq.sweep.grid import Run
 from decision_seq.sweep.local import command, environment, log_path, reason
 from decision_seq.types import Bar, Reporter, UserError
 
-POLL_SECONDS = 30.0  # a scheduler's master is asked by everybody
-SAVE_SECONDS = 90  # before its time is up a job is told; an update and its checkpoint fit in
-TIME_LIMITS = 1_000  # how often a run may go on in another time limit
+POLL_SECONDS = 30.0  # the scheduler serves all users, so it is polled rarely
+SAVE_SECONDS = 90  # from the signal to the end of a job's time: enough for an update and a save
+TIME_LIMITS = 1_000  # how often a run may be queued again after its time limit
 
 
 class Job:
-    """A run on its node. At the end of its time, or pre-empted, it is saved and queued again."""
+    """A run on its node; at its time limit or when pre-empted, it saves and is queued again."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         self.arguments, self.log = arguments, log
         self.pid: int | None = None
 
     def __call__(self) -> None:
-        """Exceptions of a job end it as failed."""
+        """Execute the run; RuntimeError, which marks the job as failed, where it fails."""
         with open(self.log, "a") as log:
             process = subprocess.Popen(
                 self.arguments,
@@ -49,34 +49,39 @@ class Job:
             raise RuntimeError(reason(code, self.log))
 
     def checkpoint(self) -> Any:
-        """Called by submitit in a signal's handler, while `__call__` waits for the process."""
+        """Stop the run and return its next submission.
+
+        submitit calls this in a signal handler, while `__call__` waits for the process.
+        """
         import submitit
 
         if self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
-            # It is left to `wait` to collect: Popen's lock is held there.
+            # WNOWAIT leaves the process for `__call__` to reap, where Popen's lock is held.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(Job(self.arguments, self.log))
 
 
 def _ignore_submitit() -> None:
-    """SLURM sends a job's signal to all its processes; the run's would end there and then."""
+    """Ignore SIGUSR2 in the run, which it would kill: SLURM sends it to all processes of a job."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where jobs are submitted to, and the names of those that have not ended.
-
-    queued: None where the scheduler does not answer just now.
-    """
+    """Access to a scheduler."""
 
     executor: Any
+    """submitit's executor, to which jobs are submitted."""
     queued: Callable[[], set[str] | None]
+    """Returns the names of jobs that have not ended; None if the scheduler does not answer."""
 
 
 def slurm(folder: Path, partition: str | None, minutes: int, options: Sequence[str]) -> Cluster:
-    """options: `key=value` of sbatch, as gpus-per-node=1. UserError where there is no SLURM."""
+    """The SLURM cluster of this machine.
+
+    options: `key=value` of sbatch, as gpus-per-node=1. UserError where there is no SLURM.
+    """
     require(minutes >= 1, f"--time {minutes} minutes asked for; at least 1 is needed")
     more = {}
     for option in options:
@@ -106,19 +111,19 @@ def slurm(folder: Path, partition: str | None, minutes: int, options: Sequence[s
 
 
 def _squeue() -> set[str] | None:
-    asked = ["squeue", "--me", "--noheader", "--format=%j"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return set(said.stdout.split()) if said.returncode == 0 else None
+    arguments = ["squeue", "--me", "--noheader", "--format=%j"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    return set(done.stdout.split()) if done.returncode == 0 else None
 
 
 def job_name(output: Path, run: Run) -> str:
-    """A job's name, by which it is found again: the run's, and which sweep's."""
+    """A job's name, unique to the run and the sweep's folder, by which it is found again."""
     key = hashlib.sha256(os.fsencode(output.resolve())).hexdigest()[:8]
     return f"{run.name}-{key}"
 
 
 class Submitted:
-    """Submits what is not in the queue yet, then waits for all."""
+    """A launcher that submits the runs that are not in the queue, then waits for all of them."""
 
     def __init__(
         self,
@@ -132,9 +137,9 @@ class Submitted:
         self.reporter, self.poll_seconds = reporter, poll_seconds
 
     def run(self, runs: Sequence[Run], bar: Bar) -> dict[str, str]:
-        """Every run to its end -> the failed ones, with the reason.
+        """Submit all runs and wait for their end -> the failed ones by name, with the reason.
 
-        Ctrl-C ends the waiting alone: the jobs stay, and the same sweep waits for them again.
+        Ctrl-C ends only the waiting: the jobs stay, and the same sweep waits for them again.
         """
         queued = self.cluster.queued()
         if queued is None:
@@ -155,9 +160,9 @@ class Submitted:
         job = Job(command(self.output.resolve(), run), log_path(self.output.resolve(), run))
         try:
             number = self.cluster.executor.submit(job).job_id
-        except Exception as error:  # submitit passes on what sbatch said
-            said = " ".join(str(error).split())
-            raise UserError(f"sbatch refuses {run.name}: {said[-300:]}") from error
+        except Exception as error:  # submitit's message holds sbatch's
+            message = " ".join(str(error).split())
+            raise UserError(f"sbatch refuses {run.name}: {message[-300:]}") from error
         self.reporter.say(f"submit  {run.name} (job {number})")
 
     def _wait(self, waiting: list[Run], bar: Bar) -> dict[str, str]:
@@ -173,13 +178,13 @@ class Submitted:
                     continue
                 finished = self.is_finished(run)
                 if not finished and run.name not in gone:
-                    gone.add(run.name)  # its last files may still be on their way here
+                    gone.add(run.name)  # a network disk may show its last files later
                     continue
                 waiting.remove(run)
                 bar.update(1)
                 if not finished:
                     log = log_path(self.output, run)
-                    failed[run.name] = f"{last_line(log) or 'it said nothing'} ({log})"
+                    failed[run.name] = f"{last_line(log) or 'its log is empty'} ({log})"
                 self.reporter.say(f"{'finish' if finished else 'failed'}  {run.name}")
                 bar.set_postfix_str(f"{len(waiting)} in the queue, {len(failed)} failed")
         return failed

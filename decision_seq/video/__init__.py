@@ -1,4 +1,4 @@
-"""Episodes of an evaluation as films, each with a strip of pictures for paper."""
+"""Films of an evaluation's episodes, each with a strip of still pictures for print."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from decision_seq.video.rendering import Camera
 from decision_seq.video.strip import Stills, draw_strip
 from decision_seq.video.writers import Writer, open_writer, partial, suffix
 
-FPS = 25  # of a film, at most: a simulator's own rate may be several times that
+FPS = 25  # frames per second of a film, at most: a simulator's rate may be several times higher
 
 
 class Take:
-    """One episode while it is filmed; of its frames only some stills are kept."""
+    """One episode while it is filmed; only some of its frames stay in memory, as stills."""
 
     def __init__(self, writer: Writer, every: int) -> None:
         self.writer, self.every = writer, every
@@ -32,7 +32,7 @@ class Take:
         self.stills = Stills()
 
     def see(self, camera: Camera, env: Any, ended: bool) -> None:
-        """The environment before step `len(rewards)`, or after its last one."""
+        """Film the environment before step `len(rewards)`, or after its last step."""
         step = len(self.rewards)
         if step % self.every == 0 or ended:
             frame = camera.picture(env)
@@ -41,7 +41,7 @@ class Take:
 
 
 class FilmedEnvironments(Environments):
-    """Filmed, one take an environment; how they behave is the same."""
+    """Environments that are filmed, one take per environment; their behaviour is unchanged."""
 
     def __init__(self, camera: Camera, takes: Sequence[Take], delayed: bool = False) -> None:
         super().__init__(camera.env_id, len(takes), delayed)
@@ -67,9 +67,9 @@ class FilmedEnvironments(Environments):
 
 
 class Studio:
-    """What is needed to film, found before any rollout; UserError where it is lacking.
+    """The means to film an evaluation, checked before any rollout; UserError if one is missing.
 
-    episodes: how many are filmed, the first ones of the first target.
+    episodes: number of episodes that are filmed, the first ones of the first target.
     """
 
     def __init__(self, opened: Opened, folder: Path, episodes: int, reporter: Reporter) -> None:
@@ -88,9 +88,9 @@ class Studio:
             raise UserError(f"cannot write films to {folder}: {error.strerror}") from error
 
     def film(self, scores: Scores) -> list[Path]:
-        """Roll the first episodes of an evaluation out again -> the films and strips written.
+        """Roll out the first episodes of an evaluation again -> the paths of films and strips.
 
-        On a CPU they are the same to the bit, each being a function of its number.
+        On a CPU the episodes are equal to the bit, as an episode depends only on its number.
         """
         loaded = self.opened.loaded
         films = [self.folder / f"{_name(asked)}{suffix()}" for asked in self.asked]
@@ -128,7 +128,7 @@ class Studio:
         return written
 
     def _take(self, film: Path, every: int, open_files: ExitStack) -> Take:
-        """A take whose film gets its name when it is whole."""
+        """A take whose film file gets its final name once it is complete."""
         writer = open_writer(open_files.enter_context(partial(film)), self.camera.fps / every)
         open_files.callback(writer.close)
         return Take(writer, every)

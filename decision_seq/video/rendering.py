@@ -1,4 +1,4 @@
-"""Pictures of an environment on a machine without a screen."""
+"""Rendering of environments on a machine without a screen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from decision_seq.envs import make
 from decision_seq.types import Reporter, UserError
 
-SIZE = 480  # of an outline, as of Gymnasium's pictures
+SIZE = 480  # pixels of an outline's side, as in Gymnasium's pictures
 BACKENDS = ("egl", "osmesa", "glfw")  # the first two need no screen
-# In a process of its own: a backend that fails leaves the process unfit for the next.
+# Run in a process of its own, because a process cannot try another backend after one has failed.
 PROBE = """
 import mujoco
 context = mujoco.GLContext(64, 64)
@@ -29,10 +29,10 @@ Picture = Callable[[Any], np.ndarray]  # environment -> [H, W, 3] uint8
 
 
 class Camera:
-    """How the environments of one id are made and photographed; UserError where they cannot be.
+    """Makes and renders the environments of one id; UserError where they cannot be rendered.
 
-    MuJoCo draws through OpenGL. Where that is missing, robots of spheres and capsules (all of
-    Gymnasium's) are drawn in outline, which needs nothing; the reporter is told.
+    MuJoCo draws through OpenGL. Where OpenGL is missing, robots of spheres and capsules (all of
+    Gymnasium's) are drawn in outline, which needs no OpenGL, and the reporter receives a message.
     """
 
     def __init__(self, env_id: str, reporter: Reporter | None = None) -> None:
@@ -55,7 +55,7 @@ class Camera:
         self._try()
 
     def open(self) -> Any:
-        """One environment that can be photographed."""
+        """Make one environment that can be rendered."""
         env = make(self.env_id, **self.options)
         if is_mujoco(env) and self.options:
             # A software renderer takes three times as long over fine shadows and smooth edges.
@@ -63,7 +63,7 @@ class Camera:
             quality.shadowsize, quality.offsamples = 1024, 0
             renderer = env.unwrapped.mujoco_renderer
             if renderer.camera_id == -1 and env.unwrapped.model.ncam:
-                renderer.camera_id = 0  # the model's own follows the robot; the default one stays
+                renderer.camera_id = 0  # the model's camera follows the robot; the default is fixed
         return env
 
     def _try(self) -> None:
@@ -71,9 +71,9 @@ class Camera:
         try:
             env.reset(seed=0)
             frame = self.picture(env)
-        except Exception as error:  # every renderer fails in its own way
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.env_id} cannot be filmed: {said}") from error
+        except Exception as error:  # a renderer may raise anything
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.env_id} cannot be filmed: {reason}") from error
         finally:
             env.close()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
@@ -93,9 +93,9 @@ def is_mujoco(env: Any) -> bool:
 
 
 def opengl() -> str | None:
-    """Name the backend that draws here, and choose it for this process; None where none does.
+    """Find a backend that works, and select it for this process; None where none works.
 
-    One that the user has set in MUJOCO_GL is the only one tried.
+    If the user has set MUJOCO_GL, only that backend is tried.
     """
     given = os.environ.get("MUJOCO_GL")
     for backend in (given,) if given else BACKENDS:
@@ -124,7 +124,7 @@ def _render(env: Any) -> np.ndarray:
 
 
 def require_outline(env: Any) -> None:
-    """UserError unless the robot has a camera of its own and is made of spheres and capsules."""
+    """UserError unless the robot's model has a camera and consists of spheres and capsules."""
     import mujoco
 
     kinds = mujoco.mjtGeom
@@ -135,27 +135,27 @@ def require_outline(env: Any) -> None:
 
 
 def outline(env: Any) -> np.ndarray:
-    """The robot's spheres and capsules as its first camera sees them -> [SIZE, SIZE, 3]."""
+    """Draw the robot's spheres and capsules from its first camera -> [SIZE, SIZE, 3]."""
     import mujoco
     from PIL import Image, ImageDraw
 
     model, data = env.unwrapped.model, env.unwrapped.data
-    see = _Projection(
+    project = _Projection(
         data.cam_xpos[0], data.cam_xmat[0].reshape(3, 3), math.radians(float(model.cam_fovy[0]))
     )
     image = Image.new("RGB", (SIZE, SIZE), "white")
     draw = ImageDraw.Draw(image)
     kinds = [int(kind) for kind in model.geom_type]
-    if int(mujoco.mjtGeom.mjGEOM_PLANE) in kinds and see.sideways:
-        _ground(draw, see)
+    if int(mujoco.mjtGeom.mjGEOM_PLANE) in kinds and project.sideways:
+        _ground(draw, project)
     solid = [i for i, kind in enumerate(kinds) if kind != int(mujoco.mjtGeom.mjGEOM_PLANE)]
-    for i in sorted(solid, key=lambda i: -see.depth(data.geom_xpos[i])):
+    for i in sorted(solid, key=lambda i: -project.depth(data.geom_xpos[i])):
         centre, axis = data.geom_xpos[i], data.geom_xmat[i].reshape(3, 3)[:, 2]
         capsule = kinds[i] == int(mujoco.mjtGeom.mjGEOM_CAPSULE)
         half = float(model.geom_size[i, 1]) if capsule else 0.0
         radius = float(model.geom_size[i, 0])
         colour = tuple(int(255 * value) for value in _rgba(model, i)[:3])
-        _capsule(draw, see, (centre - half * axis, centre + half * axis), radius, colour)
+        _capsule(draw, project, (centre - half * axis, centre + half * axis), radius, colour)
     return np.asarray(image)
 
 
@@ -167,7 +167,7 @@ def _rgba(model: Any, geom: int) -> np.ndarray:
 
 
 class _Projection:
-    """A pinhole camera: it looks along the third axis of its frame, backwards."""
+    """A pinhole camera, which points along the negative third axis of its frame."""
 
     def __init__(self, position: np.ndarray, frame: np.ndarray, fovy: float) -> None:
         self.position, self.frame = position, frame
@@ -183,22 +183,22 @@ class _Projection:
         return SIZE / 2 + float(x) * scale, SIZE / 2 - float(y) * scale
 
 
-def _ground(draw: Any, see: _Projection) -> None:
-    """A line below the robot with a mark every metre, by which one sees that it moves."""
-    near = round(float(see.position[0]))
+def _ground(draw: Any, project: _Projection) -> None:
+    """Draw a line below the robot with a mark every metre, which shows its motion."""
+    near = round(float(project.position[0]))
     along = [np.array([near + metre, 0.0, 0.0]) for metre in range(-8, 9)]
-    draw.line([see(along[0]), see(along[-1])], fill="black", width=2)
+    draw.line([project(along[0]), project(along[-1])], fill="black", width=2)
     for point in along:
-        x, y = see(point)
+        x, y = project(point)
         draw.line([(x, y), (x, y + 10)], fill="black", width=2)
 
 
 def _capsule(
-    draw: Any, see: _Projection, ends: Sequence[np.ndarray], radius: float, colour: Any
+    draw: Any, project: _Projection, ends: Sequence[np.ndarray], radius: float, colour: Any
 ) -> None:
-    points = [see(end) for end in ends]
-    thick = [radius * see.focal / see.depth(end) for end in ends]
-    for grow, fill in ((1.5, "black"), (0.0, colour)):  # an edge, then what it encloses
+    points = [project(end) for end in ends]
+    thick = [radius * project.focal / project.depth(end) for end in ends]
+    for grow, fill in ((1.5, "black"), (0.0, colour)):  # the edge, then the interior
         draw.line(points, fill=fill, width=round(2 * (min(thick) + grow)))
         for (x, y), r in zip(points, thick, strict=True):
             r += grow

@@ -1,4 +1,4 @@
-"""An episode on paper: pictures along it above the return that was still to come."""
+"""An episode as a still image: pictures of some steps above the curve of its return-to-go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = 4 * STILLS
 class Stills:
     """Frames spread evenly over an episode whose length is known only at its end.
 
-    At most KEPT are kept: when there are more, every other one goes.
+    At most KEPT frames are stored: when there are more, every second one is dropped.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Stills:
             self.kept, self.every = self.kept[::2], 2 * self.every
 
     def chosen(self) -> list[tuple[int, np.ndarray]]:
-        """STILLS of them, or all where there are fewer: the first, the last, evenly between."""
+        """At most STILLS frames, evenly spaced, with the first and the last."""
         frames = [*self.kept, *([self.last] if self.last else [])]
         count = min(STILLS, len(frames))
         steps = np.array([step for step, _ in frames])
@@ -52,9 +52,9 @@ def draw_strip(
     rewards: Sequence[float],
     stills: Sequence[tuple[int, np.ndarray]],
 ) -> None:
-    """Write the PNG; rewards: of every step.
+    """Write the PNG; rewards: those of all steps.
 
-    Below the stills the return-to-go is drawn; where nothing is asked for, the return so far.
+    The curve below the stills is the return-to-go, or without a target the return so far.
     """
     curve = np.concatenate([[0.0], np.cumsum(rewards)])
     if target is not None:
@@ -73,11 +73,11 @@ def draw_strip(
         axes.plot(marks, curve[marks], "o", color=COLOURS[1], markersize=9)
         axes.set_xlim(0, max(len(rewards), 1))
         axes.set_xlabel("step", fontsize=20)
-        label = "return so far" if target is None else "return-to-go\n(asked - obtained)"
+        label = "return so far" if target is None else "return-to-go\n(target - return so far)"
         axes.set_ylabel(label, fontsize=20)
         axes.tick_params(labelsize=18)
-        asked = "" if target is None else f"asked {target:,.6g}, "
+        condition = "" if target is None else f"target {target:,.6g}, "
         figure.suptitle(
-            f"{env_id}, seed {seed}: {asked}obtained {sum(rewards):,.6g} in {len(rewards)} steps",
+            f"{env_id}, seed {seed}: {condition}return {sum(rewards):,.6g} in {len(rewards)} steps",
             fontsize=22,
         )

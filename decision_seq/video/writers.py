@@ -1,4 +1,4 @@
-"""Films written frame by frame: mp4 through ffmpeg, else GIF."""
+"""Writers of films, frame by frame: mp4 through ffmpeg, else GIF."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from decision_seq.types import UserError
 
 class Writer(Protocol):
     def write(self, frame: np.ndarray) -> None:
-        """frame: [H, W, 3] uint8, always of one size."""
+        """Append a frame [H, W, 3] uint8; all frames of a film have one size."""
 
     def close(self) -> None: ...
 
 
 def suffix() -> str:
-    """Of the films written here: .mp4 where the `video` extra is installed."""
+    """The suffix of films: .mp4 where the `video` extra is installed, else .gif."""
     return ".mp4" if importlib.util.find_spec("imageio_ffmpeg") else ".gif"
 
 
 @contextmanager
 def partial(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it becomes `path` when all is well, else it goes."""
-    beside = path.with_name(f".partial-{path.name}")
+    """A temporary path to write to, renamed to `path` on success and deleted on failure."""
+    temporary = path.with_name(f".partial-{path.name}")
     try:
-        yield beside
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: what ffmpeg said, at length
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
-        raise UserError(f"cannot write {path}: {said}") from error
+        yield temporary
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ffmpeg's long message
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
+        raise UserError(f"cannot write {path}: {reason}") from error
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 class Mp4:
-    """H.264 by the ffmpeg that imageio-ffmpeg brings along."""
+    """A writer of H.264 video, with the ffmpeg that is part of imageio-ffmpeg."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.fps = path, fps
@@ -51,7 +51,7 @@ class Mp4:
     def write(self, frame: np.ndarray) -> None:
         from imageio_ffmpeg import write_frames
 
-        height, width = (length // 2 * 2 for length in frame.shape[:2])  # H.264 wants even ones
+        height, width = (length // 2 * 2 for length in frame.shape[:2])  # H.264 needs even sizes
         frame = np.ascontiguousarray(frame[:height, :width])
         if self.process is None:
             size = (width, height)
@@ -67,7 +67,7 @@ class Mp4:
 
 
 class Gif:
-    """Block by block as the format has it, so that no frame is kept."""
+    """A writer of GIF blocks, one frame at a time, so that no frame stays in memory."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path, self.milliseconds = path, round(1000 / fps)
@@ -93,6 +93,6 @@ class Gif:
 
 
 def open_writer(path: Path, fps: float) -> Writer:
-    """By the name's end: .mp4 or .gif."""
+    """The writer for the suffix of `path`: .mp4 or .gif."""
     kind: Any = Mp4 if path.suffix == ".mp4" else Gif
     return kind(path, fps)

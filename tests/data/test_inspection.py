@@ -109,7 +109,7 @@ def test_the_page_and_the_plot(
     plot = tmp_path / "returns.png"
     assert main(["data", "inspect", str(store.path), "--plot", str(plot)]) == 0
     page = capsys.readouterr().out
-    for words in ("113 in, 113 out", "worth asking for", "episodes by return", "NaN or infinity"):
+    for words in ("113 in, 113 out", "suggested:", "episodes by return", "NaN or infinity"):
         assert words in page
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert main(["data", "inspect", str(store.path), "--json"]) == 0

@@ -113,7 +113,7 @@ def test_another_protocol_is_kept_apart_and_said(tmp_path: Path, change: dict, n
     assert list(comparison.rows) == ["d4rl/hopper-medium-v2 [1]", "d4rl/hopper-medium-v2 [2]"]
     assert all(len(group.runs) == 1 for group in comparison.groups.values())
     (note,) = comparison.notes
-    assert "kept apart" in note
+    assert "are separate" in note
     assert named in note
 
 

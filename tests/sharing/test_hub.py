@@ -49,7 +49,7 @@ def test_pushed_and_imported(
     [
         (401, "does not accept the token"),
         (403, "may not write there"),
-        (404, "knows no such place"),
+        (404, "has no such place"),
         (500, "answers HTTP 500"),
     ],
 )

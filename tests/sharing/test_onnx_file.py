@@ -85,7 +85,7 @@ def test_a_squashed_policy_is_not_written_without_its_tanh(
     make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = make_checkpoint(DecisionTransformerConfig(K, GPTConfig(2, 2, 16), squash=True))
-    with pytest.raises(UserError, match="no tanh behind its embeddings; try --to onnx"):
+    with pytest.raises(UserError, match="no tanh after its embeddings; try --to onnx"):
         export(path, "transformers", tmp_path / "theirs", Reporter())
 
 
