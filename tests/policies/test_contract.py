@@ -1,5 +1,6 @@
-"""Every policy of the registry, over every backbone, conditioned and not, with both kinds of
-action, and those that see frames: invariants 1, 2, 3 and 8.
+"""Contract tests of every registered policy: invariants 1, 2, 3 and 8.
+
+Cases cover every backbone, with and without a condition, both kinds of action, and frames.
 """
 
 from dataclasses import fields, replace
@@ -24,26 +25,26 @@ from decision_seq.types import Batch, Spec
 from tests.conftest import OBSERVATION, lived
 
 LENGTH = 8
-CHOICES = 4  # of a discrete action
+CHOICES = 4  # values of a discrete action
 CONDITIONINGS: dict[str, Conditioning] = {
     "return": ReturnToGo(10.0),
     "none": Unconditioned(),
     "outcome": Outcome(),
     "goal": GoalOutcome(goal=(0.0,) * OBSERVATION),
 }
-# The conditionings that suit a policy, and what else it is built with to be quick here.
+# The conditionings that suit a policy; others use `return` and `none`.
 SUITED = {"tt": ("outcome", "goal"), "bdt": ("none",), "return_predictor": ("outcome",)}
-SIMPLE = {"tt"}  # of actions that are no choices
-VECTORS = {"bdt"}  # not of frames
-SLIDING = {"gpt"}  # backbones that carry windows along episodes
-CARRYING = {"dt", "bdt", "return_predictor"}  # where tokens know their time by themselves
+SIMPLE = {"tt"}  # policies without discrete actions
+VECTORS = {"bdt"}  # policies without frames
+SLIDING = {"gpt"}  # backbones with sliding-window decoding
+CARRYING = {"dt", "bdt", "return_predictor"}  # policies whose tokens contain their timestep
 BUILT: dict[str, dict[str, Any]] = {
     "tt": {"bins": 8, "planner": PlannerConfig(horizon=1, beams=2, context=3, keep=2)},
     "return_predictor": {"estimates": "return"},
 }
-FRAMES = (4, 36, 36)  # of a policy with an image encoder, whose actions are choices
-DISCRETE = ("discrete", "frames")  # the kinds of case whose actions are choices
-# What a policy leaves out of account by design. Any other must see it.
+FRAMES = (4, 36, 36)  # observations for the image encoder, with discrete actions
+DISCRETE = ("discrete", "frames")  # kinds of case with discrete actions
+# Inputs that a policy ignores by design. All other inputs must have an effect.
 IGNORED = {"bc": {"actions", "conditions"}}
 
 
@@ -70,7 +71,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str | None, str, str]:
 @pytest.fixture
 def ignored(case: tuple[str, str | None, str, str]) -> set[str]:
     name, _, conditioning, _ = case
-    blind = conditioning == "none" and name != "bdt"  # which makes its own
+    blind = conditioning == "none" and name != "bdt"  # bdt makes its own condition
     return IGNORED.get(name, set()) | ({"conditions"} if blind else set())
 
 
@@ -93,7 +94,7 @@ def policy(case: tuple[str, str | None, str, str], store: EpisodeStore, spec: Sp
         asked = replace(asked, observation_shape=FRAMES)
     made = PolicyConfig.get_choice_class(name)(context_length=LENGTH, **chosen).build(asked)
     if kind == "frames":
-        for table in (made.positions.place, made.positions.begin.weight):  # they begin at zero
+        for table in (made.positions.place, made.positions.begin.weight):  # initialised to zero
             torch.nn.init.normal_(table, std=0.1)
     made.fit(store, label(store, CONDITIONINGS[conditioning]))
     return made.eval()
@@ -104,7 +105,7 @@ def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: Epis
     conditioning, kind = case[2:]
     labels = label(store, CONDITIONINGS[conditioning])
     gatherer = WindowGatherer(store, labels, LENGTH, 1000, policy.futures)
-    # The first of an episode, some in its middle, and short ones at its end (rows 28, 36, 88).
+    # First windows of an episode, middle ones, and short ones at its end (rows 28, 36, 88).
     found = gatherer.gather(torch.tensor([0, 3, 28, 36, 60, 88, 92]).numpy()).tensors()
     draw = torch.Generator().manual_seed(1)
     if kind in DISCRETE:
@@ -117,18 +118,18 @@ def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: Epis
 
 @pytest.fixture
 def batch(policy: Policy, gathered: Batch) -> Batch:
-    """With its conditions, of which hindsight is no part of what may not be seen."""
+    """The batch with hindsight conditions, which the tests for the future leave as they are."""
     with torch.no_grad():
         return policy.hindsight(gathered)
 
 
 def before_window(batch: Batch, name: str) -> int:
-    """How many frames precede the window's first step."""
+    """The number of frames before the window's first step."""
     return getattr(batch, name).shape[1] - batch.mask.shape[1]
 
 
 def noise(name: str, array: torch.Tensor, size: float) -> torch.Tensor:
-    """Other contents for a field, far from what the data hold, of the kind that it takes."""
+    """Replacement values for a field, of its kind and far from the data."""
     if name == "timesteps":
         return torch.randint(0, 900, array.shape)
     if array.dtype == torch.uint8:
@@ -139,7 +140,7 @@ def noise(name: str, array: torch.Tensor, size: float) -> torch.Tensor:
 
 
 def predictions(policy: Policy, batch: Batch) -> torch.Tensor:
-    """The action of every step of every window, [B, T, ...]: each taken as the newest in turn."""
+    """The action of every step of every window, [B, T, ...], each with that step as the newest."""
     columns = []
     for step in range(batch.mask.shape[1]):
         mask = torch.arange(batch.mask.shape[1]) <= step
@@ -148,7 +149,7 @@ def predictions(policy: Policy, batch: Batch) -> torch.Tensor:
 
 
 def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """name -> (values, weights), with the same draws for both, as an update hands them in."""
+    """name -> (values, weights), both with the same random draws, as in an update."""
     rng = torch.Generator()
     weights = policy.weights(batch, rng.manual_seed(0))
     values = policy(batch, rng.manual_seed(0))
@@ -157,7 +158,7 @@ def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.
 
 
 def values(policy: Policy, batch: Batch) -> torch.Tensor:
-    """The losses of every step added up, [B, T]."""
+    """The sum of the losses of every step, [B, T]."""
     return torch.stack([values for values, _ in losses(policy, batch).values()]).sum(0)
 
 
@@ -178,7 +179,7 @@ INPUTS = ("observations", "actions", "rewards", "conditions", "timesteps")
 def test_nothing_sees_the_future(policy: Policy, batch: Batch) -> None:
     """Invariant 1: noise in step t + 1 and later changes no loss and no action up to t.
 
-    But for a critic's, which learns what an action led to from the observation that followed.
+    A critic's losses are excepted, as they read the observation after the action.
     """
     for step in range(1, LENGTH):
         noisy = noisy_from(batch, step, INPUTS)
@@ -195,7 +196,7 @@ def test_nothing_sees_the_future(policy: Policy, batch: Batch) -> None:
 
 @torch.no_grad()
 def test_an_action_does_not_see_itself(policy: Policy, batch: Batch, ignored: set[str]) -> None:
-    """Invariant 2: noise in action t leaves the prediction of action t alone, and moves t + 1's."""
+    """Invariant 2: noise in action t does not change the prediction of t, and changes t + 1's."""
     before = predictions(policy, batch)
     errors = values(policy, batch)
     for step in range(LENGTH - 1):
@@ -210,7 +211,7 @@ def test_an_action_does_not_see_itself(policy: Policy, batch: Batch, ignored: se
 
 @torch.no_grad()
 def test_what_a_policy_is_given_is_seen(policy: Policy, batch: Batch, ignored: set[str]) -> None:
-    """The condition and the state, unless the policy leaves the condition out by design."""
+    """The condition and the state have an effect, except inputs ignored by design."""
     before = values(policy, batch)
     for name in ("conditions", "observations"):
         changed = noise(name, getattr(batch, name), 5)
@@ -220,7 +221,7 @@ def test_what_a_policy_is_given_is_seen(policy: Policy, batch: Batch, ignored: s
 
 @torch.no_grad()
 def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) -> None:
-    """Invariant 3, and 8: the loss too."""
+    """Invariants 3 and 8: neither actions nor the loss depend on them."""
     padding = ~batch.mask
     assert padding.any(1).sum() == 3
     changed = {}
@@ -241,7 +242,7 @@ def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) ->
 
 @torch.no_grad()
 def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> None:
-    """Invariant 3 and 8: four more padded steps, the same actions and the same loss."""
+    """Invariants 3 and 8: four more padded steps give the same actions and the same loss."""
 
     def padded(array: torch.Tensor) -> torch.Tensor:
         more = torch.ones(len(array), 4, *array.shape[2:], dtype=array.dtype)
@@ -262,7 +263,7 @@ def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> 
 def test_what_is_carried_from_step_to_step_changes_nothing(
     case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore
 ) -> None:
-    """One row lives whole episodes, one after the other, the other row none but first steps."""
+    """One row plays whole episodes one after the other; the other row has only first steps."""
     name, backbone, _, kind = case
     (state,) = policy.carry(1, 2, LENGTH)
     if backbone in SLIDING:
@@ -280,7 +281,7 @@ def test_what_is_carried_from_step_to_step_changes_nothing(
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:
-    """Invariant 8: the batch's loss is the mean over its real steps, wherever they lie."""
+    """Invariant 8: the batch's loss is the mean over its real steps, wherever they are."""
     for values, weights in losses(policy, batch).values():
         expected = values[weights.bool()].mean()
         found = masked_mean(values, weights).item()
@@ -289,7 +290,7 @@ def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch:
 
 @torch.no_grad()
 def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Batch) -> None:
-    """What a policy draws, too: ranks and micro-batches are handed generators of one seed."""
+    """Random draws agree too: ranks and micro-batches get generators of one seed."""
     whole = losses(policy, batch)
     for rows in (slice(0, 3), slice(3, None)):
         present = {n: a[rows] for n, a in vars(batch).items() if a is not None}
@@ -299,14 +300,14 @@ def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Bat
 
 
 def test_losses_are_of_the_weights_precision(policy: Policy, gathered: Batch) -> None:
-    """In float64, in which runs on several processes are told apart, nothing is rounded to less."""
+    """With float64 weights, used to compare runs on several processes, losses are float64."""
     exact = gathered.tensors(dtype=torch.float64)
     for name, values in policy.double()(exact, torch.Generator().manual_seed(0)).items():
         assert values.dtype == torch.float64, name
 
 
 def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch) -> None:
-    """DDP waits forever for a parameter that no loss reaches."""
+    """DDP would hang on a parameter without a gradient."""
     means = [masked_mean(*loss) for loss in losses(policy, gathered).values()]
     torch.stack(means).sum().backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
@@ -316,7 +317,7 @@ def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch)
 def test_what_was_fitted_travels_with_the_weights(policy: Policy, store: EpisodeStore) -> None:
     if policy.spec.pixels:  # 0 to 255 needs no fit
         return
-    if isinstance(policy, TrajectoryTransformer):  # whose bins begin at the least numbers
+    if isinstance(policy, TrajectoryTransformer):  # its bins begin at the smallest numbers
         least = torch.as_tensor(store.columns["observations"].array.min(0))
         assert (policy.state_dict()["tokenizer.edges"][: len(least), 0] == least).all()
         return
