@@ -132,13 +132,13 @@ def test_distances_are_as_defined(train: Train) -> None:
     found = compare(targets, obtained, measure, measure.shares(measure.of_store(store)))
     centres = measure.edges[:-1] + 1.5
     for target, episodes, told in zip(targets, obtained, found["targets"], strict=True):
-        lived = np.histogram(
+        target_counts = np.histogram(
             episode_of(target).observations[: told["steps"], 5].clip(-8, 10), 6, (-8, 10)
         )[0]
 
-        def distance(*traces: np.ndarray, lived: np.ndarray = lived) -> float:
+        def distance(*traces: np.ndarray, target_counts: np.ndarray = target_counts) -> float:
             counts = np.histogram(np.concatenate(traces).clip(-8, 10), 6, (-8, 10))[0]
-            return stats.wasserstein_distance(centres, centres, counts, lived)
+            return stats.wasserstein_distance(centres, centres, counts, target_counts)
 
         own = [distance(episode.trace) for episode in episodes]
         assert told["distance"] == pytest.approx(distance(*(e.trace for e in episodes)))

@@ -91,7 +91,7 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path
     return train
 
 
-def asked(tmp_path: Path, name: str, world: int) -> np.ndarray:
+def requested_windows(tmp_path: Path, name: str, world: int) -> np.ndarray:
     """The windows of every update, [steps, BATCH], ranks concatenated in order."""
     files = [tmp_path / f"{name}.{world}.{rank}" for rank in range(world)]
     ranks = [np.array([json.loads(line) for line in f.read_text().splitlines()][1:]) for f in files]
@@ -124,10 +124,10 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     made = configs.load(Config, configs.read_yaml(tmp_path / "config.yaml"))
     index = window_index(made, prepare(made, Reporter()).store)
     expected = np.stack([window_ids(made.seed, step, BATCH, index) for step in range(steps)])
-    np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
+    np.testing.assert_array_equal(requested_windows(tmp_path, "one", 1), expected)
     for world in worlds:
         together = losses(train(f"on{world}", world, *whole))
-        np.testing.assert_array_equal(asked(tmp_path, f"on{world}", world), expected)
+        np.testing.assert_array_equal(requested_windows(tmp_path, f"on{world}", world), expected)
         assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
     for until, world in path.items():
         more = ["--train.steps", str(until), "--resume", "auto"]
@@ -135,7 +135,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
         moved = train("moving", world, *more)
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
     *_, before, _ = path
-    np.testing.assert_array_equal(asked(tmp_path, "moving", world), expected[before:])
+    np.testing.assert_array_equal(requested_windows(tmp_path, "moving", world), expected[before:])
     launches = json.loads((moved / "provenance.json").read_text())
     processes = [launch["machine"]["processes"] for launch in [launches, *launches["resumed"]]]
     assert processes == list(path.values())

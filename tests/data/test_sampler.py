@@ -25,7 +25,7 @@ def test_steps_and_seeds_differ() -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 16])
 def test_ranks_together_are_the_global_batch(world: int) -> None:
-    """Invariant 5: disjoint windows whose union, in order, is the single-process batch."""
+    """Invariant 5: the ranks' windows, concatenated in order, are the single-process batch."""
     for step in range(50):
         ids = window_ids(3, step, 16, WindowIndex(np.arange(1000)))
         parts = [rank_slice(np.arange(16), rank, world) for rank in range(world)]
@@ -38,7 +38,7 @@ def test_ranks_together_are_the_global_batch(world: int) -> None:
 
 
 def test_episodes_are_drawn_in_proportion_to_their_length() -> None:
-    """Every transition equally often, so that an episode's share is its length's."""
+    """Every transition is equally likely, so an episode's share is that of its length."""
     ids = np.concatenate([window_ids(0, step, 64, WindowIndex(OFFSETS)) for step in range(4000)])
     counts = np.bincount(ids, minlength=113)
     expected = len(ids) / 113
@@ -76,7 +76,7 @@ def test_windows_equal_a_plain_loop(store: EpisodeStore, gatherer: WindowGathere
         for name, array in expected.items():
             np.testing.assert_array_equal(getattr(batch, name)[row, :length], array)
         np.testing.assert_allclose(batch.conditions[row, :length, 0], to_go[window], rtol=1e-5)
-    # Of every terminated episode one window a step that its last one lies in, of the others none.
+    # Each terminated episode has one window per step that contains its last one; others none.
     assert batch.terminated.sum() == sum(min(8, n) for n in store.lengths[store.terminated])
     for array in (batch.observations, batch.actions, batch.conditions):
         assert np.isfinite(array).all()
