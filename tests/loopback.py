@@ -35,18 +35,18 @@ import yaml
 
 @dataclass
 class Fault:
-    """Fault of the server.
-
-    kind: cut (the connection breaks after `after` bytes of the body), short (the file ends after
-    `after` bytes without an error), status (an HTTP error code), hang (no answer until the server
-    stops), or no_range (the whole file in answer to any range). times: number of times it occurs;
-    None for always.
-    """
+    """Fault of the server."""
 
     kind: str
+    """One of: cut (the connection breaks after `after` bytes of the body), short (the file ends
+    after `after` bytes without an error), status (an HTTP error code), hang (no answer until the
+    server stops), no_range (the whole file in answer to any range)."""
     after: int = 0
+    """Bytes of the body sent by cut and short."""
     status: int = 500
+    """Code sent by status."""
     times: int | None = None
+    """Number of times that it occurs; None for always."""
 
 
 def cut(after: int, times: int | None = 1) -> Fault:
@@ -71,11 +71,14 @@ def no_range(times: int | None = None) -> Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: method, path below the server's root, Range header."""
+    """A request that the server received."""
 
     method: str
+    """HTTP method."""
     path: str
+    """Path below the server's root."""
     range: str | None
+    """Range header; None where it is absent."""
 
 
 @dataclass
