@@ -1,8 +1,8 @@
-"""What a policy makes of episodes: what it expects while they go on, and where it looks.
+"""Credit assignment: running return estimates and attention of a policy over random episodes.
 
-Episodes are played by the uniform random policy in the environment of a checkpoint, which has to
-tell in its `info` of an event (whether the key is held) and of the stage that it is in (the room).
-Chen et al. (2021), section 5.6, show both for Key-to-Door.
+The uniform random policy plays episodes in the checkpoint's environment. The `info` of that
+environment must report an event (whether the key is held) and the current stage (the room).
+Chen et al. (2021), section 5.6, show both analyses for Key-to-Door.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ from decision_seq.rollout import device_of
 from decision_seq.statistics import area_under_curve, mean_interval
 from decision_seq.types import Batch, Episode, Reporter
 
-WAVE = 64  # episodes looked at together
-SHOWN = 6  # episodes whose running estimates are told one by one
+WAVE = 64  # episodes per forward pass
+SHOWN = 6  # episodes of each group whose running estimates are returned one by one
 
 
 @dataclass(frozen=True)
 class Witnessed:
-    """happened: [T] whether the event had come about once a step was done; stages: [T] in which a
-    step was done."""
+    """A played episode with its event and stages."""
 
     episode: Episode
+    """The episode."""
     happened: np.ndarray
+    """Whether the event had happened after each step, [T]."""
     stages: np.ndarray
+    """Stage of each step, [T]."""
 
 
 def play(env_id: str, count: int, seed: int, event: str, stage: str) -> list[Witnessed]:
-    """Episodes of uniform random actions, episode i from seed + i; UserError where `info` has no
-    such entries."""
+    """Play episodes of uniform random actions, episode i from seed + i.
+
+    UserError where `info` has no entries `event` and `stage`.
+    """
     env = make(env_id)
     played = []
     for number in range(seed, seed + count):
@@ -74,7 +78,7 @@ def _random_action(space: Any, rng: np.random.Generator) -> Any:
 
 
 def whole(episodes: Sequence[Episode], conditioning: Conditioning) -> Batch:
-    """Each episode in one window, with its hindsight labels; padded to the longest."""
+    """A batch with one whole episode per row and its hindsight labels, padded to the longest."""
     longest = max(len(episode) for episode in episodes)
 
     def padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -97,8 +101,11 @@ def whole(episodes: Sequence[Episode], conditioning: Conditioning) -> Batch:
 
 @torch.inference_mode()
 def attention_of_steps(policy: DecisionTransformer, batch: Batch) -> np.ndarray:
-    """How much the tokens of a step look at those of each step, [B, T, T], rows of sum 1: the mean
-    over layers, heads and the step's own tokens, the sum over the other's."""
+    """Attention from each step to each step, [B, T, T]; rows sum to 1.
+
+    The weights are averaged over layers, heads and the querying step's tokens, and summed over the
+    attended step's tokens.
+    """
     tokens = policy.all_tokens(policy.encoded(batch))
     looks = policy.backbone.attention(tokens).mean((0, 2))  # [B, L, L]
     parts = (batch.mask.shape[1], policy.tokens_per_step)
@@ -114,9 +121,9 @@ def explain(
     device: str | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Play, and look -> plain values, for `plot_explanation`.
+    """Play episodes and analyse the policy on them -> plain values, for `plot_explanation`.
 
-    Without estimates where the policy is no `ReturnPredictor`.
+    `estimates` is None where the policy is no `ReturnPredictor`.
     """
     require(episodes >= 2, f"--episodes {episodes} must be at least 2")
     require(seed >= 0, f"--seed {seed} must not be negative")
@@ -169,8 +176,11 @@ def _succeeded(one: Witnessed) -> bool:
 
 
 def _estimates(played: Sequence[Witnessed], expected: Sequence[np.ndarray]) -> dict[str, Any]:
-    """How well the estimate tells the episodes in which the event has come about, at the end of
-    each stage; how it moves with the event and with success; means of the groups, step by step."""
+    """Statistics of the running estimates.
+
+    separated: at the end of each stage, how well the estimate separates the episodes where the
+    event has happened; moved: its change at the event and at success; groups: means step by step.
+    """
     stages = sorted({int(number) for one in played for number in one.stages})
     separated = {}
     for number in stages:
@@ -213,7 +223,7 @@ def _moved(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def _curve(rows: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Rows of unequal length -> their mean, and what 10 and 90 % lie below, step by step."""
+    """Rows of unequal length -> their mean and their 10 % and 90 % quantiles, step by step."""
     length = max(map(len, rows))
     columns = [np.array([row[at] for row in rows if len(row) > at]) for at in range(length)]
     return {
@@ -225,8 +235,10 @@ def _curve(rows: Sequence[np.ndarray]) -> dict[str, Any]:
 
 
 def _attention(played: Sequence[Witnessed], looks: Sequence[np.ndarray]) -> dict[str, Any] | None:
-    """Of the episodes in which the event came about before the last stage: how much a step of that
-    stage looks at the step of the event, and at another of the event's stage on average."""
+    """Mean attention from the last stage to the step of the event and to others of its stage.
+
+    Only episodes where the event happened before the last stage count; None for fewer than two.
+    """
     last = max(int(one.stages.max()) for one in played)
     rows, profiles = [], []
     for one, look in zip(played, looks, strict=True):

@@ -1,9 +1,9 @@
-"""Does a policy do what a target trajectory did? Distributions of a feature, asked and obtained.
+"""Hindsight matching: distributions of a feature in target episodes and in a policy's rollouts.
 
-Targets are episodes of the data, held out of training where the run held some out. A policy is
-shown at step t what its conditioning labels step t of the target with (the teacher's schedule), and
-is judged by the earth mover's distance between the feature's distribution in what it does and that
-in the target (Furuta et al., 2022; frt03/generalized_dt eval_cdt.py).
+Targets are episodes of the data; they are held-out ones where the run held some out. At step t of
+a rollout the policy is conditioned on the label of step t of the target (the teacher's schedule).
+The score is the earth mover's distance between the feature's distribution in the rollouts and in
+the target (Furuta et al., 2022; frt03/generalized_dt eval_cdt.py).
 """
 
 from __future__ import annotations
@@ -32,21 +32,25 @@ from decision_seq.rollout import Obtained
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Episode, Reporter, UserError
 
-MOST = 1_000  # targets
-SCHEDULE, CONSTANT, NONE = "schedule", "constant", "none"  # how a policy is conditioned
+MOST = 1_000  # largest number of targets
+SCHEDULE, CONSTANT, NONE = "schedule", "constant", "none"  # ways to condition a policy
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be matched: an episode of the data, parts of several, or a distribution alone."""
+    """Target of matching: an episode of the data, parts of several, or only a distribution."""
 
     name: str
-    shares: np.ndarray  # [bins] of the feature, over the whole of it
-    index: int | None = None  # of the episode
-    parts: tuple[tuple[Episode, slice], ...] = ()  # what is followed: these steps of each
+    """Name shown in the results."""
+    shares: np.ndarray
+    """Distribution of the feature over the whole target, [bins]."""
+    index: int | None = None
+    """Number of the episode in the store; None for other targets."""
+    parts: tuple[tuple[Episode, slice], ...] = ()
+    """Episodes and the steps of each that make up the target; empty for only a distribution."""
 
     def joined(self, column: Callable[[Episode], np.ndarray]) -> np.ndarray:
-        """A column [T, ...] of the episodes, the parts of each one behind the other."""
+        """A column [T, ...] of the episodes, their parts concatenated."""
         return np.concatenate([column(episode)[steps] for episode, steps in self.parts])
 
 
@@ -64,13 +68,16 @@ def match_checkpoint(
 ) -> dict[str, Any]:
     """Roll out for every target and compare -> plain values, for `plot_matching`.
 
-    targets: so many episodes, evenly spaced in the order of their mean feature from the least to
-    the greatest; a single one is the median. feature: null for the conditioning's, or else the
-    velocity along x where it is known, or else the reward. In their place: splice, two of the
-    targets by number, followed through the first half of one and then the second of the other; or,
-    for a policy conditioned on histograms or on nothing: histogram, a file with a JSON list of
-    shares; mixture, two of the targets, half and half from the first step to the last.
+    targets: number of episodes, evenly spaced when sorted by their mean feature; a single one is
+        the median.
+    feature: None for the conditioning's, else the velocity along x where known, else the reward.
+    histogram: file with a JSON list of shares, to match in place of episodes.
+    mixture: numbers of two of the targets; their mean distribution is the target of every step.
+    splice: numbers of two of the targets; the first half of one is followed, then the second half
+        of the other.
     asked: keys of `EvaluationConfig`, None for the run's.
+
+    histogram and mixture need a policy conditioned on histograms or on nothing.
     """
     reporter = reporter or Reporter()
     require(1 <= targets <= MOST, f"--targets {targets} must be at least 1, and {MOST:,} at most")
@@ -118,7 +125,7 @@ def match_checkpoint(
 def measure_of(
     conditioning: Conditioning, feature: Feature | None, store: EpisodeStore
 ) -> Histogram:
-    """The bins in which distributions are compared: the conditioning's own, where it has some."""
+    """The bins of the compared distributions: the conditioning's own, where it has bins."""
     if feature is None:
         facts = FACTS.get(store.header["family"] or "")
         feature = REWARD if facts is None or facts.velocity is None else VELOCITY
@@ -131,7 +138,7 @@ def measure_of(
 
 
 def choose(store: EpisodeStore, measure: Histogram, held: float, count: int) -> list[Target]:
-    """So many held-out episodes (of all, where none is), spaced evenly by their mean feature."""
+    """Choose held-out episodes (of all, where none is held out), evenly spaced by mean feature."""
     means = np.add.reduceat(measure.of_store(store), store.offsets[:-1]) / store.lengths
     candidates = np.arange(store.num_episodes)
     if held:
@@ -155,10 +162,10 @@ def choose(store: EpisodeStore, measure: Histogram, held: float, count: int) -> 
 def roll_out(
     opened: Opened, targets: Sequence[Target], measure: Histogram, reporter: Reporter | None = None
 ) -> tuple[str, list[list[Obtained]]]:
-    """How the policy was conditioned, and what it did for every target.
+    """Roll out for every target -> the way of conditioning, and the episodes by target.
 
-    A policy that no target conditions is rolled out once, and compared with them all. UserError
-    where a distribution alone is to be matched by a policy that takes something else.
+    A policy without a condition is rolled out once and compared with every target. UserError where
+    a target is only a distribution and the policy is not conditioned on histograms.
     """
     policy, evaluation = opened.loaded.policy, replace(opened.evaluation, targets=())
     conditioning = evaluation.conditioning
@@ -187,7 +194,7 @@ def roll_out(
 def _grouped(
     evaluation: Evaluation, opened: Opened, reporter: Reporter | None
 ) -> list[list[Obtained]]:
-    """The episodes of every group, in order."""
+    """Roll out and return the episodes of every target, in order."""
     found = evaluation.obtained(opened.loaded.policy, reporter=reporter)
     ordered, size = sorted(found, key=lambda episode: episode.index), evaluation.episodes
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
@@ -201,9 +208,9 @@ def compare(
 ) -> dict[str, Any]:
     """Distances of every target, and their mean with its 95 % interval over the targets.
 
-    A target's distance is that of its distribution to the one pooled over its episodes; beside it
-    stands the mean of its episodes' own, with an interval over them. data: the shares [bins] of
-    the data as a whole, whose distance is what a policy earns that does as the data on average did.
+    A target's distance is between its distribution and the one pooled over its rollouts. The mean
+    of the single rollouts' distances is returned too, with an interval over them. data: the shares
+    [bins] of all data; their distance is the baseline of a policy that imitates the average.
     """
     found = []
     for target, episodes in zip(targets, obtained, strict=True):
@@ -245,7 +252,7 @@ def _distance(measure: Histogram, first: np.ndarray, second: np.ndarray) -> floa
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's, cut at 0, below which no distance is."""
+    """Student's interval, cut at 0 since distances are not negative."""
     low, high = mean_interval(values)
     return (max(low, 0.0), high) if len(values) > 1 else None
 
@@ -258,15 +265,15 @@ def _pair(targets: Sequence[Target], numbers: tuple[int, int], flag: str) -> lis
 
 
 def _mixed(first: Target, second: Target) -> Target:
-    """Two modes, half of the steps each."""
+    """Target whose distribution is the mean of two targets'."""
     return Target(f"{first.name} + {second.name}", (first.shares + second.shares) / 2)
 
 
 def _spliced(measure: Histogram, first: Target, second: Target) -> Target:
-    """Two modes, one after the other: each half is asked for with its own episode's labels.
+    """Target that follows half of one episode and then half of another, each with its own labels.
 
-    The labels of the joined trajectory would be mixtures while its first half lasts, as no episode
-    of the data has them, and a policy does something between the two.
+    Labels of the joined trajectory would be mixtures during its first half. No episode of the data
+    has such labels, and a policy then does something between the two.
     """
     (before, _), (behind, _) = first.parts[0], second.parts[0]
     middle = min(len(before), len(behind)) // 2
@@ -276,7 +283,7 @@ def _spliced(measure: Histogram, first: Target, second: Target) -> Target:
 
 
 def _read(path: Path, measure: Histogram) -> Target:
-    """A distribution from a file; UserError when it is none, or not of the measure's bins."""
+    """Read a distribution; UserError when it is invalid or has another number of bins."""
     try:
         shares = tuple(float(number) for number in json.loads(path.read_text()))
     except OSError as error:

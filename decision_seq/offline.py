@@ -1,8 +1,8 @@
-"""What can be measured of a policy without an environment: its actions on held-out episodes.
+"""Offline measures of a policy: its actions on held-out episodes, without an environment.
 
-Each step is seen as in a rollout: as the newest of its context of the last K steps, conditioned on
-its hindsight label. How close the actions come to the data's says how well those were modelled, not
-what return they would obtain.
+Each step is presented as in a rollout: it is the newest of its context of the last K steps, and it
+is conditioned on its hindsight label. The measures compare the policy's actions with those of the
+data. They show how well the data are modelled and do not predict the return of a rollout.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from decision_seq.rollout import device_of
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter, Spec
 
-MAX_STEPS = 10_000  # steps looked at, drawn among all held-out ones where there are more
-WAVE = 256  # steps looked at together
-_STREAM = 0x0FF1  # draws those steps: the same ones for every policy
+MAX_STEPS = 10_000  # measured steps, drawn among all held-out ones where there are more
+WAVE = 256  # steps measured at once
+_STREAM = 0x0FF1  # seed for drawing those steps, the same ones for every policy
 
-# What is measured of a step, by the kind of its action.
+# Measures of a step, by the kind of its action.
 METRICS = {
     "continuous": ("mean_squared_error", "mean_absolute_error"),
     "discrete": ("accuracy", "log_likelihood"),
@@ -40,39 +40,46 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over steps, with the 95 % interval that episodes as the units of chance give it."""
+    """A mean over steps with its 95 % interval, clustered by episode."""
 
     mean: float
-    interval_95: tuple[float, float] | None  # None of a single episode
+    """Mean over the steps."""
+    interval_95: tuple[float, float] | None
+    """Ends of the 95 % interval; None for a single episode."""
 
 
 @dataclass(frozen=True)
 class OfflineGroup:
-    """Held-out episodes of similar return.
-
-    returns: the lowest and the highest; steps: those looked at; metrics: by name, see `METRICS`.
-    """
+    """Measures of held-out episodes of similar return."""
 
     name: str
+    """Name of the group, such as `all` or `return quartile 1`."""
     returns: tuple[float, float]
+    """The lowest and the highest return."""
     episodes: int
+    """Number of episodes."""
     steps: int
+    """Number of measured steps."""
     metrics: dict[str, Estimate]
+    """Measures by name, see `METRICS`."""
 
 
 @dataclass(frozen=True)
 class OfflineScores:
-    """The measures of all held-out episodes, and of each quartile of their returns.
-
-    held_out_episodes, held_out_steps: all there are, of which `steps` of the groups were looked at.
-    """
+    """Measures of all held-out episodes, and of each quartile of their returns."""
 
     dataset: str
+    """Name of the dataset."""
     source: str
+    """Origin of the data."""
     checkpoint: str
+    """Path of the checkpoint."""
     held_out_episodes: int
+    """Number of held-out episodes."""
     held_out_steps: int
+    """Number of held-out steps, measured or not."""
     groups: list[OfflineGroup]
+    """All episodes first, then the quartiles."""
 
 
 def offline_metrics(
@@ -85,9 +92,10 @@ def offline_metrics(
 ) -> list[OfflineGroup]:
     """Measure a policy on the episodes of the mask [E]: all of them, then by quartile of return.
 
-    Of more than max_steps steps so many are drawn, always the same. Continuous actions: the squared
-    and the absolute error, means over the dimensions. Discrete ones: the share of steps whose
-    action is the policy's choice, and the log-likelihood, which is its loss `action`, negative.
+    max_steps: where there are more, this many steps are drawn, always the same ones. The measures
+    of continuous actions are the squared and the absolute error, means over the dimensions. Those
+    of discrete actions are the share of steps whose action is the policy's choice, and the
+    log-likelihood, the negative of the loss `action`.
     """
     chosen = np.flatnonzero(episodes)
     require(len(chosen) > 0, "no episode is held out; train with --held_out 0.1")
@@ -122,7 +130,7 @@ def offline_metrics(
 def _measured(
     policy: Policy, gatherer: WindowGatherer, rows: np.ndarray, firsts: np.ndarray
 ) -> np.ndarray:
-    """What `METRICS` names of every step, [M, 2]. firsts: the first row of each step's episode."""
+    """The two measures of every step, [M, 2]. firsts: the first row of each step's episode."""
     policy.eval()
     device = device_of(policy)
     context_length, measured = len(gatherer.steps), []
@@ -150,7 +158,7 @@ def _in_hindsight(policy: Policy, windows: Batch, device: torch.device) -> Batch
 
 
 def _context(windows: Batch, lengths: np.ndarray) -> Batch:
-    """The windows as a rollout has them at their step `lengths - 1`: nothing later is there yet."""
+    """The windows as in a rollout at step `lengths - 1`: all later values are set to zero."""
     steps = np.arange(windows.mask.shape[1])
     here, before = steps < lengths[:, None], steps < lengths[:, None] - 1
     before_it = windows.observations.shape[1] - len(steps)  # frames that precede the window
@@ -169,7 +177,7 @@ def _context(windows: Batch, lengths: np.ndarray) -> Batch:
 def _newest_losses(
     policy: Policy, context: Batch, taken: np.ndarray, device: torch.device
 ) -> np.ndarray:
-    """The loss `action` of the newest step of each row, [M], were `taken` its action."""
+    """The loss `action` [M] of the newest step of each row, with `taken` as its action."""
     at = np.arange(len(taken)), context.lengths - 1
     actions = context.actions.copy()
     actions[at] = taken
@@ -181,7 +189,7 @@ def _newest_losses(
 def _group(
     name: str, store: EpisodeStore, of_step: np.ndarray, measured: np.ndarray, spec: Spec
 ) -> OfflineGroup:
-    """of_step: [M] the episode of each step; measured: [M, 2]."""
+    """Summarize a group of steps. of_step: [M], the episode of each; measured: [M, 2]."""
     found, at, counts = np.unique(of_step, return_inverse=True, return_counts=True)
     metrics = {
         metric: _estimate(np.bincount(at, column), counts)
@@ -193,11 +201,11 @@ def _group(
 
 
 def _estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
-    """The mean over steps, of every episode's sum [E] and number of steps [E].
+    """The mean over steps, from each episode's sum [E] and number of steps [E].
 
-    A ratio of two means over episodes. Its interval is that of its linearisation, whose terms
-    average to the ratio itself (Cochran, Sampling Techniques, chapter 6): the steps of an episode
-    resemble each other and are no independent draws.
+    The mean is a ratio of two means over episodes. Its interval is that of its linearisation, whose
+    terms average to the ratio (Cochran, Sampling Techniques, chapter 6). Episodes are the units,
+    because the steps of an episode are not independent draws.
     """
     mean = float(sums.sum() / counts.sum())
     low, high = mean_interval(mean + (sums - mean * counts) / counts.mean())
@@ -212,10 +220,10 @@ def offline_checkpoint(
     store: EpisodeStore | None = None,
     reporter: Reporter | None = None,
 ) -> OfflineScores:
-    """Measure a checkpoint, or a run's newest, on the episodes that its training held out.
+    """Measure a checkpoint, or a run's newest, on the episodes held out of its training.
 
-    dataset: where the data are now, by default the run's own name for them; store: the same, open.
-    UserError when they are not those that it was trained on, or no episode was held out.
+    dataset: current location of the data, by default the run's own name for them; store: the same
+    data, already open. UserError when they are not the training data, or no episode was held out.
     """
     loaded = checkpoint.load(path, compute_device(device))
     require("train" in loaded.config, f"{path} was not trained here: no episode was held out")
@@ -254,7 +262,7 @@ def offline_checkpoint(
 
 
 def offline_text(scores: OfflineScores) -> str:
-    """The measures as an aligned table, with what they need to be understood."""
+    """The measures as an aligned table, with a header about their data."""
 
     def cells(estimate: Estimate) -> list[str]:
         interval = estimate.interval_95

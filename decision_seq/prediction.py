@@ -1,8 +1,8 @@
-"""Long-horizon prediction: what a sequence model expects, without looking at the world again.
+"""Model error over long horizons: open-loop predictions of a Trajectory Transformer.
 
-From some transitions of an episode on, and given the actions that were taken, observations, rewards
-and values are drawn token by token, far past the window that the model was trained on, and compared
-with what happened (Janner et al., 2021, section 4.1).
+The model receives the first transitions of an episode and all later actions. Observations, rewards
+and values are drawn token by token, far beyond the window used in training. The observations are
+compared with those of the episode (Janner et al., 2021, section 4.1).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def predict(
     draws: Tensor,
     bar: Bar | None = None,
 ) -> Tensor:
-    """Observations [B, samples, T, S] that follow B prefixes, given their actions [B, T, A].
+    """Predict the observations [B, samples, T, S] after B prefixes, given actions [B, T, A].
 
-    prefix: tokens [B, L] of some transitions and an observation; draws: [B] in [0, 1), by what the
-    tokens of each are drawn. NaN from the step on at which a sample stops.
+    prefix: tokens [B, L] of some transitions and an observation; draws: [B] in [0, 1), the random
+    numbers that determine the samples. Values are NaN from the step where a sample stops.
     """
     layout, config = policy.layout, policy.config
     count, steps = actions.shape[:2]
@@ -56,7 +56,7 @@ def predict(
     for step in range(steps):
         for tokens in taken[:, step].T:
             futures.read(tokens.repeat_interleave(samples))
-        for _ in range(2 + layout.observation):  # reward, value, what is seen next
+        for _ in range(2 + layout.observation):  # reward, value, next observation
             futures.read(drawing.tokens(futures.logits(), None, None))
         if bar is not None:
             bar.update()
@@ -80,8 +80,8 @@ def predict_checkpoint(
     """Predict from the beginning of episodes of the data -> plain values, for `plot_prediction`.
 
     The episodes are drawn among those that are long enough. Errors are root mean squares over the
-    dimensions, in standard deviations of the data: of the mean of the samples, of one sample, of
-    an observation that never changes, and of the true one in its bins, below which none can be.
+    dimensions, in standard deviations of the data. They are given for the mean of the samples, for
+    one sample, for the last known observation, and for the discretized true one, a lower bound.
     """
     reporter = reporter or Reporter()
     for name, value in (("steps", steps), ("episodes", episodes), ("samples", samples)):
@@ -157,7 +157,7 @@ def predict_checkpoint(
 
 
 def _check_sizes(store: EpisodeStore, spec: Spec) -> None:
-    """UserError unless the data are of the policy's sizes."""
+    """UserError unless the data have the policy's sizes."""
     taken = store.columns["actions"]
     kind = "continuous" if taken.dtype.kind == "f" else "discrete"
     found = (store.observation_shape, taken.array.shape[1:], kind)
@@ -176,8 +176,8 @@ def _check_sizes(store: EpisodeStore, spec: Spec) -> None:
 def _prefix(
     policy: TrajectoryTransformer, observations: Tensor, actions: Tensor, rewards: Tensor
 ) -> Tensor:
-    """Tokens [B, L] of the first transitions, as many as a plan reads, and what was seen next."""
-    # Of the last one, only what was seen is read.
+    """Tokens [B, L] of the first transitions, as many as a plan reads, and the next observation."""
+    # Only the observation of the last step is read.
     known = slice(policy.config.planner.context + 1)
     steps = rewards[:, known]
     lived = Batch(
@@ -192,13 +192,15 @@ def _prefix(
 
 
 def _told(values: Tensor) -> list[list[float | None]]:
-    """[T, S] -> None where no sample is left."""
+    """[T, S] as nested lists, with None in place of NaN (no sample left)."""
     return [[None if np.isnan(number) else number for number in row] for row in values.tolist()]
 
 
 def _curve(errors: np.ndarray) -> dict[str, list[float | None]]:
-    """errors [B, T], NaN where an episode has no sample left -> their means [T], and the ends of
-    95 % intervals over the episodes that are left; None where too few are."""
+    """Means [T] and 95 % intervals of errors [B, T] over the episodes.
+
+    NaN: an episode without remaining samples, left out. None where too few episodes remain.
+    """
     left = [column[~np.isnan(column)] for column in errors.T]
     ends = [mean_interval(column) if len(column) > 1 else (None, None) for column in left]
     low, high = zip(*ends, strict=True)

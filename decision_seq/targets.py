@@ -1,4 +1,4 @@
-"""Returns to ask a policy for: numbers, or words that name a place among the data's own returns."""
+"""Target returns: numbers, or words that stand for a percentile of the data's returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decision_seq.config import require
 
 # A raw return; or `max`, `median`, `q0` to `q100`: a percentile of the data's episode returns.
 Target = float | str
-LARGEST = 1e30  # divided by a scale it still fits into the policy's float32
+LARGEST = 1e30  # still fits into float32 after division by a scale
 WORDS = {"max": 100, "median": 50}
 
 
@@ -33,7 +33,7 @@ def check_targets(targets: Sequence[Target], where: str) -> None:
 
 
 def resolve(targets: Sequence[Target], known: Sequence[float] | None) -> tuple[float, ...]:
-    """Words into raw returns. known: the data's `percentiles`; UserError when needed and absent."""
+    """Targets as raw returns. known: the data's `percentiles`; UserError when needed and absent."""
     found = []
     for target in targets:
         if isinstance(target, str):

@@ -1,6 +1,6 @@
-"""Every recipe, tiny: trained, killed in the middle, resumed, evaluated. `make smoke`.
+"""Smoke test of every recipe at a tiny size: train, kill, resume, evaluate. Run by `make smoke`.
 
-What is checked is that each family's whole way works here, not that it learns anything.
+It checks that every recipe runs from start to end, not that it learns anything.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from decision_seq.recipes import recipe_path, recipes
 from decision_seq.report import table
 
 STEPS, KILL_AFTER = 60, 30
-DATASET = "bundled/hopper-medium"  # of every family but
-DATASETS = {"atari": "atari/bundled-pong"}
-OF_TASKS = {"key-to-door": "key-to-door-1k"}  # whatever the family
+DATASET = "bundled/hopper-medium"  # default
+DATASETS = {"atari": "atari/bundled-pong"}  # by family
+OF_TASKS = {"key-to-door": "key-to-door-1k"}  # by task, in every family
 SMALL = {
     "collection.steps": 4000,
     "train.steps": STEPS,
@@ -36,7 +36,7 @@ SMALL_BACKBONE = {**SMALL_POLICY, "heads": 2}
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """One command of ours; its output is shown when it fails."""
+    """Run one decision-seq command; exit with its error output when it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "decision_seq", *arguments],
         capture_output=True,
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def killed(arguments: list[str], output: Path) -> int:
-    """Start training and kill it -> the updates it had logged."""
+    """Start training and kill it -> the number of logged updates."""
     process = subprocess.Popen(
         [sys.executable, "-m", "decision_seq", *arguments], stderr=subprocess.DEVNULL
     )
@@ -64,7 +64,7 @@ def killed(arguments: list[str], output: Path) -> int:
 
 
 def small(recipe: str) -> dict[str, object]:
-    """The overrides that make a recipe tiny."""
+    """Overrides that make a recipe tiny."""
     policy = read_yaml(recipe_path(recipe))["policy"]
     backbones = [part for part in ("backbone", "summary") if part in policy]
     sizes = {
@@ -78,7 +78,7 @@ def small(recipe: str) -> dict[str, object]:
 
 
 def smoke(name: str, folder: Path) -> list[str]:
-    """The recipe's row of the table."""
+    """Test one recipe -> its row of the table."""
     started = time.monotonic()
     output = folder / name.replace("/", "-")
     overrides = [part for key, value in small(name).items() for part in (f"--{key}", str(value))]
@@ -94,10 +94,10 @@ def smoke(name: str, folder: Path) -> list[str]:
     scores = json.loads(run(["evaluate", str(output), "--episodes", "2", "--json"]).stdout)
     trained = json.loads((output / "scores.json").read_text())
     if scores["targets"] != trained["targets"]:
-        sys.exit(f"{name}: evaluate gives other scores than train did")
+        sys.exit(f"{name}: the scores of evaluate differ from those of train")
     measured = json.loads(run(["evaluate", str(output), "--offline", "--json"]).stdout)
     if measured != json.loads((output / "offline.json").read_text()):
-        sys.exit(f"{name}: evaluate --offline measures otherwise than train did")
+        sys.exit(f"{name}: the measures of evaluate --offline differ from those of train")
     seconds = time.monotonic() - started
     score = f"{scores['targets'][0]['normalized_score']:.1f}"
     return [name, str(logged), from_step[0][-8:].lstrip("0"), score, f"{seconds:.0f} s"]

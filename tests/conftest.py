@@ -23,12 +23,12 @@ from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.types import Batch, Episode, Reporter, Spec
 
-# Hopper's sizes, so that what is trained here can be rolled out in the real environment.
+# Hopper's sizes, so that policies can be rolled out in the real environment.
 OBSERVATION, ACTION = 11, 3
 
 
 class Lines(Reporter):
-    """Keeps what it was told."""
+    """Reporter that records its lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -39,21 +39,21 @@ class Lines(Reporter):
 
 @pytest.fixture(autouse=True)
 def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test has a store folder and a home of its own."""
+    """Separate store folder and home for every test."""
     root = tmp_path / "stores"
     monkeypatch.setenv("DECISION_SEQ_DATA", str(root))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests that fetch, fetch from loopback
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what is compared to the bit runs on the CPU
+    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests of fetching use loopback
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # comparisons to the bit need the CPU
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ
     return root
 
 
 def lived(spec: Spec, context_length: int, episode: Episode, labels: np.ndarray) -> Iterator[Batch]:
-    """What a policy is shown at every step of an episode, at row 1 of 2; row 0 lives its last."""
+    """Contexts of every step of an episode in row 1 of 2; row 0 is reset at every step."""
     (size,), cpu = spec.observation_shape, torch.device("cpu")
     context, news = Context(2, context_length, spec, size), News(2, spec, cpu)
     actions = torch.zeros_like(context.batch().actions[:, 0])
@@ -101,7 +101,7 @@ def make_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
 
 
 def make_frames(length: int, seed: int, size: tuple[int, int] = (10, 12)) -> Episode:
-    """An episode of single frames: a bright spot on a dark field that hardly changes."""
+    """An episode of single frames: a bright spot on a nearly constant dark background."""
     rng = np.random.default_rng([8, seed])
     frames = np.full((length, *size), 3 + seed, np.uint8)
     spots = rng.integers(0, size, (length, 2))
@@ -155,7 +155,7 @@ def spec() -> Spec:
 
 @pytest.fixture
 def write_d4rl(tmp_path: Path) -> Callable[..., Path]:
-    """An HDF5 file in D4RL's layout; `drop` and `change` make the oddities of real files."""
+    """Function that writes D4RL's HDF5 layout; `drop` and `change` make oddities of real files."""
     import h5py
 
     def write(
@@ -166,7 +166,7 @@ def write_d4rl(tmp_path: Path) -> Callable[..., Path]:
         tail: int = 0,
         sizes: tuple[int, int] | None = None,
     ) -> Path:
-        """`tail` transitions without an end follow the episodes; sizes: Hopper's by default."""
+        """tail: transitions without an end after the episodes; sizes: Hopper's by default."""
         episodes = [
             make_episode(n, i, terminated=i % 2 == 0, sizes=sizes) for i, n in enumerate(lengths)
         ]
@@ -210,7 +210,7 @@ K = 5
 
 @pytest.fixture
 def make_checkpoint(tmp_path: Path, store: EpisodeStore, spec: Spec) -> Callable[..., Path]:
-    """A run's only checkpoint, of a policy whose every weight is of size."""
+    """Function that makes a run's only checkpoint, of a policy with perturbed weights."""
 
     def make(
         config: PolicyConfig | None = None,

@@ -1,17 +1,17 @@
-"""An HTTP server on this machine that serves a folder, plainly and as a Hugging Face Hub.
+"""Local HTTP server for tests that serves a folder as plain files and as a Hugging Face Hub.
 
     with Loopback(folder) as server:
         server.url                               # http://127.0.0.1:PORT
         server.faults["gym/hopper.hdf5"] = cut(1000)
-        server.requests                          # what was asked for, in order
+        server.requests                          # all requests, in order
 
-`{url}/PATH` is the file `folder/PATH`: GET and HEAD, with Content-Length, ETag and Range.
-`folder/datasets/OWNER/NAME` is moreover a dataset repository of a Hub whose endpoint is `url`; its
-branch B lies in `folder/datasets/OWNER/NAME@B`, with `-` for `/`. `folder/models/OWNER/NAME` is a
-model repository, which moreover can be made and committed to by whoever sends a token.
+`{url}/PATH` serves the file `folder/PATH`: GET and HEAD, with Content-Length, ETag and Range.
+`folder/datasets/OWNER/NAME` is also a dataset repository of a Hub whose endpoint is `url`; its
+branch B is in `folder/datasets/OWNER/NAME@B`, with `-` for `/`. `folder/models/OWNER/NAME` is a
+model repository; requests with a token can create it and commit to it.
 
-A fault belongs to a path: of a file under `folder` (`datasets/OWNER/NAME/FILE` within a
-repository), of an API call as it is asked for (`api/datasets/OWNER/NAME/tree/SHA`), or `*` for all.
+A fault belongs to a path: that of a file under `folder` (`datasets/OWNER/NAME/FILE` within a
+repository), that of an API call (`api/datasets/OWNER/NAME/tree/SHA`), or `*` for all.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ import yaml
 
 @dataclass
 class Fault:
-    """kind: cut (the connection breaks after `after` bytes of the body), short (a file that ends
-    after `after` bytes, and says it is whole), status, hang (no answer until the server stops), or
-    no_range (the whole file, whatever was asked for). times: how often it strikes; None is always.
-    """
+    """Fault of the server."""
 
     kind: str
+    """One of: cut (the connection breaks after `after` bytes of the body), short (the file ends
+    after `after` bytes without an error), status (an HTTP error code), hang (no answer until the
+    server stops), no_range (the whole file in answer to any range)."""
     after: int = 0
+    """Bytes of the body sent by cut and short."""
     status: int = 500
+    """Code sent by status."""
     times: int | None = None
+    """Number of times that it occurs; None for always."""
 
 
 def cut(after: int, times: int | None = 1) -> Fault:
@@ -68,16 +71,19 @@ def no_range(times: int | None = None) -> Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: method, path below the server's root, Range header."""
+    """A request that the server received."""
 
     method: str
+    """HTTP method."""
     path: str
+    """Path below the server's root."""
     range: str | None
+    """Range header; None where it is absent."""
 
 
 @dataclass
 class Loopback:
-    """Serves `folder` from entering to leaving the context."""
+    """Context manager that serves `folder`."""
 
     folder: Path
     faults: dict[str, Fault] = field(default_factory=dict)
@@ -102,7 +108,7 @@ class Loopback:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def fault(self, path: str, method: str) -> Fault | None:
-        """The fault that strikes now, counted down; those of a body leave a HEAD alone."""
+        """The fault of this request, with its count reduced; HEAD has no faults of a body."""
         for key in (path, "*"):
             found = self.faults.get(key)
             if found and method == "HEAD" and found.kind not in ("status", "hang"):
@@ -114,7 +120,7 @@ class Loopback:
         return None
 
     def repository(self, name: str, revision: str, kind: str = "datasets") -> Path | None:
-        """The folder of a branch or of a commit."""
+        """The folder of a branch or commit."""
         base = self.folder / kind / name
         branches = [base, *base.parent.glob(f"{base.name}@*")]
         for branch in filter(Path.is_dir, branches):
@@ -136,7 +142,7 @@ class Loopback:
 
 
 def commit(branch: Path) -> str:
-    """Changes when a file does."""
+    """Commit hash of a branch, which changes when a file does."""
     facts = [(str(file.relative_to(branch)), file.stat().st_mtime_ns) for file in _files(branch)]
     return hashlib.sha1(json.dumps([branch.name, facts]).encode()).hexdigest()
 
@@ -166,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.loopback  # type: ignore[attr-defined]
 
     def log_message(self, *_: object) -> None:
-        """Nothing on standard error."""
+        """Suppress output on standard error."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -204,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "EntryNotFound")
 
     def _resolve(self, name: str, rest: str, kind: str) -> tuple[Path | None, str]:
-        """Branch and file of `REVISION/FILE`; a revision may have slashes."""
+        """Branch and file of `REVISION/FILE`; a revision may contain slashes."""
         parts = rest.split("/")
         for count in range(1, len(parts)):
             branch = self.loopback.repository(name, "/".join(parts[:count]), kind)
@@ -213,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None, ""
 
     def do_POST(self) -> None:
-        """What the Hub's client asks in order to upload: files are small, so none goes by LFS."""
+        """Answer the Hub client's upload requests; files are small, so none uses LFS."""
         path = unquote(urlsplit(self.path).path).strip("/")
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.loopback.requests.append(Asked("POST", path, None))
@@ -328,8 +334,10 @@ def _digest(file: Path, size: int, changed: int) -> str:
 
 
 def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hugging Face's client, which reads its variables once when it is imported, asks `url` and
-    keeps its cache in `folder`; it does not sleep between attempts."""
+    """Make Hugging Face's client use `url`, a cache in `folder` and no sleep between attempts.
+
+    The client reads its environment variables once, when it is imported.
+    """
     import huggingface_hub.constants as constants
 
     template = url + "/{repo_id}/resolve/{revision}/{filename}"

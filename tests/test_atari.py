@@ -1,4 +1,4 @@
-"""Atari: the preprocessing is that of ale-py's own vector environment, to the bit."""
+"""Tests of Atari: preprocessing equals that of ale-py's own vector environment, to the bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def vector_env(game: str, **options: Any) -> Any:
 def test_frames_rewards_and_ends_are_those_of_atari_vector_env(
     game: str, steps: int, ends: bool
 ) -> None:
-    """Without no-ops, which the two draw by other generators."""
+    """No-ops are off, as the two draw them with different generators."""
     ours, theirs = envs.make(f'{env_id_of(game)}?{{"noop_max": 0}}'), vector_env(game)
     rng = np.random.default_rng(0)
     seen: tuple[Any, ...] = ours.reset(seed=0)[0], 0.0, False, False
@@ -73,7 +73,7 @@ def test_an_episode_is_truncated_after_thirty_minutes_of_play() -> None:
 
 
 def played(env: Any, seed: int, steps: int) -> list[Any]:
-    """Everything seen of an episode, and the emulator's memory."""
+    """All outputs of an episode, and the emulator's memory."""
     rng = np.random.default_rng(seed)
     seen = [env.reset(seed=seed)[0]]
     for _ in range(steps):
@@ -85,7 +85,7 @@ def played(env: Any, seed: int, steps: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("noop_max", [0, 30])
-@pytest.mark.parametrize("game", ["assault", "breakout"])  # a plain reset would betray Assault's
+@pytest.mark.parametrize("game", ["assault", "breakout"])  # a plain reset would fail for Assault
 def test_an_episode_is_a_function_of_its_seed_alone(game: str, noop_max: int) -> None:
     options = f'{{"repeat_action_probability": 0.25, "noop_max": {noop_max}}}'
     env_id = f"{env_id_of(game)}?{options}"
@@ -115,7 +115,7 @@ def test_no_ops_are_drawn_from_the_seed() -> None:
 
 
 def test_sticky_actions_repeat_the_former_frames_action() -> None:
-    """Of 4,000 frames whose step has another action than the former, a quarter keeps it."""
+    """A quarter of 4,000 frames repeats the previous action where the step's action differs."""
     env = envs.make('atari/Pong-v0?{"repeat_action_probability": 0.25}').unwrapped
     env.reset(seed=0)
     held, kept = env.held, 0
@@ -125,7 +125,8 @@ def test_sticky_actions_repeat_the_former_frames_action() -> None:
         assert env.held in (chosen, held)
         kept += env.held != chosen
         held = env.held
-    # The former action is another one unless it was kept: of period 2, P(kept) = p (1 - kept').
+    # The actions have period 2: the previous one differs from the new one unless it was repeated
+    # itself, so P(kept) = p (1 - P(kept before)).
     assert kept / 4000 == pytest.approx(0.25 / 1.25, abs=0.03)
     plain = envs.make("atari/Pong-v0").unwrapped
     plain.reset(seed=0)
@@ -136,7 +137,7 @@ def test_sticky_actions_repeat_the_former_frames_action() -> None:
 
 @pytest.mark.parametrize("height", [210, 250])
 def test_a_screen_is_shrunk_by_area(height: int) -> None:
-    """Each pixel is the mean of what it covers; 2.5 rows of 210 make one, of 250 nearly 3."""
+    """Each pixel is the mean of the area it covers: 2.5 rows of 210, nearly 3 rows of 250."""
     screen = np.random.default_rng(0).integers(0, 256, (height, 160), np.uint8)
     rows = np.repeat(screen.astype(float), SIDE, 0).reshape(SIDE, height, 160).mean(1)
     means = np.repeat(rows, SIDE, 1).reshape(SIDE, SIDE, 160).mean(2)
@@ -174,7 +175,7 @@ def test_a_score_says_how_it_was_played() -> None:
     assert "0 to 30 no-ops at the start, actions stick with probability 0.25" in notes[1]
     assert "after 108,000 frames" in notes[1]
     assert "100 a human" in notes[2]
-    assert len(envs.environment_notes("atari/Pooyan-v0")) == 2  # nobody's score is known
+    assert len(envs.environment_notes("atari/Pooyan-v0")) == 2  # no reference scores are known
 
 
 @pytest.mark.parametrize(

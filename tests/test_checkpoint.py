@@ -139,7 +139,7 @@ def test_the_optimizer_comes_back(save: Callable[..., Path], trained: tuple, spe
 def test_a_full_disk_leaves_the_former_checkpoint(
     save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real refusal: the operating system lets no file grow beyond 3 kB."""
+    """The failure is real: the operating system limits files to 3 kB."""
     former = save(5)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(
 def test_moments_that_do_not_fit_are_refused(
     save: Callable[..., Path], trained: tuple, damage: str
 ) -> None:
-    """torch's fused AdamW does not look at their shapes: it writes past the end of them."""
+    """torch's fused AdamW does not check their shapes and would write past their end."""
     path = save()
     moments = load_file(path / checkpoint.MOMENTS)
     if damage == "other shape":
@@ -205,7 +205,7 @@ FILES = (checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.CONFIG, checkpoint.S
 def test_the_newest_sound_checkpoint_is_found(
     save: Callable[..., Path], damage: Callable[[Path], None]
 ) -> None:
-    """A damaged one is skipped with a line; a crash of the machine may leave one."""
+    """A damaged checkpoint, as left by a crash of the machine, is skipped with a line."""
     older, newer = save(5), save(10)
     reporter = Lines()
     assert checkpoint.newest_sound(older.parent, reporter) == newer

@@ -1,4 +1,4 @@
-"""Rewards recomputed from what the simulator did; ids, sizes and time limits."""
+"""Tests of the cheetah tasks: rewards recomputed from the simulation, ids, sizes, time limits."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from decision_seq.envs import Environments, make
 from decision_seq.envs.cheetahs import VELOCITIES
 from decision_seq.types import UserError
 
-DT = 0.05  # of a step
+DT = 0.05  # seconds per step
 
 
 def steps(env_id: str, seed: int = 3, count: int = 30):
-    """Random actions: (position before, action, observation, reward, position after) of each."""
+    """Random steps as (position before, action, observation, reward, position after)."""
     env = make(env_id)
     env.reset(seed=seed)
     rng = np.random.default_rng(seed)
@@ -39,8 +39,8 @@ def test_a_velocity_is_asked_for(env_id: str, velocity: float) -> None:
         assert reward == pytest.approx(-abs(moved - velocity) - 0.05 * (action**2).sum())
         assert observation.shape == (20,)
         np.testing.assert_array_equal(observation[:8], after[1:])
-        # the torso's root slides by qpos[0] and qpos[1]; the simulator keeps the body's place as
-        # it was at the last of a step's substeps
+        # the torso's root slides by qpos[0] and qpos[1]; the simulator's body position is from
+        # the last substep of a step
         assert observation[17] == pytest.approx(after[0], abs=0.1)
         assert observation[18] == 0
         assert observation[19] == pytest.approx(0.7 + after[1], abs=0.1)
@@ -72,13 +72,13 @@ def test_registered_ids() -> None:
 
 
 def test_the_same_seed_is_the_same_episode() -> None:
-    def lived() -> list[float]:
+    def trajectory() -> list[float]:
         return [reward for *_, reward, _ in steps("CheetahVel1.0-v0", 7, 5)]
 
-    assert lived() == lived()
+    assert trajectory() == trajectory()
 
 
-@pytest.mark.filterwarnings("ignore:.*A Box observation space")  # without bounds, as HalfCheetah's
+@pytest.mark.filterwarnings("ignore:.*A Box observation space")  # unbounded, as HalfCheetah's
 def test_gymnasium_has_no_objections() -> None:
     from gymnasium.utils.env_checker import check_env
 

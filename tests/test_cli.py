@@ -1,4 +1,4 @@
-"""The command line as its users meet it: what it prints, and one line for bad input."""
+"""Tests of the command line: its output, and one-line errors for bad input."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line on standard error of a command that ends with exit code 2."""
+    """The single line on standard error of a command that ends with exit code 2."""
     try:
         code = cli.main([str(argument) for argument in arguments])
     except SystemExit as stop:  # argparse
@@ -88,7 +88,7 @@ def test_train_evaluate_and_what_they_write(
 def test_evaluation_needs_no_data(
     make_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture
 ) -> None:
-    """Nor a target by number: the checkpoint knows its data's returns."""
+    """Targets given as words do not need the data either: the checkpoint holds their returns."""
     path = make_checkpoint()
     arguments = ["evaluate", str(path), "--episodes", "1", "--target", "max", "q10"]
     assert cli.main(arguments) == 0
@@ -105,13 +105,13 @@ def test_calibration_is_printed_written_and_drawn(
     assert "is no run's folder" in refused(capsys, *arguments)
     assert cli.main([*arguments, "--output", str(folder)]) == 0
     found = json.loads((folder / "calibration.json").read_text())
-    # From the data's worst return, 0, to a fifth of their range above the best, 1000.
+    # From the data's worst return, 0, to a fifth of the range above the best, 1000.
     assert [point["target"] for point in found["points"]] == [0.0, 400.0, 800.0, 1200.0]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-4:]] == [
         *("0", "400", "800", "1,200")
     ]
     same = _returns(path, ["--target", "400", "--episodes", "2"], capsys)
-    assert found["points"][1]["returns"] == pytest.approx(same, rel=1e-3)  # from another seat
+    assert found["points"][1]["returns"] == pytest.approx(same, rel=1e-3)  # another slot
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -147,7 +147,7 @@ def test_a_bundled_collection_needs_no_output(capsys: pytest.CaptureFixture) -> 
     assert cli.main(command) == 0
     first = capsys.readouterr().out
     assert "3 episodes" in first
-    assert cli.main(command) == 0  # it is there
+    assert cli.main(command) == 0  # already collected
     assert capsys.readouterr().out == first
     assert cli.main(["data", "collect", "--policy", "uniform", "--env", "Hopper-v4"]) == 2
     assert "--policy needs --output" in capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_collect_writes_a_store(tmp_path: Path, capsys: pytest.CaptureFixture) -
 
 
 def test_a_terminated_collection_leaves_nothing(tmp_path: Path) -> None:
-    """SIGTERM, as a scheduler sends it: no half-made store, no worker left alone."""
+    """SIGTERM, as sent by a scheduler, leaves no partial store and no worker process."""
     arguments = ["data", "collect", "--policy", "uniform", "--env", "Hopper-v4"]
     arguments += ["--steps", "10000000", "--workers", "2", "--output", str(tmp_path / "x")]
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Behaviour cloning and discrete actions, from the command line to the scores."""
+"""Tests of behaviour cloning and discrete actions, from the command line to the scores."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ TRAIN = {"batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 10, "log_every
 
 @pytest.fixture
 def cartpole(tmp_path: Path) -> EpisodeStore:
-    """CartPole by a rule that balances it, now and then at random."""
+    """CartPole episodes of a balancing rule with occasional random actions."""
     environment, rng = gymnasium.make("CartPole-v1"), np.random.default_rng(0)
     with StoreWriter(tmp_path / "cartpole") as writer:
         for seed in range(10):
@@ -77,7 +77,7 @@ def test_choices_are_learned_rolled_out_and_measured(
 
 
 def test_the_mlp_learns_a_rule(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
-    """Actions that the states decide: the loss falls far below the variance of the actions."""
+    """Actions are a function of the state: the loss falls far below their variance."""
     import h5py
 
     path = write_d4rl((60,) * 20)

@@ -1,4 +1,4 @@
-"""What a cluster does to a run: several machines, lost processes, pre-emption, wrong launches."""
+"""Tests of runs on a cluster: several machines, lost processes, pre-emption, wrong launches."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.test_distributed import BIN, CPU, accelerate, port
 from tests.test_train import TINY, command, losses
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "launch"
-PATIENCE = 240  # seconds; nothing here is a matter of speed
+PATIENCE = 240  # seconds; generous, as no test here depends on speed
 EVERY = 50
-STEPS = 300  # some seconds of updates, so that a signal comes in their midst
+STEPS = 300  # some seconds of updates, so that a signal arrives during them
 HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
 def slow(*values: Any) -> Any:
-    """A case for `make test-slow`: its like is tested in the normal suite."""
+    """A case for `make test-slow`; a similar one is in the normal suite."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Launch:
-    """A launcher under way, and all that it says."""
+    """A running launcher and its output."""
 
     def __init__(self, arguments: list[str], log: Path, **env: str) -> None:
         self.log = log
@@ -63,12 +63,12 @@ class Launch:
             time.sleep(0.01)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that train, of this launcher alone."""
+        """The training processes of this launcher."""
         found = psutil.Process(self.process.pid).children(recursive=True)
         return [process for process in found if "decision_seq" in process.cmdline()[:5]]
 
     def kill(self) -> None:
-        """As a machine that is lost: the launcher and all that it has started."""
+        """Kill the launcher and its processes, as the loss of a machine would."""
         if self.process.poll() is None:
             victim = psutil.Process(self.process.pid)
             for process in (victim, *victim.children(recursive=True)):
@@ -81,7 +81,7 @@ Start = Callable[..., Launch]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts launches, and ends them with the test whatever becomes of it."""
+    """Function that starts launches; all are ended with the test, passed or failed."""
     launches: list[Launch] = []
 
     def launch(arguments: list[str], **env: str) -> Launch:
@@ -107,7 +107,7 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def given(write_d4rl: Callable[..., Path], write_config: Callable[..., Path]) -> list[str]:
-    """A dataset, and a run long enough to be interrupted; dropout is on."""
+    """Arguments for a dataset and a run long enough to be interrupted; dropout is on."""
     config = write_config(0.1, steps=STEPS, checkpoint_every=EVERY)
     return ["--config", str(config), "--dataset", str(write_d4rl())]
 
@@ -121,7 +121,7 @@ TRACES: dict[str, dict[int, float]] = {}
 
 @pytest.fixture
 def uninterrupted(given: list[str], start: Start, tmp_path: Path) -> dict[int, float]:
-    """The losses of two processes that nothing disturbs; the same in every test, and made once."""
+    """The losses of an undisturbed run on two processes, made once for all tests."""
     if "two" not in TRACES:
         run = start(elastic(given, tmp_path / "whole"), PROCESSES="2")
         assert run.wait() == 0, run.said
@@ -146,7 +146,7 @@ def resumptions(run: Path) -> int:
 
 
 def check_stopped(run: Path) -> int:
-    """A stopped run's newest checkpoint is sound, and of the last update it made -> that."""
+    """Check that the newest checkpoint is valid and of the last update -> that update."""
     newest = checkpoints(run / "checkpoints")[-1]
     assert fault(newest) is None
     step = int(newest.name.removeprefix("step-"))
@@ -160,7 +160,7 @@ def test_two_machines_train_one_model(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Each with a home of its own, by the configuration for many machines."""
+    """Both machines have their own home and use the configuration for many machines."""
     dataset, config = write_d4rl(), write_config(0.0, precision="fp64")
     one, two, meeting = tmp_path / "one", tmp_path / "two", port()
     subprocess.run(command(one, dataset, config), check=True, capture_output=True)
@@ -252,7 +252,7 @@ def test_a_lost_process_is_replaced_and_the_run_goes_on(
     assert losses(run) == uninterrupted
     assert resumptions(run) == 1
     [resumed] = re.findall(r"resumed from .*step-(\d+)", launch.said)
-    # What is repeated is what came after the last whole checkpoint; the very one may be at work.
+    # Updates after the last complete checkpoint are repeated; one may have been in progress.
     assert int(resumed) >= (before - 1) // EVERY * EVERY
 
 
@@ -263,7 +263,7 @@ def test_a_lost_machine_is_done_without(
     start: Start,
     tmp_path: Path,
 ) -> None:
-    """Of `--nnodes 1:2`: the machine that is left goes on by itself from the checkpoint."""
+    """With `--nnodes 1:2` the remaining machine continues alone from the checkpoint."""
     config = write_config(0.0, steps=3 * STEPS, checkpoint_every=EVERY, precision="fp64")
     dataset = write_d4rl()
     one, run = tmp_path / "one", tmp_path / "run"
@@ -273,7 +273,7 @@ def test_a_lost_machine_is_done_without(
     asked["ENDPOINT"] = f"127.0.0.1:{meeting}"
     given = ["--config", str(config), "--dataset", str(dataset)]
     head = start(elastic(given, run), **asked)
-    head.until(lambda: listens(meeting))  # on loopback, whoever comes first keeps the rendezvous
+    head.until(lambda: listens(meeting))  # on loopback, the first machine runs the rendezvous
     other = start(elastic(given, run), **asked)
     head.until(lambda: logged(run) > EVERY + 5)
     assert "2 processes train together" in head.said + other.said

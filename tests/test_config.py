@@ -97,7 +97,7 @@ def test_recipes_load(name: str) -> None:
 
 @pytest.mark.parametrize("policy", ["cdt", "dtx", "bdt"])
 def test_the_recipes_of_hindsight_matching_load(policy: str) -> None:
-    """Alike but for the policy and what conditions it, in the paper's sizes and in small."""
+    """Recipes of a size, the paper's or small, differ only in policy and conditioning."""
     conditions = {"cdt": Histogram("x_velocity"), "dtx": FeatureToGo(feature="x_velocity")}
     paper = config.load(Config, *recipe_trees(f"gdt/{policy}"))
     assert paper.policy.context_length == 20
@@ -175,7 +175,7 @@ def test_what_a_recipe_says_of_datasets_is_checked(tmp_path: Path, special: obje
 
 
 def test_the_paper_recipe_is_the_papers() -> None:
-    """kzl/decision-transformer gym/experiment.py, defaults of its argument parser."""
+    """Values are the parser's defaults in kzl/decision-transformer gym/experiment.py."""
     made = config.load(Config, config.read_yaml(recipe_path("dt/paper")))
     train, backbone = made.train, made.policy.backbone
     assert (train.steps, train.batch_size, train.learning_rate) == (100_000, 64, 1e-4)
@@ -187,7 +187,7 @@ def test_the_paper_recipe_is_the_papers() -> None:
 
 
 def test_the_paper_recipe_of_cloning_is_the_papers() -> None:
-    """kzl/decision-transformer gym/experiment.py and gym/decision_transformer/models/mlp_bc.py."""
+    """Values from kzl/decision-transformer gym/experiment.py and .../models/mlp_bc.py."""
     made = config.load(Config, config.read_yaml(recipe_path("bc/paper")))
     train, policy = made.train, made.policy
     assert (train.steps, train.batch_size, train.learning_rate) == (100_000, 64, 1e-4)

@@ -1,4 +1,4 @@
-"""The simulated truth is the truth, and Student's t keeps its promise."""
+"""Tests of simulated coverage: true values, and the coverage of Student's interval."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Delayed rewards from the configuration to the score: training, rollouts, resuming, evaluating."""
+"""Tests of delayed rewards: configuration, training, rollouts, resuming, evaluation."""
 
 import json
 from collections.abc import Callable
@@ -32,11 +32,11 @@ K = 5
 
 
 def test_rewards_are_withheld_until_an_episode_ends() -> None:
-    """Of the same actions: as many environments as steps, so that they end apart."""
+    """Both receive the same actions, with as many environments as steps, so that ends differ."""
     rng = np.random.default_rng(0)
     dense, late = Environments("Hopper-v4", 3), Environments("Hopper-v4", 3, delayed=True)
     seeds = [4, 5, 6]
-    for rows in (None, np.array([1])):  # then one of them begins anew
+    for rows in (None, np.array([1])):  # then one of them is reset
         for environments in (dense, late):
             environments.reset(seeds if rows is None else [9], rows)
         totals = np.zeros(3)
@@ -60,19 +60,19 @@ def policy(spec: Spec) -> Policy:
     return made.eval()
 
 
-def told(
+def rollouts(
     policy: Policy, delayed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[float], list[np.ndarray], list[np.ndarray]]:
-    """Hopper at three targets: returns, and what each episode was told: conditions, rewards."""
+    """Hopper at three targets: returns, and each episode's conditions and rewards."""
     seen: list[np.ndarray] = []
     advance = Context.advance
 
-    def listening(self: Context, actions: torch.Tensor, numbers: torch.Tensor, *rest: Any) -> None:
+    def recording(self: Context, actions: torch.Tensor, numbers: torch.Tensor, *rest: Any) -> None:
         seen.append(numbers[:3].numpy().copy())
         advance(self, actions, numbers, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Context, "advance", listening)
+        patched.setattr(Context, "advance", recording)
         environments = Environments("Hopper-v4", 3, delayed)
         asked = ReturnToGo(20.0), K, environments, [40.0, 60.0, 80.0], [1, 2, 3]
         returns, lengths = rollout(policy, *asked)
@@ -87,11 +87,11 @@ def told(
 def test_what_was_asked_for_stays_and_the_score_counts_everything(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The actions are the same here, as the policy does not look at its condition."""
+    """The actions are the same here, as the policy ignores its condition."""
     with torch.no_grad():
         policy.embed_condition.weight.zero_()
-    dense, counted, _ = told(policy, False, monkeypatch)
-    late, constant, rewards = told(policy, True, monkeypatch)
+    dense, counted, _ = rollouts(policy, False, monkeypatch)
+    late, constant, rewards = rollouts(policy, True, monkeypatch)
     assert late == dense
     assert len(set(dense)) == 3
     for row, first in enumerate((2, 3, 4)):
@@ -104,11 +104,11 @@ def test_what_was_asked_for_stays_and_the_score_counts_everything(
 def test_a_policy_that_looks_acts_otherwise(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert told(policy, True, monkeypatch)[0] != told(policy, False, monkeypatch)[0]
+    assert rollouts(policy, True, monkeypatch)[0] != rollouts(policy, False, monkeypatch)[0]
 
 
 def test_who_helps_is_told_as_late(policy: Policy) -> None:
-    """What a helping process produces, here: there, the other may have taken every episode."""
+    """Runs a worker's rollout in this process; a real worker may get no episode at all."""
 
     def returns(delayed: bool) -> tuple[list[float], list[float]]:
         protocol = ReturnToGo(20.0), K, "Hopper-v4", (50.0,), 9, 3
@@ -189,16 +189,16 @@ def test_what_is_delayed_is_what_everyone_opens(tiny: Config) -> None:
 def test_a_policy_that_reads_rewards_trains_on_the_sums(
     write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trajectory Transformer: of 125 transitions' rewards all but three are 0."""
+    """For the Trajectory Transformer, all but three rewards of 125 transitions are 0."""
     rewards: list[float] = []
     gather = WindowGatherer.gather
 
-    def listening(self: WindowGatherer, ids: np.ndarray) -> Any:
+    def recording(self: WindowGatherer, ids: np.ndarray) -> Any:
         batch = gather(self, ids)
         rewards.extend(batch.conditions[..., 0][batch.mask].tolist())
         return batch
 
-    monkeypatch.setattr(WindowGatherer, "gather", listening)
+    monkeypatch.setattr(WindowGatherer, "gather", recording)
     planner = {"horizon": 2, "beams": 2, "context": 2, "keep": 2}
     policy = {"name": "tt", "context_length": 5, "bins": 8, "planner": planner}
     policy["backbone"] = {"layers": 1, "heads": 2, "width": 16, "dropout": 0.0}

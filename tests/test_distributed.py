@@ -1,4 +1,4 @@
-"""Real launches of two processes on this machine."""
+"""Tests with real launches of two processes on this machine."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """float64 is not needed to compare: without dropout, rounding alone differs."""
+    """Config without dropout, so that runs differ only by rounding; float64 is not needed."""
     tree = {**TINY, "policy": {**TINY["policy"], "backbone": {"width": 16, "dropout": 0.0}}}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -33,7 +33,7 @@ def port() -> str:
 
 
 def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedProcess:
-    """`arguments` begin with the interpreter, which the launcher supplies itself."""
+    """Run `arguments` under a launcher, without the interpreter, which the launcher adds."""
     return subprocess.run(
         [*launcher, *arguments[1:]],
         env={**os.environ, **CPU},
@@ -61,7 +61,7 @@ def test_two_processes_train_one_model(
     tmp_path: Path,
     config: Path,
 ) -> None:
-    """Invariants 5 and 8: the run of two processes is that of one, to rounding."""
+    """Invariants 5 and 8: a run on two processes equals that on one, to rounding."""
     dataset = write_d4rl()
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(command(one, dataset, config), check=True, capture_output=True)
@@ -94,7 +94,7 @@ def test_a_launch_that_starts_one_process_is_refused(
 def test_a_plain_accelerator_under_torchrun_is_refused(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    """Without cpu=True it would train separate copies; here that mistake is made on purpose."""
+    """Without cpu=True it would train separate copies; the test makes this mistake on purpose."""
     output = tmp_path / "run"
     arguments = command(output, write_d4rl(), config, "--processes", "2")[3:]
     script = tmp_path / "broken.py"
@@ -133,7 +133,7 @@ def test_bad_input_ends_every_process_with_one_line(
 def test_two_ranks_obtain_the_very_scores_of_one(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    """Episodes are shared out in waves that are the same for every launch."""
+    """Episodes are distributed in waves that are the same for every launch."""
     run = tmp_path / "run"
     env = {**os.environ, **CPU}
     more = ["--evaluation.episodes", "30", "--evaluation.targets", "[300, 100]"]

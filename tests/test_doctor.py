@@ -1,4 +1,4 @@
-"""`decision-seq doctor`: what is healthy passes, and every check fails on what is really broken."""
+"""Tests of `decision-seq doctor`: healthy setups pass, and every check fails on a real fault."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_rank_that_goes_its_own_way(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
-    """The same windows for all; on one of two ranks other weights, dropout and time."""
+    """One of two ranks has other weights, dropout and time; the windows are the same."""
     script = tmp_path / "broken.py"
     script.write_text(BROKEN)
     typed = arguments(tmp_path, write_d4rl(), 0, "--processes", "2")
@@ -114,7 +114,7 @@ def test_a_rank_that_goes_its_own_way(write_d4rl: Callable[..., Path], tmp_path:
 
 
 def two(act: Callable[[Ranks], Any]) -> list[Any]:
-    """`act` on two ranks, as threads over a store of this process; one that hangs is no answer."""
+    """Run `act` on two ranks, as threads over a store of this process; fail if one hangs."""
     store, said = HashStore(), {}
 
     def run(rank: int) -> None:
@@ -160,7 +160,7 @@ def test_a_rank_with_other_data(
             raise UserError("the disk of rank 1 is empty")
         return prepare(other, reporter)
 
-    monkeypatch.setattr(experiment, "prepare", here)  # what all ranks but the main one call
+    monkeypatch.setattr(experiment, "prepare", here)  # called by all ranks but the main one
     for check, problem in two(lambda ranks: doctor.data(config, ranks, Reporter())):
         assert problem is None
         assert check.state == FAILED
@@ -231,7 +231,7 @@ def test_an_update_that_does_not_fit(
 def test_a_model_that_cannot_be_built(
     write_d4rl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The table, too, ends with what failed and with exit code 2."""
+    """The table ends with the failed check, and the exit code is 2."""
     typed = arguments(tmp_path, write_d4rl(), 0, "--policy.context_length", "2000")
     typed.remove("--json")
     assert cli.main(typed) == 2

@@ -1,4 +1,4 @@
-"""The doctor's checks of one process, each on what is really broken: disk, simulator, updates."""
+"""Tests of the doctor's single-process checks on real faults: disk, simulator, updates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def trainer(write_d4rl: Callable[..., Path], tmp_path: Path, ranks: Ranks) -> Tr
 
 @contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 4096 bytes: a full disk, as a writer meets it."""
+    """Limit files to 4096 bytes, which a writer sees as a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -53,7 +53,7 @@ def small_files() -> Iterator[None]:
 
 def test_a_full_disk(trainer: Trainer, ranks: Ranks, tmp_path: Path) -> None:
     before = left(tmp_path)
-    with small_files():  # and no longer: the log of the tests may be a file too
+    with small_files():  # not longer, as the log of the tests may be a file too
         check, _ = machine.disk(tmp_path / "run", trainer, ranks)
     assert check.state == FAILED
     assert "cannot save a checkpoint" in check.finding
@@ -98,7 +98,7 @@ def test_disks(
 
 
 def _cut_short(folder: Path) -> None:
-    """Lose the end of every checkpoint's weights, as a disk that lies about syncing does."""
+    """Truncate the weights of every checkpoint, as a disk with unreliable sync would."""
     for path in folder.rglob("model.safetensors"):
         os.truncate(path, 100)
 

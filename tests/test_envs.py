@@ -23,7 +23,7 @@ def test_normalized_score_of_the_references_is_0_and_100() -> None:
 
 
 def test_the_talks_targets_in_normalized_score() -> None:
-    """DT's targets for hopper, 3600 and 1800, are 111.2 and 55.9 normalized."""
+    """DT's targets for hopper, 3600 and 1800, are 111.2 and 55.9 when normalized."""
     assert envs.normalized_score("hopper-medium-v2", 3600) == pytest.approx(111.2, abs=0.05)
     assert envs.normalized_score("hopper-medium-v2", 1800) == pytest.approx(55.9, abs=0.05)
 
@@ -57,7 +57,7 @@ def test_unknown_environment_is_named() -> None:
 
 
 def test_an_id_carries_its_keyword_arguments() -> None:
-    """D4RL's ant has 111 observations, 84 of them contact forces that Ant-v4 leaves out."""
+    """D4RL's ant has 111 observations; 84 are contact forces, which Ant-v4 omits by default."""
     assert envs.Environments("Ant-v4", 1).sizes == ((27,), 8)
     ant = envs.Environments('Ant-v4?{"use_contact_forces": true}', 1)
     assert ant.sizes == ((111,), 8)
@@ -150,11 +150,11 @@ def test_environments_step_exactly_the_running_ones_with_their_own_seeds() -> No
 
 @pytest.mark.skipif(importlib.util.find_spec("d4rl") is None, reason="d4rl is not installed")
 def test_reference_scores_equal_d4rls_own_table() -> None:
-    """Its infos.py is loaded by file: importing the package fails without mujoco-py."""
+    """D4RL's infos.py is loaded as a file, as importing the package fails without mujoco-py."""
     package = importlib.util.find_spec("d4rl")
     assert package is not None
     infos = runpy.run_path(str(Path(str(package.origin)).with_name("infos.py")))
-    # Families that we do not know, and Maze2D's deprecated v0 and evaluation mazes.
+    # Families not supported here, and Maze2D's deprecated v0 and evaluation mazes.
     other = re.compile("bullet|flow|carla|maze2d-eval|maze2d-(umaze|medium|large)-v0")
     names = [name for name in infos["REF_MIN_SCORE"] if not other.match(name)]
     assert len(names) > 100

@@ -1,4 +1,4 @@
-"""What a policy makes of episodes, on the real environment, by arithmetic of our own."""
+"""Tests of credit assignment on the real environment, against independent arithmetic."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ LONGEST = sum(STEPS)
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """A predictor of success, hardly trained."""
+    """Run of a return predictor after a few updates."""
     with StoreWriter(tmp_path / "walks") as writer:
         for one in play(ENV, 60, 1_000, "key", "phase"):
             writer.append(one.episode)
@@ -111,7 +111,7 @@ def test_episodes_are_played_at_random_and_the_same_again() -> None:
         np.testing.assert_array_equal(one.episode.observations, other.episode.observations)
     actions = np.concatenate([one.episode.actions for one in first])
     assert np.bincount(actions, minlength=4).min() > 0.2 * len(actions)
-    for one in first:  # the key is held from when it is taken on, and rooms follow each other
+    for one in first:  # once taken, the key is held, and rooms only increase
         assert (np.diff(one.happened.astype(int)) >= 0).all()
         assert one.stages[0] == 1
         assert (np.diff(one.stages) >= 0).all()

@@ -1,4 +1,4 @@
-"""What goes wrong under a run, made to happen: the run goes on, or stops with one line."""
+"""Tests of injected faults during a run: it continues, or stops with one line."""
 
 import fcntl
 import json
@@ -42,7 +42,7 @@ def wait_for_lines(process: subprocess.Popen, run: Path, lines: int) -> None:
         time.sleep(0.002)
 
 
-# The operating system refuses every larger file from the second checkpoint on, as a full disk does.
+# From the second checkpoint on, the operating system limits file sizes, like a full disk.
 FULL = """
 import resource, signal, sys
 from decision_seq import checkpoint
@@ -81,21 +81,21 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
         timeout=240,
         check=False,
     )
-    assert process.returncode == (2 if world == 1 else 1), process.stderr  # torchrun's own is 1
+    assert process.returncode == (2 if world == 1 else 1), process.stderr  # torchrun returns 1
     said = [line for line in process.stderr.splitlines() if "cannot save a checkpoint" in line]
     assert len(said) == 1
     assert "go on from them with --resume" in said[0]
-    assert "decision_seq/train" not in process.stderr  # no traceback through us
+    assert "decision_seq/train" not in process.stderr  # no traceback from us
     assert [path.name for path in checkpoint.checkpoints(run / "checkpoints")] == ["step-00000010"]
     assert checkpoint.fault(run / "checkpoints" / "step-00000010") is None
     whole = tmp_path / "whole"
-    for output in (whole, run):  # with room again, to the very end
+    for output in (whole, run):  # with space again, to the end
         more = ["--resume", "auto"]
         subprocess.run(
             command(output, dataset, config, *more), check=True, capture_output=True, env=ONE_THREAD
         )
     assert list(losses(run)) == list(losses(whole))
-    if world == 1:  # with dropout, another topology draws other masks
+    if world == 1:  # dropout masks depend on the topology
         assert losses(run) == losses(whole)
 
 
@@ -114,7 +114,7 @@ def test_a_store_deleted_under_the_run_is_still_there_for_it(
     assert losses(run) == losses(whole)
 
 
-# Every look at the wall clock finds it an hour further back, or a day ahead.
+# Every reading of the wall clock jumps an hour back or a day ahead.
 CLOCK = """
 import itertools, sys, time
 real, jumps = time.time, itertools.cycle([0, -3600, 86400, -86400])

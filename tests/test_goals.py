@@ -1,4 +1,4 @@
-"""A Trajectory Transformer that is given goals goes where it is told."""
+"""Test of goal-reaching with the Trajectory Transformer."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from decision_seq.rollout import rollout
 from decision_seq.types import Episode
 
 MAZE = FACTS["maze2d-umaze"].env_id or ""
-# The cells of its corridor, from one end to the other.
+# The cells of the maze's corridor, from one end to the other.
 CORRIDOR = np.array([(1, 1), (1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1)], float)
 NEAR, STEPS, STARTS = 0.5, 120, 8
 
 
 class Arrival(gymnasium.Wrapper):
-    """The maze, ended with reward 1 where a cell is reached, and with 0 after some steps."""
+    """Maze whose episode ends with reward 1 at a given cell, or with 0 at a time limit."""
 
     def __init__(self, cell: int) -> None:
         super().__init__(make(MAZE))
@@ -44,7 +44,7 @@ gymnasium.register("Arrival-v0", Arrival)
 
 
 def walk(rng: np.random.Generator, seed: int) -> Episode | None:
-    """From a random cell to another with a noisy hand, along the corridor."""
+    """An episode from one random cell to another along the corridor, with noisy actions."""
     env = make(MAZE)
     observation, _ = env.reset(seed=seed)
     goal = int(rng.integers(len(CORRIDOR)))
@@ -81,9 +81,9 @@ def walks(tmp_path: Path) -> EpisodeStore:
 
 @pytest.mark.slow
 def test_it_goes_where_it_is_told(walks: EpisodeStore, tmp_path: Path) -> None:
-    """From eight starts to four cells, imitating what led there: the published goal-reaching.
+    """From eight starts to four cells by imitation, as in the published goal-reaching.
 
-    Told to go to the other end, it seldom comes by: the goal decides.
+    With the other end as the goal it seldom reaches the cell, so the goal has an effect.
     """
     planner = {"horizon": 5, "beams": 8, "context": 4, "keep": 4, "objective": "likelihood"}
     settings = {
@@ -106,9 +106,9 @@ def test_it_goes_where_it_is_told(walks: EpisodeStore, tmp_path: Path) -> None:
     ends = walks.columns["final_observations"].array
     cells = np.abs(CORRIDOR - ends[:, None, :2]).sum(2).argmin(1)
 
-    def arrivals(cell: int, told: int) -> float:
-        """Of the starts, how many reach a cell when told to go to one of `told`'s ends."""
-        goal = ends[np.flatnonzero(cells == told)[0]]
+    def arrivals(cell: int, goal_cell: int) -> float:
+        """Number of starts that reach `cell` when the goal is an end state at `goal_cell`."""
+        goal = ends[np.flatnonzero(cells == goal_cell)[0]]
         conditioning = GoalOutcome(goal=tuple(goal.tolist()))
         environments = Environments(f'Arrival-v0?{{"cell": {cell}}}', STARTS)
         seeds = range(100, 100 + STARTS)

@@ -1,4 +1,4 @@
-"""What a hostile or clumsy user types and edits: one line, and never another run than asked for."""
+"""Tests of hostile or clumsy input and edits: one-line errors, and never a different run."""
 
 import json
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def test_a_state_that_is_not_what_was_written_is_skipped(
     path = newest / checkpoint.STATE
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     assert said in str(checkpoint.fault(newest))
-    resume(run)  # from the one before
+    resume(run)  # from the previous checkpoint
     assert checkpoint.fault(newest) is None
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_best_is_named(tmp_path: Path, text: str) -> None:
         ({"WORLD_SIZE": "abc"}, "WORLD_SIZE 'abc' is no number"),
         ({"TORCHELASTIC_MAX_RESTARTS": "abc"}, "TORCHELASTIC_MAX_RESTARTS 'abc' is no number"),
         ({"ACCELERATE_DYNAMO_BACKEND": "nope"}, "variables do not fit together ('NOPE' is not"),
-        ({"RANK": "1"}, "no recipe is called 'x'"),  # said, though this is no main rank's number
+        ({"RANK": "1"}, "no recipe is called 'x'"),  # reported although this is not the main rank
     ],
 )
 def test_what_is_left_in_the_environment_is_named(

@@ -1,4 +1,4 @@
-"""A module imports only from modules above it, and the command line starts without torch."""
+"""Tests of imports: modules import only from higher layers, and the help does not load torch."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "decision_seq"
-# From the top: a module may import from those before it, and from its own group.
+# From the top; a module may import from earlier layers and from its own group.
 LAYERS = [
     "types",
     "memory",

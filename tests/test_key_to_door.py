@@ -1,4 +1,4 @@
-"""Key-to-Door against its rules, and against the random walk by which it was set."""
+"""Tests of Key-to-Door against its rules, and of its calibration by a random walk."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ from tests.conftest import Lines
 NORTH, SOUTH, WEST, EAST = range(4)
 FLOOR, WALL, KEY, DOOR = range(4)
 WAYS = ((-1, 0), (1, 0), (0, -1), (0, 1))
-KINDS = ("dt", "bc")  # of recipes
+KINDS = ("dt", "bc")  # recipes
 Cell = tuple[int, int]
 
 
 def chance(room: tuple[int, int], start: Cell, goal: Cell, steps: int) -> float:
-    """That a walk of uniformly random steps comes to the goal in time: by what is left of it."""
+    """Probability that a uniform random walk reaches the goal in time, by dynamic programming."""
     inside = [(row, column) for row in range(room[0]) for column in range(room[1])]
     comes = dict.fromkeys(inside, 0.0) | {goal: 1.0}
     for _ in range(steps):
@@ -37,7 +37,7 @@ def chance(room: tuple[int, int], start: Cell, goal: Cell, steps: int) -> float:
 
 
 def succeeds(rooms: Any = ROOMS, steps: Any = STEPS) -> float:
-    """The uniform random walk's success: the key in room 1's time, then the door in room 3's."""
+    """Success rate of the random walk: the key within room 1's time, the door within room 3's."""
     height, width = rooms[0]
     columns, half = range(width), height // 2
     keys = [(row, column) for row in range(half) for column in columns]
@@ -53,7 +53,7 @@ def made(**options: Any) -> KeyToDoor:
 
 
 def walks(env: KeyToDoor, episodes: int) -> list[bool]:
-    """Whether each of so many random walks, which do not look, succeeds."""
+    """Success of each of `episodes` random walks, which ignore observations."""
     found, rng = [], np.random.default_rng(1)
     env._observe = lambda: None
     env.reset(seed=0)
@@ -68,7 +68,7 @@ def walks(env: KeyToDoor, episodes: int) -> list[bool]:
 
 
 def seen(observation: np.ndarray, view: int = 5) -> tuple[np.ndarray, int]:
-    """What the cells in view hold [view, view], and the room's number."""
+    """Contents of the cells in view, [view, view], and the room's number."""
     cells = observation[:-3].reshape(view, view, 4)
     assert (cells.sum(-1) == 1).all()
     assert observation[-3:].sum() == 1
@@ -76,14 +76,14 @@ def seen(observation: np.ndarray, view: int = 5) -> tuple[np.ndarray, int]:
 
 
 def towards(cells: np.ndarray, what: int) -> Iterable[int]:
-    """Steps from the middle of the view to what it holds, sideways first."""
+    """Steps from the middle of the view to a cell with content `what`, sideways first."""
     row, column = np.argwhere(cells == what)[0] - len(cells) // 2
     yield from [EAST if column > 0 else WEST] * abs(column)
     yield from [SOUTH if row > 0 else NORTH] * abs(row)
 
 
 def play(env: KeyToDoor, observation: np.ndarray, actions: Iterable[int]) -> tuple[Any, ...]:
-    """The last of the steps' results; the observation before them where there are none."""
+    """Result of the last step; only the given observation where there are no actions."""
     result: tuple[Any, ...] = (observation, 0.0, False, False, {})
     for action in actions:
         result = env.step(action)
@@ -91,11 +91,11 @@ def play(env: KeyToDoor, observation: np.ndarray, actions: Iterable[int]) -> tup
 
 
 def through_rooms_1_and_2(env: KeyToDoor, seed: int, take: bool) -> np.ndarray:
-    """The first observation of room 3, with the key or without."""
+    """Walk to room 3, with or without the key -> its first observation."""
     observation, info = env.reset(seed=seed)
     assert info == {"key": False, "phase": 1}
     way = list(towards(seen(observation)[0], KEY)) if take else []
-    rest = [SOUTH] * (STEPS[0] - len(way))  # from the key, down: there is no other
+    rest = [SOUTH] * (STEPS[0] - len(way))  # from the key downwards; there is no other key
     observation, _, _, _, info = play(env, observation, way + rest)
     assert info == {"key": take, "phase": 2}
     observation, _, _, _, info = play(env, observation, [WEST] * STEPS[1])
@@ -104,7 +104,7 @@ def through_rooms_1_and_2(env: KeyToDoor, seed: int, take: bool) -> np.ndarray:
 
 
 def test_the_random_walk_succeeds_as_often_as_is_computed() -> None:
-    """2 to 5 % were aimed at; the paper reports 3.1 % of its own."""
+    """The aim was 2 to 5 %; the paper reports 3.1 % for its environment."""
     exact = succeeds()
     assert 0.02 < exact < 0.05
     assert exact == pytest.approx(0.031, abs=0.0005)
@@ -131,7 +131,7 @@ def test_starts_and_keys_are_drawn_from_their_halves_alike() -> None:
     places: Counter[tuple[Cell, Cell]] = Counter()
     for seed in range(1600):
         cells, _ = seen(env.reset(seed=seed)[0], 11)
-        corner = np.argwhere(cells == FLOOR).min(0)  # the view is large enough for all of it
+        corner = np.argwhere(cells == FLOOR).min(0)  # the view covers the whole room
         key = np.argwhere(cells == KEY)[0]
         corner = np.minimum(corner, key)
         places[tuple(key - corner), tuple((5, 5) - corner)] += 1
@@ -150,7 +150,7 @@ def test_an_observation_is_what_surrounds_the_player() -> None:
     cells, room = seen(observation)
     assert room == 1
     assert (cells == KEY).sum() == 1
-    assert (cells != WALL).sum() == 6  # all of a room of 2 x 3 is in view
+    assert (cells != WALL).sum() == 6  # the whole room of 2 x 3 is in view
     assert cells[2, 2] == FLOOR
     following, *_ = env.step(NORTH)
     np.testing.assert_array_equal(seen(following)[0][1:], cells[:-1])
@@ -160,7 +160,7 @@ def test_a_wall_is_not_walked_into() -> None:
     env = made()
     observation, _ = env.reset(seed=0)
     for _ in range(2):
-        before, (observation, *_) = observation, env.step(SOUTH)  # the player begins at the bottom
+        before, (observation, *_) = observation, env.step(SOUTH)  # the player starts at the bottom
         np.testing.assert_array_equal(observation, before)
 
 
@@ -283,7 +283,7 @@ def test_its_datasets_have_a_recipe_that_sees_whole_episodes() -> None:
     made, cloned = (config.load(Config, *recipe_trees(f"{kind}/key-to-door")) for kind in KINDS)
     assert made.policy.context_length == sum(STEPS)
     assert made.evaluation.temperature == 0
-    # What the condition is worth is the difference between the two.
+    # The difference between the two shows the value of the condition.
     assert (made.conditioning.size, cloned.conditioning.size) == (1, 0)
     assert (made.policy, made.train, made.evaluation) == (
         cloned.policy,
@@ -311,7 +311,7 @@ def test_its_table_has_the_papers_rows() -> None:
 
 
 def test_successes_alone_are_trained_on_and_the_score_is_their_rate(tmp_path: Path) -> None:
-    """From a name to a score, tiny: what is learnt is the business of `make reproduce`."""
+    """From a dataset name to a score at a tiny size; `make reproduce` tests what is learnt."""
     asked = {
         "dataset": "key-to-door-1k",
         "collection": {"steps": 3000},

@@ -1,4 +1,4 @@
-"""Twenty runs killed at random moments: `make test-slow`."""
+"""Slow test with twenty runs killed at random moments (`make test-slow`)."""
 
 import os
 import random
@@ -19,7 +19,7 @@ RUNS, STEPS = 20, 60
 
 
 def killed_and_resumed(arguments: list[str], output: Path, moment: random.Random) -> bool:
-    """Kill the run twice, then let it end -> whether a kill fell into a checkpoint's writing."""
+    """Kill the run twice, then let it finish -> whether a kill interrupted a checkpoint."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while_saving = False
     for _ in range(2):
@@ -46,7 +46,7 @@ def killed_and_resumed(arguments: list[str], output: Path, moment: random.Random
 def test_twenty_killed_runs_end_as_the_uninterrupted_one(
     write_d4rl: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Invariant 6: dropout is on; half of the runs save after every update."""
+    """Invariant 6, with dropout; half of the runs save after every update."""
     dataset, config = write_d4rl(), tmp_path / "tiny.yaml"
     tree = {**TINY["train"], "steps": STEPS, "trackers": []}
     config.write_text(yaml.safe_dump({**TINY, "train": tree}))
@@ -71,4 +71,4 @@ def test_twenty_killed_runs_end_as_the_uninterrupted_one(
         run = tmp_path / f"run{number}"
         assert losses(run) == losses(whole), number
         assert (run / last).read_bytes() == (whole / last).read_bytes(), number
-    assert sum(while_saving) >= 3  # else the moments were not random enough
+    assert sum(while_saving) >= 3  # otherwise too few kills hit a checkpoint

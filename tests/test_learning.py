@@ -1,4 +1,4 @@
-"""Long tests of what is learnt: `make test-slow`."""
+"""Slow tests of learning results (`make test-slow`)."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def returns_by_target(dataset: str, output: Path, conditioning: str) -> dict[flo
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> str:
-    """The bundled policy's episodes and as many of a uniformly random policy."""
+    """Episodes of the bundled policy and as many of a uniformly random policy."""
     arguments = ["data", "collect", "--env", "Hopper-v4", "--seed", "0"]
     assert main(["data", "collect", "hopper-medium", "--output", str(tmp_path / "medium")]) == 0
     episodes = json.loads((tmp_path / "medium" / "header.json").read_text())["episodes"]
@@ -46,7 +46,7 @@ def mixed(tmp_path: Path) -> str:
 
 @pytest.mark.slow
 def test_the_condition_is_used(mixed: str, tmp_path: Path) -> None:
-    """Asked for little, it returns little; the control, whose labels mean nothing, cannot."""
+    """A low target gives a low return; the control with shuffled labels cannot do this."""
     used = returns_by_target(mixed, tmp_path / "used", "return")
     assert used[20].mean() < used[2600].mean() / 10
     control = returns_by_target(mixed, tmp_path / "control", "shuffled_return")
@@ -56,9 +56,9 @@ def test_the_condition_is_used(mixed: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_default_recipe_reaches_its_data(tmp_path: Path) -> None:
-    """At the headline target, nine tenths of the data's mean of 46.0 at the least (measured: 44.0).
+    """The headline target gives at least nine tenths of the data's mean of 46.0 (measured: 44.0).
 
-    The bundled policy's noise is large and decides its returns; no condition can ask for luck.
+    The bundled policy's returns depend mostly on its large noise, which no condition can control.
     """
     made = configs.load(Config, configs.read_yaml(recipe_path("dt/gym")))
     output = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Targets of the data, followed step by step; distances as they are defined; what is said of it."""
+"""Tests of hindsight matching: targets from the data, schedules, distances, output."""
 
 import json
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_a_schedule_is_the_targets_own() -> None:
     nothing = Transition(*(np.zeros((3, 1)),) * 4)
     assert schedule.size == 2
     assert schedule.prompt(targets).tolist() == [[0, 1], [9, 9], [0, 1]]
-    # after the steps 0, 3 and 1; behind a target's end its last label stays
+    # after steps 0, 3 and 1; after a target's end its last label is repeated
     found = schedule.advance(schedule.prompt(targets), targets, nothing, np.array([0, 3, 1]))
     assert found.tolist() == [[2, 3], [9, 9], [4, 5]]
     found = schedule.advance(found, targets, nothing, np.array([2, 4, 900]))
@@ -76,13 +76,13 @@ def test_a_schedule_is_the_targets_own() -> None:
 def test_a_policy_is_shown_the_targets_labels(
     conditioning: dict[str, Any], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At step t of every episode that of step t, whatever came of the steps before."""
+    """Step t of every episode has the target's label of step t, whatever the episode did."""
     opened = open_checkpoint(train(conditioning), "cpu", episodes=1, workers=1)
     shown: list[tuple[int, list[float]]] = []
     honest = DecisionTransformer.decide
 
     def decide(self, batch, *rest):
-        newest = int(batch.lengths[0]) - 1  # the only episode of a group sits first
+        newest = int(batch.lengths[0]) - 1  # the only episode of a group is in row 0
         timestep = int(batch.timesteps[0, newest])
         shown.append((timestep, batch.conditions[0, newest].tolist()))
         return honest(self, batch, *rest)
@@ -132,13 +132,13 @@ def test_distances_are_as_defined(train: Train) -> None:
     found = compare(targets, obtained, measure, measure.shares(measure.of_store(store)))
     centres = measure.edges[:-1] + 1.5
     for target, episodes, told in zip(targets, obtained, found["targets"], strict=True):
-        lived = np.histogram(
+        target_counts = np.histogram(
             episode_of(target).observations[: told["steps"], 5].clip(-8, 10), 6, (-8, 10)
         )[0]
 
-        def distance(*traces: np.ndarray, lived: np.ndarray = lived) -> float:
+        def distance(*traces: np.ndarray, target_counts: np.ndarray = target_counts) -> float:
             counts = np.histogram(np.concatenate(traces).clip(-8, 10), 6, (-8, 10))[0]
-            return stats.wasserstein_distance(centres, centres, counts, lived)
+            return stats.wasserstein_distance(centres, centres, counts, target_counts)
 
         own = [distance(episode.trace) for episode in episodes]
         assert told["distance"] == pytest.approx(distance(*(e.trace for e in episodes)))
@@ -176,7 +176,7 @@ def test_the_verb_writes_what_it_prints(
 def test_a_policy_that_nothing_conditions_is_rolled_out_once(train: Train) -> None:
     found = match_checkpoint(train({"name": "none"}), 3, episodes=2, workers=1)
     assert found["condition"] == "none"
-    assert found["feature"] == "x_velocity (observation 5)"  # the same measure as the others'
+    assert found["feature"] == "x_velocity (observation 5)"  # as for the other policies
     assert len(found["edges"]) == 31
     first, *others = (target["obtained"] for target in found["targets"])
     assert others == [first, first]

@@ -1,4 +1,4 @@
-"""What is freed is used again."""
+"""Test that freed heap memory is reused."""
 
 import platform
 import subprocess

@@ -59,7 +59,7 @@ def make_policy(
 def plainly(
     policy: Policy, conditioning: Conditioning, store: EpisodeStore, held: np.ndarray
 ) -> dict[int, list[tuple[float, float]]]:
-    """episode -> what is measured of its steps: rolled through a context, one step at a time."""
+    """Episode -> measures of its steps, by stepping through a rollout's context."""
     policy.eval()
     found: dict[int, list[tuple[float, float]]] = {}
     for index in np.flatnonzero(held):
@@ -125,7 +125,7 @@ def test_of_a_stochastic_head_the_mean_is_measured(make_store: Callable[..., Epi
 
 
 def test_no_later_step_and_no_own_action_is_handed_to_the_policy(store: EpisodeStore) -> None:
-    """Of a policy that looks where it should not, too, an honest number comes out."""
+    """Even a policy that reads such inputs would get a valid score."""
     policy = make_policy(store, ReturnToGo(10.0), False, False)
     seen: list[Batch] = []
     act = policy.act
@@ -142,7 +142,7 @@ def test_no_later_step_and_no_own_action_is_handed_to_the_policy(store: EpisodeS
 
 
 def test_an_interval_takes_episodes_as_the_units() -> None:
-    """Against the textbook: equal lengths give the interval of the episodes' own means."""
+    """With equal lengths it is the textbook interval of the episodes' means."""
     from scipy import stats
 
     means = np.random.default_rng(0).normal(2, 1, 9)
@@ -154,14 +154,14 @@ def test_an_interval_takes_episodes_as_the_units() -> None:
 
 
 def test_intervals_of_unequal_episodes_hold_the_truth() -> None:
-    """95 % of them, of episodes whose length and error belong together."""
+    """95 % contain the true value, for episodes whose lengths and errors are correlated."""
     rng, hits = np.random.default_rng(1), 0
     for _ in range(1000):
         counts = rng.integers(10, 200, 40)
         means = 1 + counts / 100 + rng.normal(0, 0.5, 40)
         low, high = _estimate(means * counts, counts).interval_95
         hits += low <= 1 + np.mean(np.arange(10, 200.0) ** 2) / 104.5 / 100 <= high
-    assert 920 <= hits <= 975  # 4 standard errors below, and what 40 episodes lack
+    assert 920 <= hits <= 975  # 4 standard errors, and the deficit of 40 episodes
 
 
 def test_many_steps_are_drawn_from_always_alike(store: EpisodeStore) -> None:

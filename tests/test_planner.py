@@ -1,4 +1,4 @@
-"""Beam search against brute force, in a world whose every future can be written down."""
+"""Tests of beam search against brute force, in a model small enough to enumerate."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -18,18 +18,18 @@ EVERY = PlannerConfig(horizon=3, beams=20_000, expand=1, context=2, keep=2, cdf_
 
 
 def logits_after(tokens: Tensor) -> Tensor:
-    """tokens [R, L] -> [R, BINS + 1]: anything that depends on all of them and their order."""
+    """tokens [R, L] -> [R, BINS + 1], an arbitrary function of all tokens and their order."""
     key = torch.zeros(len(tokens), dtype=torch.int64)
     for token in tokens.T:
         key = (key * 31 + token + 1) % len(TABLE)
     logits = TABLE[key].clone()
-    logits[:, BINS] -= 2  # stop seldom
+    logits[:, BINS] -= 2  # stop rarely
     return logits
 
 
 @dataclass
 class ToyReader:
-    rows: list[Tensor]  # its one entry: [R, L]
+    rows: list[Tensor]  # a single entry, [R, L]
 
     def logits(self) -> Tensor:
         return logits_after(self.rows[0])
@@ -67,15 +67,17 @@ LENGTHS = torch.tensor([9, 9])
 def brute_force(
     prefix: Tensor, horizon: int, discount: float, window: int = WINDOW, keep: int = 2
 ) -> list[int]:
-    """The best of all sequences of actions, each followed to its end at once; observations, rewards
-    and values as they are likeliest; what was read is forgotten as the window demands."""
-    choices = [range(BINS)] + [range(BINS + 1)] * (horizon - 1)  # what is acted does not stop
+    """The best of all sequences of actions, each evaluated to its end.
+
+    Observations, rewards and values are the most likely ones; the window drops old tokens.
+    """
+    choices = [range(BINS)] + [range(BINS + 1)] * (horizon - 1)  # the first action is no stop
     actions = torch.tensor(list(itertools.product(*choices)))
     read, total = prefix.expand(len(actions), -1), torch.zeros(len(actions))
     imagined = read[:, -1:]
     for depth in range(horizon):
         read = torch.cat([read, actions[:, depth : depth + 1]], 1)
-        for weight in (discount**depth, discount ** (depth + 1)):  # of a reward, of a value
+        for weight in (discount**depth, discount ** (depth + 1)):  # for reward and value
             logits = logits_after(read)
             expected = weight * (logits.softmax(-1)[:, :BINS] @ CENTERS)
             if weight == discount**depth or depth == horizon - 1:
@@ -97,7 +99,7 @@ def sampling(count: int, temperature: float = 1.0) -> Sampling:
 @pytest.mark.parametrize("window", [WINDOW, 4], ids=["it all fits", "the window is full twice"])
 def test_wide_beams_find_what_brute_force_finds(discount: float, window: int) -> None:
     config = replace(EVERY, horizon=5 if window == 4 else 3)
-    everything = sampling(2, temperature=1000.0)  # all actions alike, so that all are tried
+    everything = sampling(2, temperature=1000.0)  # makes all actions equally likely
     found = plan(Toy(discount), PREFIX, LENGTHS, LAYOUT, config, window, discount, everything)
     for row, prefix in enumerate(PREFIX):
         assert found[row, :, 0].tolist() == brute_force(prefix, config.horizon, discount, window)
@@ -122,7 +124,7 @@ def test_each_environment_plans_alone() -> None:
 
 
 def test_narrow_beams_keep_the_best_of_what_was_drawn() -> None:
-    """Two beams and three draws a step, replayed row by row."""
+    """Two beams with three draws per step are recomputed row by row."""
     config = replace(EVERY, beams=2, expand=3, horizon=4)
     found = plan(Toy(), PREFIX[:1], LENGTHS[:1], LAYOUT, config, WINDOW, 0.9, sampling(1))
     drawing, beams = Drawing(sampling(1)), [(0.0, PREFIX[0])] * 2
@@ -139,7 +141,7 @@ def test_narrow_beams_keep_the_best_of_what_was_drawn() -> None:
             tokens = torch.cat([tokens, reward.argmax(-1)])
             value = logits_after(tokens[None])
             rewards, onward = Toy().appraise(tokens[None, -3:], reward, value)
-            for _ in range(2):  # the value, and the next observation
+            for _ in range(2):  # value and next observation
                 tokens = torch.cat([tokens, logits_after(tokens[None]).argmax(-1)])
             score = gained + 0.9**depth * float(onward)
             scored.append((score, gained + 0.9**depth * float(rewards), tokens))
@@ -239,7 +241,7 @@ def test_tokens_are_drawn_as_they_are_likely() -> None:
     for count in counts:
         deviation = (P[0] * (1 - P[0]) * 40_000).sqrt()
         assert ((count - P[0] * 40_000).abs() < 5 * deviation).all()
-    assert (counts[0] != counts[1]).any()  # every call draws anew
+    assert (counts[0] != counts[1]).any()  # every call draws new numbers
     again = Drawing(Sampling(draws, 1.0)).tokens(logits, None, None)
     assert (torch.bincount(again, minlength=5) == counts[0]).all()
     colder = Drawing(Sampling(draws, 0.25)).tokens(logits, None, None)

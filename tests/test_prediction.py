@@ -1,4 +1,4 @@
-"""Open-loop prediction: it reads and forgets as it should, and its errors are what they say."""
+"""Tests of open-loop prediction: its reading of tokens, its window, and its error measures."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,9 @@ from tests.policies.test_tt import BINS, SIZE, WINDOW, make_policy
 
 
 def test_the_same_without_a_cache(store, monkeypatch) -> None:
-    """Predicted far past the window, token by token; samples differ, episodes by their draws."""
+    """Tokens are predicted far beyond the window; samples differ, and episodes by their draws."""
     policy = make_policy(store, Outcome())
-    with torch.no_grad():  # so that few samples stop
+    with torch.no_grad():  # makes few samples stop
         policy.backbone.norm.bias.fill_(1.0)
         policy.head.weight.view(SIZE, BINS + 1, -1)[:, BINS] = -0.1
     draw = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What of the configuration reaches the data."""
+"""Tests of how the configuration is applied to the data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_frames_are_kept_within_the_memory_asked_for(
 def test_a_policy_is_made_for_what_the_environment_shows_and_offers(
     make_frame_store: Callable[..., EpisodeStore],
 ) -> None:
-    """Not for single frames, nor for the actions that happen to be in the data."""
+    """Sizes come from the environment, not from single frames or the actions in the data."""
     path = str(make_frame_store([40], choices=18).path)
     spec = prepare(load(Config, {"dataset": path}, NOT_ROLLED_OUT), Reporter()).spec
     assert (spec.observation_shape, spec.action_kind, spec.action_size) == (
@@ -46,7 +46,7 @@ def test_a_policy_is_made_for_what_the_environment_shows_and_offers(
 def test_what_models_outcomes_is_asked_for_nothing(
     write_d4rl: Callable[..., Path], name: str, size: int
 ) -> None:
-    """Though it has labels: no target is declared, and the discount reaches the policy."""
+    """It has labels, but no target is declared, and the discount reaches the policy."""
     tree = {"dataset": str(write_d4rl()), "evaluation": {"targets": [3600.0]}}
     asked = {"policy": {"name": "tt"}, "conditioning": {"name": name, "discount": 0.9}}
     problem = prepare(load(Config, tree, asked), Reporter())

@@ -1,4 +1,4 @@
-"""Reacher2d against its facts: kzl/decision-transformer, gym/decision_transformer/envs."""
+"""Tests of Reacher2d against the original (kzl/decision-transformer, .../envs)."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_starts_and_targets_are_drawn_as_the_original_draws_them(env) -> None:
 
 
 def test_an_observation_is_what_it_says(env) -> None:
-    """The tip by plain trigonometry: links of 0.6 and 0.4."""
+    """The fingertip is computed by trigonometry, with links of 0.6 and 0.4."""
     observation, _ = env.reset(seed=3)
     rng = np.random.default_rng(0)
     for _ in range(40):

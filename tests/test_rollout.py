@@ -1,4 +1,4 @@
-"""Invariant 4, and what an honest rollout must not do: each fault is made once, and is caught."""
+"""Tests of rollouts: invariant 4, and known faults, each injected once and caught."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +20,8 @@ from decision_seq.types import Batch, Spec
 from tests.conftest import lived
 
 K = 6
-CONDITIONING = ReturnToGo(20.0)  # so small that a reward not subtracted is seen
-# More than there are seats, so that some seats are taken twice.
+CONDITIONING = ReturnToGo(20.0)  # small, so that a reward that is not subtracted shows
+# More targets than environment slots, so that some slots are used twice.
 TARGETS = np.linspace(50.0, -50.0, SEATS + 4)
 SEEDS = list(range(3, SEATS + 7))
 
@@ -43,7 +43,7 @@ def policy(request: pytest.FixtureRequest, spec: Spec) -> Policy:
 def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> None:
     """Invariant 4: an episode fed step by step gives the actions of the training windows."""
     gatherer = WindowGatherer(store, label(store, CONDITIONING), K, 1000)
-    index = 2  # 51 steps, so that the window slides
+    index = 2  # 51 steps, so the window slides
     episode, first = store.episode(index), int(store.offsets[index])
     labels = np.asarray(gatherer.conditions.array[first : first + len(episode)])
     for t, context in enumerate(lived(policy.spec, K, episode, labels)):
@@ -65,7 +65,7 @@ def test_a_context_is_a_training_window(policy: Policy, store: EpisodeStore) -> 
 
 @torch.no_grad()
 def alone(policy: Policy, target: float, seed: int) -> tuple[float, int]:
-    """Independent of `rollout`: one environment, whole histories in lists, the training forward."""
+    """Reference rollout: one environment, whole histories in lists, the training forward."""
     env = make("Hopper-v4")
     observation, _ = env.reset(seed=seed)
     observations, actions, wanted = [observation], [], [target / 20.0]
@@ -98,7 +98,7 @@ def together(
 
 
 def check(evaluator: Rollout, policy: Policy) -> None:
-    """The evaluator's episodes are those of the plain loop, one for each target and seed."""
+    """Check that the episodes equal those of the reference, one for each target and seed."""
     returns, lengths = evaluator(policy, TARGETS, SEEDS)
     expected = [alone(policy, t, s) for t, s in zip(TARGETS, SEEDS, strict=True)]
     assert lengths.tolist() == [steps for _, steps in expected]
@@ -106,17 +106,17 @@ def check(evaluator: Rollout, policy: Policy) -> None:
 
 
 def test_returns_are_the_environments_own(policy: Policy) -> None:
-    """Invariant 7: exactly one episode a seed, run to its own end, all rewards counted."""
+    """Invariant 7: one episode per seed, run to its own end, with all rewards counted."""
     _, lengths = together(policy, TARGETS, SEEDS)
     assert lengths.min() > K  # the window has slid
-    assert len(set(lengths)) > 4  # short and long episodes alike
+    assert len(set(lengths)) > 4  # short and long episodes
     check(together, policy)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
 def test_what_an_episode_leaves_behind_bears_on_no_other(policy: Policy, spoilt: float) -> None:
-    """Not even where a simulator has diverged."""
+    """This holds even where a simulator has diverged."""
     acted = []
     for first in (spoilt, 1.0):
         tables = _Tables(policy, K, SEATS, torch.float32, 0.0)
@@ -131,7 +131,7 @@ def test_what_an_episode_leaves_behind_bears_on_no_other(policy: Policy, spoilt:
 
 
 def first_to_end(policy: Policy, targets: Sequence[float], seeds: Sequence[int]):
-    """As those who count what a vector environment has finished when enough have."""
+    """Faulty evaluator that counts the first episodes finished in a vector environment."""
     returns, lengths = together(policy, [*targets, *targets], [*seeds, *(s + 50 for s in seeds)])
     soonest = np.sort(np.argsort(lengths, kind="stable")[: len(seeds)])
     return returns[soonest], lengths[soonest]
@@ -167,7 +167,7 @@ def leaks_across_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def batch(self: Context, rows: slice = slice(None)) -> Batch:
         made = honest(self, rows)
-        made.observations[:, 0] = made.observations[:, 0].mean(0)  # of the oldest step alone
+        made.observations[:, 0] = made.observations[:, 0].mean(0)  # of the oldest step only
         return made
 
     monkeypatch.setattr(Context, "batch", batch)
@@ -222,7 +222,8 @@ def test_an_evaluator_that_counts_the_first_to_end_is_caught(policy: Policy) -> 
 
 @pytest.mark.parametrize("environments", [1, 7, 64])
 def test_returns_do_not_depend_on_how_many_run_at_once(policy: Policy, environments: int) -> None:
-    """To the bit: a linear layer's last bits depend on its rows, so tables have a fixed shape."""
+    """Equal to the bit: a linear layer's last bits depend on its number of rows, so policy batches
+    have a fixed shape."""
     count = 3 * SEATS + 1
     targets, seeds = np.linspace(50.0, -50.0, count), list(range(count))
     returns, lengths = together(policy, targets, seeds, environments)
@@ -245,7 +246,7 @@ def test_the_number_of_threads_does_not_show(policy: Policy) -> None:
 
 
 def test_drawn_actions_are_the_episodes_own() -> None:
-    """A drawn episode, too, is a function of its seed, and not of who is rolled out beside it."""
+    """With sampled actions, too, an episode depends on its seed and not on its policy batch."""
     torch.manual_seed(0)
     spec = Spec((4,), 2, "discrete", 1, 500)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
@@ -296,7 +297,7 @@ def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
 
 
 def test_an_observer_sees_every_step_and_changes_none(policy: Policy) -> None:
-    """Its traces add up to the returns, and begin with what the environment began with."""
+    """Its traces sum to the returns and begin with the environment's first values."""
     returns, lengths = together(policy, TARGETS, SEEDS)
     asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(TARGETS, SEEDS, strict=True))]
 

@@ -1,6 +1,6 @@
-"""The environments that stand for D4RL's: its sizes, frame, walls, goals, rewards and ends.
+"""Tests of the stand-ins for D4RL's environments: sizes, frame, walls, goals, rewards, ends.
 
-Layouts and goals are written down here a second time, as D4RL's own source has them.
+Layouts and goals are repeated here from D4RL's source.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ from decision_seq.envs.facts import NAMESPACE
 FAMILIES = [
     family for family, facts in envs.FACTS.items() if (facts.env_id or "").startswith(NAMESPACE)
 ]
-# D4RL's free cells (row, column), by row, and the goal's.
+# D4RL's free cells (row: columns), and the goal's cell.
 OPEN = {1: [1, 2, 3, 4, 5], 2: [1, 2, 3, 4, 5], 3: [1, 2, 3, 4, 5]}
 UMAZE = {1: [1, 2, 3], 2: [3], 3: [1, 2, 3]}
 MEDIUM = {
@@ -52,7 +52,7 @@ def made(family: str) -> Any:
 
 
 def task(family: str) -> Any:
-    """The stand-in itself, under Gymnasium's own wrappers."""
+    """The stand-in itself, without Gymnasium's wrappers."""
     env = made(family)
     while not hasattr(env, "judge"):
         env = env.env
@@ -60,14 +60,14 @@ def task(family: str) -> Any:
 
 
 def position(family: str, row: int, column: int) -> np.ndarray:
-    """Where D4RL has a cell: antmaze's centres, maze2d's starts and goals (0.2 off the centre)."""
+    """D4RL's position of a cell: antmaze's centres, maze2d's starts and goals (0.2 off centre)."""
     if family.startswith("antmaze"):
         return np.array([4.0 * (column - 1), 4.0 * (row - 1)])
     return np.array([float(row), float(column)])
 
 
 def place(family: str, xy: np.ndarray) -> None:
-    """Put the resting body at xy, in D4RL's frame."""
+    """Place the body at rest at xy, in D4RL's frame."""
     inner = task(family)
     positions = inner.body.model.qpos0.copy()
     positions[:2] = xy
@@ -123,7 +123,7 @@ def test_walls_stand_where_d4rl_has_them(family: str) -> None:
 
 
 def test_the_ball_of_maze2d_meets_the_wall_where_d4rls_does() -> None:
-    """D4RL's walls end 0.3 beyond a cell's whole number on one side, 0.7 before it on the other."""
+    """D4RL's walls end 0.3 after a cell's integer position on one side, 0.7 before on the other."""
     family = "maze2d-umaze"
     for target, expected in (((0.3 + 0.1, 1.0), True), ((0.3 + 0.1 + 0.02, 1.0), False)):
         place(family, np.array(target))
@@ -157,7 +157,7 @@ def test_starts_and_goals_are_d4rls(family: str) -> None:
 
 @pytest.mark.parametrize("family", MAZES)
 def test_the_goal_is_rewarded_within_half_a_unit(family: str) -> None:
-    """Between gymnasium-robotics' radius of 0.45 and D4RL's of 0.5, and just beyond."""
+    """Tested between gymnasium-robotics' radius of 0.45 and D4RL's of 0.5, and just beyond."""
     made(family).reset(seed=0)
     goal = task(family).goal
     still = np.zeros(made(family).action_space.shape)
@@ -190,7 +190,7 @@ def test_the_ball_moves_along_d4rls_axes() -> None:
 
 
 def test_the_ant_is_d4rls_not_gymnasiums() -> None:
-    """30 where Gymnasium's ant has 150, and 0.1 s an action where it has 0.05 s."""
+    """Gear 30 in place of 150 in Gymnasium's ant, and 0.1 s per action in place of 0.05 s."""
     body = task("antmaze-umaze").body
     assert (body.model.actuator_gear[:, 0] == 30).all()
     assert body.dt == pytest.approx(0.1)
@@ -208,7 +208,7 @@ def ball_at_target(inner: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("family", ["pen", "hammer", "door", "relocate"])
 def test_adroits_rewards_differ_from_gymnasium_robotics_in_the_reach_alone(family: str) -> None:
-    """D4RL punishes the distance of palm and object; gymnasium-robotics 1.4.2 rewards it."""
+    """D4RL penalises the distance of palm and object; gymnasium-robotics 1.4.2 rewards it."""
     part = {"hammer": (33, 36), "door": (35, 38), "relocate": (30, 33)}.get(family)
     rng = np.random.default_rng(0)
     inner = task(family)
@@ -252,8 +252,11 @@ def test_a_fallen_pen_ends_the_episode() -> None:
 def test_adroits_bonuses_come_at_d4rls_thresholds(
     family: str, joint: str, settings: list[float], bonuses: list[int]
 ) -> None:
-    """Angle of pen and target (cosine above 0.95, 0.9); nail and goal within 0.01 and 0.02; door
-    opened by 1.35, 1.0, 0.2; ball within 0.05 and 0.1 of its target, and off the table."""
+    """Thresholds of the bonuses.
+
+    Cosine of pen and target above 0.95 and 0.9; nail within 0.01 and 0.02 of its goal; door opened
+    by 1.35, 1.0 and 0.2; ball within 0.05 and 0.1 of its target, and off the table.
+    """
     made(family).reset(seed=0)
     inner: Any = task(family).unwrapped
     rest = inner.init_qpos.copy()

@@ -1,7 +1,7 @@
-"""Every aggregate against an independent implementation: scipy, a plain loop, or rliable.
+"""Tests of every aggregate against an independent implementation: scipy, a loop, or rliable.
 
-The stored values are rliable 1.2.0's (google-research/rliable; numpy 2.4, pandas 2.3, in a virtual
-environment of its own, as it pins other packages) on X and Y below: `metrics.aggregate_iqm`,
+The stored values are from rliable 1.2.0 (google-research/rliable; numpy 2.4, pandas 2.3, in its own
+virtual environment, as it pins other packages) on X and Y below: `metrics.aggregate_iqm`,
 `aggregate_optimality_gap(..., 100)`, `probability_of_improvement`, `library.
 create_performance_profile` and `get_interval_estimates` with 20,000 to 50,000 resamples after
 `numpy.random.seed(0)`.
@@ -62,7 +62,7 @@ def rng() -> np.random.Generator:
 
 
 def uneven(seed: int) -> dict[str, list[float]]:
-    """Tasks with 2 to 6 runs; whole numbers, so that ties occur."""
+    """Tasks with 2 to 6 runs each; scores are whole numbers, so that ties occur."""
     rng = np.random.default_rng(seed)
     return {
         name: rng.integers(0, 120, rng.integers(2, 7)).astype(float).tolist() for name in "pqrst"
@@ -108,7 +108,7 @@ def test_optimality_gap_by_a_loop(seed: int) -> None:
     scores = uneven(seed)
     gaps = [sum(max(0.0, 100.0 - score) for score in runs) / len(runs) for runs in scores.values()]
     assert aggregated(scores, optimality_gap) == pytest.approx(sum(gaps) / len(gaps))
-    assert aggregated({"a": [130.0]}, optimality_gap) == 0  # above gamma nothing is gained
+    assert aggregated({"a": [130.0]}, optimality_gap) == 0  # scores above gamma add nothing
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -149,7 +149,7 @@ def test_values_are_rliables(rng: np.random.Generator) -> None:
 
 
 def test_intervals_are_rliables(rng: np.random.Generator) -> None:
-    """Both are drawn at random: what 20,000 resamples leave open is the tolerance."""
+    """Both are random; the tolerance is the error that 20,000 resamples leave."""
     iqm = bootstrap_interval(X, interquartile_mean, rng, MANY)
     assert iqm == pytest.approx(RLIABLE["iqm_interval"], abs=0.15)
     gap = bootstrap_interval(X, optimality_gap, rng, MANY)
@@ -163,13 +163,13 @@ def test_intervals_are_rliables(rng: np.random.Generator) -> None:
 
 
 def test_runs_stay_in_their_task(rng: np.random.Generator) -> None:
-    """Stratified: with equal scores within each task no resample can differ from the rest."""
+    """Resampling is stratified: with equal scores within each task, all resamples are equal."""
     flat = {"a": [10.0] * 3, "b": [90.0] * 5}
     assert bootstrap_interval(flat, mean_of_tasks, rng) == pytest.approx((50.0, 50.0))
 
 
 def test_bootstrap_by_a_loop() -> None:
-    """The vectorised resampling has the spread of one made run by run."""
+    """The vectorised resampling has the spread of resampling run by run."""
     scores = uneven(3)
     rng = np.random.default_rng(1)
     means = [

@@ -1,4 +1,4 @@
-"""Grids of runs: what is refused, skipped, gone on with and listed as failed."""
+"""Tests of grids of runs: which are refused, skipped, resumed and listed as failed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that outnumber the cores slow such small models down tenfold and more."""
+    """One thread: more threads than cores slow small models down tenfold or more."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -63,14 +63,14 @@ def write_grid(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders for which a report was asked."""
+    """The folders for which a report was requested."""
     folders: list[Path] = []
     monkeypatch.setattr(verb, "_report", lambda folder, _: folders.append(folder) or 0)
     return folders
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, list[str]]:
-    """Exit code, standard output, lines of standard error of a sweep; bars left out."""
+    """Exit code, standard output and standard error lines of a sweep, without bars."""
     code = cli.main(["sweep", *map(str, arguments)])
     printed = capsys.readouterr()
     lines = [piece.strip() for piece in printed.err.replace("\r", "\n").splitlines()]
@@ -97,7 +97,7 @@ def test_a_grid_is_the_product_of_its_axes_with_later_settings_over_earlier(
     assert len(runs) == 8
     config = runs[-1].config
     assert (config.dataset, config.seed, config.train.steps) == ("walker2d-medium-v2", 5, 9)
-    backbone = config.policy.backbone  # of the set, the policy, --set, the recipe
+    backbone = config.policy.backbone  # from the set, the policy, --set, the recipe
     assert (backbone.dropout, backbone.width, backbone.layers, backbone.heads) == (0.1, 32, 1, 1)
     assert config.policy.positions.std == 1.0  # dt/paper's
     assert [run.config.seed for run in read_grid(path, seeds=3)][:3] == [0, 1, 2]
@@ -127,7 +127,7 @@ def test_what_a_recipe_says_of_a_dataset_holds_for_it_alone(
     options.overrides = rest
     made, _ = configure(options)
     assert (made.held_out, made.best_fraction) == (0.3, 0.5)
-    # Gone on with, it is the saved run's dataset that counts.
+    # On resume, the saved run's dataset applies.
     output = tmp_path / "out"
     output.mkdir()
     (output / "config.yaml").write_text("dataset: walker2d-medium-v2")
@@ -145,7 +145,7 @@ def test_the_arguments_of_a_run_give_back_its_configuration(
     options.overrides = rest
     assert configure(options) == (made.config, tmp_path / "out")
     assert made.config.evaluation.env_id == env_id
-    # In a folder that holds another configuration, too, it is the grid's that is asked for.
+    # Also in a folder with another configuration, the grid's is used.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.yaml").write_text("evaluation: {env_id: Hopper-v4, every: 7}")
     assert configure(options)[0] == made.config
@@ -246,14 +246,14 @@ def test_a_sweep_runs_skips_names_and_reruns(
     reported: list[Path],
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """One folder throughout: a run that fails, one that ends, one that is another's."""
+    """One folder with a run that fails, one that finishes, and one of someone else."""
     path, output = write_grid(datasets=[str(write_d4rl())], seeds=[0, 1, 2]), tmp_path / "out"
     names = [f"hopper_medium-v2-dt-seed{seed}" for seed in (0, 1, 2)]
     code, out, _ = run(capsys, path, "--output", output, "--dry-run")
     assert (code, out.split()) == (0, [word for name in names for word in ("new", name)])
     assert not output.exists()
 
-    (output / names[1]).mkdir(parents=True)  # what train refuses
+    (output / names[1]).mkdir(parents=True)  # refused by train
     (output / names[1] / "mine.txt").write_text("keep")
     other = load(Config, SMALL, {"seed": 2, "train": {"batch_size": 9}})
     (output / names[2]).mkdir()
@@ -272,7 +272,7 @@ def test_a_sweep_runs_skips_names_and_reruns(
     scores = json.loads((output / names[0] / "scores.json").read_text())
     assert scores["targets"][0]["episodes"] == 2
 
-    # The failed one and the other's are mended; the finished one is left alone.
+    # The failed run and the foreign one are fixed; the finished one is not run again.
     (output / names[1] / "mine.txt").unlink()
     (output / names[2] / "config.yaml").unlink()
     before = (output / names[0] / "scores.json").stat().st_mtime_ns
@@ -282,7 +282,7 @@ def test_a_sweep_runs_skips_names_and_reruns(
     assert (output / names[0] / "scores.json").stat().st_mtime_ns == before
     assert (output / "grid.yaml").read_text().endswith("# --seeds 2\n")
 
-    # Other episodes: the same training, another evaluation. More steps of a cosine: another run.
+    # Other episodes: same training, another evaluation. More steps of a cosine: another run.
     runs = read_grid(path, ["evaluation.episodes=3"])[:2]
     assert set(examine(runs, output, Reporter()).progress.values()) == {"begun"}
     runs = read_grid(path, ["train.steps=7"])[:1]
@@ -297,7 +297,7 @@ def test_a_sweep_runs_skips_names_and_reruns(
 def test_a_finished_run_is_listed_as_such_without_a_look_at_its_data(
     write_grid: Callable[..., Path], tmp_path: Path, asked: str | float, scored_at: float
 ) -> None:
-    """Targets by word, and those of a policy that is asked for nothing, only the data resolve."""
+    """Targets given as words, and those of an unconditioned policy, are resolved by the data."""
     cloning = {"conditioning": {"name": "none"}}
     goal = {"policy": {"name": "tt"}, "conditioning": {"name": "goal"}}
     path = write_grid(policies={"dt": {}, "cloned": {"set": cloning}, "goal": {"set": goal}})
@@ -370,7 +370,7 @@ def test_the_last_line_is_what_was_said_last(tmp_path: Path) -> None:
 
 
 class Stand(Run):
-    """A run that is any command of ours."""
+    """Stand-in for a run that executes any command."""
 
     words: tuple[str, ...] = ()
 
@@ -421,7 +421,7 @@ def test_a_stopped_sweep_leaves_runs_that_go_on(
     for file in metrics:
         steps = [json.loads(line)["step"] for line in file.open()]
         assert 0 < len(steps) < 4_000
-        assert (file.parent / "checkpoints" / f"step-{steps[-1]:08d}").is_dir()  # not one is lost
+        assert (file.parent / "checkpoints" / f"step-{steps[-1]:08d}").is_dir()  # none is lost
         log = output / f"{file.parent.name}.log"
         assert "stopped by signal 15; saved" in log.read_text()
     plan = examine(
@@ -431,7 +431,7 @@ def test_a_stopped_sweep_leaves_runs_that_go_on(
 
 
 def local_cluster(folder: Path) -> tuple[Cluster, list[Any]]:
-    """submitit's own stand-in for a scheduler: jobs are pickled, started and requeued by it."""
+    """submitit's local executor as a scheduler: it pickles, starts and requeues jobs."""
     submitit = pytest.importorskip("submitit")
     executor = submitit.LocalExecutor(folder)
     jobs: list[tuple[str, Any]] = []
@@ -463,7 +463,7 @@ def test_runs_are_submitted_interrupted_and_finished(
         metrics = folder / "metrics.jsonl"
         if jobs and not interrupted and metrics.is_file() and metrics.stat().st_size > 3_000:
             for task in psutil.Process(int(jobs[0][1].job_id)).children(recursive=True):
-                task.send_signal(signal.SIGUSR2)  # to all of a job's processes, as SLURM does
+                task.send_signal(signal.SIGUSR2)  # to all processes of a job, as SLURM does
             interrupted.append(True)
         return cluster.queued()
 
@@ -506,7 +506,7 @@ def test_a_job_that_fails_is_named_and_a_queued_one_is_not_submitted_again(tmp_p
 
 
 def test_what_is_submitted_to_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for SLURM's commands; the batch file is submitit's."""
+    """SLURM's commands are stand-ins; the batch file is submitit's."""
     pytest.importorskip("submitit")
     scripts = {
         "sbatch": 'cp "$1" batch.sh; echo Submitted batch job 17',

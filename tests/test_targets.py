@@ -1,4 +1,4 @@
-"""Targets by number and by word."""
+"""Tests of targets given as numbers and as words."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""World sizes 1, 2 and 4, and changes between them: the same windows, the same losses."""
+"""Tests of topology independence: world sizes 1, 2 and 4 and changes between them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.test_train import TINY, losses
 
 BATCH = 16
 
-# Trains, and writes down what every rank really asked its source for.
+# Trains and records the windows that every rank requested from its source.
 WITNESS = """
 import json, os, sys
 from decision_seq.train.source import HostSource
@@ -36,15 +36,15 @@ HostSource.batch = batch
 sys.exit(main(sys.argv[1:]))
 """
 
-# A policy that draws numbers of its own.
+# A policy that draws random numbers itself.
 STOCHASTIC = ("--policy.head", "stochastic")
-# A policy with weights that no optimiser knows.
+# A policy with weights outside the optimiser.
 CRITIC = (
     *("--policy.name", "tt", "--policy.bins", "8", "--conditioning.name", "outcome"),
     *("--policy.planner.context", "3", "--policy.planner.keep", "2"),
     *("--policy.critic.name", "iql", "--policy.critic.width", "16"),
 )
-# One that sees what follows its windows.
+# A policy that reads observations after its windows.
 FUTURES = (
     *("--policy.name", "bdt", "--conditioning.name", "none"),
     *("--policy.summary.width", "16", "--policy.summary.dropout", "0"),
@@ -55,7 +55,7 @@ FUTURES = (
 
 @pytest.fixture
 def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path]:
-    """Train the run `name` on so many processes, to the end or to `steps`."""
+    """Train the run `name` on `world` processes, to the end or to `steps`."""
     script, config = tmp_path / "witness.py", tmp_path / "config.yaml"
     script.write_text(WITNESS)
     tree = {
@@ -90,11 +90,11 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path
     return train
 
 
-def asked(tmp_path: Path, name: str, world: int) -> np.ndarray:
-    """The windows of every update, [steps, BATCH], rank behind rank."""
+def requested_windows(tmp_path: Path, name: str, world: int) -> np.ndarray:
+    """The windows of every update, [steps, BATCH], ranks concatenated in order."""
     files = [tmp_path / f"{name}.{world}.{rank}" for rank in range(world)]
     ranks = [np.array([json.loads(line) for line in f.read_text().splitlines()][1:]) for f in files]
-    return np.concatenate(ranks, 1)  # the first line is of the window whose cost is counted
+    return np.concatenate(ranks, 1)  # the first line is the window of the cost estimate
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def asked(tmp_path: Path, name: str, world: int) -> np.ndarray:
     [
         (60, (2,), {20: 2, 60: 1}),
         pytest.param(
-            # with uneven shares in between: 16 does not divide into 3 processes of 2 micro-batches
+            # with uneven shares in between: 16 windows on 3 processes of 2 micro-batches
             *(200, (2, 4), {60: 2, 100: 1, 150: 3, 200: 4}),
             marks=pytest.mark.slow,
         ),
@@ -116,7 +116,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     train: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    """path: trained up to so many updates on so many processes, resumed in between."""
+    """path: {updates: processes}; the run is resumed at each change."""
     whole = ["--train.steps", str(steps)]
     alone = losses(train("one", 1, *whole))
     assert len(alone) == steps
@@ -126,7 +126,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
     for world in worlds:
         together = losses(train(f"on{world}", world, *whole))
-        np.testing.assert_array_equal(asked(tmp_path, f"on{world}", world), expected)
+        np.testing.assert_array_equal(requested_windows(tmp_path, f"on{world}", world), expected)
         assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
     for until, world in path.items():
         more = ["--train.steps", str(until), "--resume", "auto"]
@@ -134,7 +134,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
         moved = train("moving", world, *more)
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
     *_, before, _ = path
-    np.testing.assert_array_equal(asked(tmp_path, "moving", world), expected[before:])
+    np.testing.assert_array_equal(requested_windows(tmp_path, "moving", world), expected[before:])
     launches = json.loads((moved / "provenance.json").read_text())
     processes = [launch["machine"]["processes"] for launch in [launches, *launches["resumed"]]]
     assert processes == list(path.values())
@@ -153,7 +153,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
 def test_sharded_or_not_it_is_the_same_run(
     policy: tuple[str, ...], train: Callable[..., Path]
 ) -> None:
-    """A checkpoint of shards goes on whole, and one of whole tensors in shards."""
+    """A sharded checkpoint resumes unsharded, and an unsharded one resumes sharded."""
     alone = losses(train("one", 1, "--train.steps", "40", *policy))
     for steps, parallel in (("15", "fsdp"), ("25", "ddp"), ("40", "fsdp")):
         more = ["--train.steps", steps, "--train.parallel", parallel, "--train.accumulation", "2"]

@@ -136,7 +136,7 @@ def test_a_known_task_without_an_environment_is_trained_and_not_rolled_out(
 def test_an_environment_asked_for_by_name_must_exist(
     write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the task's own environment may be lacking; and an unknown task still needs a choice."""
+    """Only the task's own environment may be missing; an unknown task still needs a choice."""
     without_robotics(monkeypatch)
     kitchen = tiny(write_d4rl(name="kitchen-partial-v0.hdf5"), steps=2)
     for env_id in ("NoSuch-v0", "AdroitHandPen-v1"):
@@ -155,7 +155,7 @@ def test_an_environment_asked_for_by_name_must_exist(
 def test_a_resumed_run_imports_no_module_that_its_data_named(
     write_d4rl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The resolved configuration holds the data's environment, beside what the user asked for."""
+    """The resolved configuration holds the data's environment apart from the user's."""
     (tmp_path / "evilmod.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     folder = open_dataset(str(write_d4rl((40, 25)))).path
@@ -286,7 +286,7 @@ def test_a_resumed_run_must_be_the_same_run(
     other = write_d4rl(name="walker.hdf5")
     with pytest.raises(UserError, match="cannot resume"):
         experiment.train(tiny(other, steps=10), output, "must")
-    experiment.train(tiny(dataset, steps=20), output, "must")  # constant rate: longer is fine
+    experiment.train(tiny(dataset, steps=20), output, "must")  # constant rate: may be longer
     assert list(losses(output)) == list(range(1, 21))
     with pytest.raises(UserError, match=r"train\.schedule"):
         experiment.train(tiny(dataset, steps=30, schedule="cosine"), output, "must")
@@ -302,7 +302,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         mean = masked_mean(*arguments)
-        return mean * float("nan") if len(calls) == 14 else mean  # the first counts a window's cost
+        return mean * float("nan") if len(calls) == 14 else mean  # the first is for the cost
 
     made = tiny(write_d4rl(), log_every=4)
     monkeypatch.setattr("decision_seq.train.update.masked_mean", poisoned)
@@ -332,7 +332,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(
     with pytest.raises(UserError, match="NaN"):
         experiment.train(tiny(bad), output)
     assert not (tmp_path / "deep").exists()
-    # another run that began meanwhile in the same new folder keeps what it has
+    # files of another run that began meanwhile in the same new folder are not removed
     (tmp_path / "deep").mkdir()
 
     def neighbour_then_fail(*_: object) -> None:

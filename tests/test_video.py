@@ -1,4 +1,4 @@
-"""Films: of the very episodes that are evaluated, whole or not at all, also where nothing draws."""
+"""Tests of videos: they show the evaluated episodes, are complete, and work without OpenGL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def no_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on Reacher2d, whose episodes are 100 steps of which some are rewarded."""
+    """A run on Reacher2d, whose episodes have 100 steps and sparse rewards."""
     folder = tmp_path_factory.mktemp("video")
     store = collect_recipe(
         "reacher2d-medium", recipe("reacher2d-medium"), folder / "store", Size(400), workers=1
@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def film(run: Path, folder: Path, episodes: int = 2, reporter: Reporter | None = None) -> Any:
-    """Scores of 3 episodes for 2 targets, and the films of the first ones."""
+    """Scores of 3 episodes for 2 targets, and videos of the first ones."""
     opened = open_checkpoint(run, "cpu", targets=[40, 10], episodes=3)
     studio = Studio(opened, folder, episodes, reporter or Reporter())
     scores = opened.scores()
@@ -65,7 +65,7 @@ def test_the_filmed_episodes_are_those_of_the_evaluation(
     reporter = Lines()
     scores, written = film(trained, tmp_path / "new" / "films", 2, reporter)
     first = scores.targets[0]
-    assert len(set(first.returns)) > 1  # else any episode would do
+    assert len(set(first.returns)) > 1  # otherwise any episode would pass
     for i, (env_id, target, seed, rewards, stills) in enumerate(drawn):
         assert (env_id, target, seed) == ("Reacher2d-v0", 40, first.seed + i)
         assert (sum(rewards), len(rewards)) == (first.returns[i], first.lengths[i])
@@ -136,7 +136,7 @@ def test_evaluate_films_from_the_command_line(
     arguments = ["evaluate", str(trained), "--episodes", "1", "--target", "40", "--json"]
     assert cli.main([*arguments, "--video", str(tmp_path / "films")]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["targets"][0]["episodes"] == 1  # the films are news, no result
+    assert json.loads(printed.out)["targets"][0]["episodes"] == 1  # videos are no result
     assert "written: " in printed.err
     with Image.open(tmp_path / "films" / "target40-seed10000.png") as strip:
         assert strip.size == (2400, 960)
@@ -207,7 +207,7 @@ def test_an_outline_shows_the_robot_and_follows_it(env_id: str, no_opengl: None)
         env.step(np.ones(env.action_space.shape))
     assert (camera.picture(env) != first).any()
     if env_id != "Reacher2d-v0":
-        env.unwrapped.data.qpos[0] += 50  # far along its way
+        env.unwrapped.data.qpos[0] += 50  # far from the start
         import mujoco
 
         mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)
@@ -220,7 +220,7 @@ def test_an_outline_shows_the_robot_and_follows_it(env_id: str, no_opengl: None)
 
 
 def test_opengl_draws_the_same_episode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this machine has OpenGL: the robot is filmed from its own camera."""
+    """Where this machine has OpenGL, the robot is filmed from its own camera."""
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     backend = rendering.opengl()
     if backend is None:

@@ -1,4 +1,4 @@
-"""Helping processes: what they give, and how they end."""
+"""Tests of worker processes: their results and their termination."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def test_one_that_is_killed_is_noticed() -> None:
 
 
 def test_signals_to_a_whole_job_leave_their_end_to_whoever_asked() -> None:
-    """One that ended by itself would look like a fault."""
+    """A worker that ended on its own would look like a fault."""
     with Helpers(1, never_end, Counters(1)) as helpers:
         produced = helpers.produced(wait=True)
         process = next(produced)
@@ -70,11 +70,11 @@ def test_signals_to_a_whole_job_leave_their_end_to_whoever_asked() -> None:
 
 
 class Signalled(BaseException):
-    """As a trainer's handler raises it in the middle of an evaluation."""
+    """Exception raised by a trainer's signal handler during an evaluation."""
 
 
 def test_a_signal_that_ends_them_first_is_no_fault_of_theirs() -> None:
-    """A scheduler's SIGTERM may reach a helper sooner than the process that asked."""
+    """A scheduler's SIGTERM may reach a worker before its parent process."""
 
     def receive(*_: object) -> None:
         raise Signalled
@@ -92,7 +92,7 @@ def test_a_signal_that_ends_them_first_is_no_fault_of_theirs() -> None:
         with pytest.raises(Signalled):
             ask()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # where it comes too late
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in case it arrives too late
         ours.join()
         signal.signal(signal.SIGTERM, former)
 
@@ -107,7 +107,7 @@ def test_they_end_with_whoever_asked() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_to_all_is_left_to_whoever_asked(number: int) -> None:
-    """Also while they start: a helper would print a traceback, or be taken for killed."""
+    """This holds during start-up too: a worker would print a traceback, or seem to be killed."""
     with Helpers(1, count_up, Counters(1), 3) as helpers:
         os.kill(helpers.processes[0].pid, number)
         assert [number for _, number in helpers.produced(wait=True)] == [0, 1, 2]

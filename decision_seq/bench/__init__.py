@@ -1,1 +1,1 @@
-"""Speed, measured: against peers, against the machine, and against what was promised."""
+"""Speed measurements: against peers, against the machine and against stated targets."""

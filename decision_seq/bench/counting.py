@@ -1,6 +1,6 @@
-"""What a computation consists of: operators, bytes newly allocated, matrix products.
+"""Counts of a computation: its operators, newly allocated bytes and matrix products.
 
-None of it depends on the machine's speed or on what else it does.
+The counts depend neither on the machine's speed nor on its load.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ATTENTION = {
 
 
 def _attention(first: int, products: int) -> Callable[..., int]:
-    """FLOPs of a fused attention whose query is argument `first`: so many products with its
-    weights."""
+    """FLOP formula of a fused attention: `products` matrix products; the query is argument
+    `first`."""
 
     def flops(*arguments: Any) -> int:
         query, key = arguments[first], arguments[first + 1]
@@ -63,7 +63,7 @@ def product_flops() -> dict[Any, Callable[..., int]]:
 
 @dataclass(frozen=True)
 class Like:
-    """A tensor by its form: shape, strides, dtype, device."""
+    """Layout of a tensor without its data: shape, strides, dtype, device."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -75,7 +75,7 @@ class Like:
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
     def made(self) -> Tensor:
-        """Random numbers in this form, in memory of their own."""
+        """A new tensor of this layout: random numbers, or zeros for integers."""
         reach = 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if not self.dtype.is_floating_point:
             return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
@@ -85,12 +85,16 @@ class Like:
 
 @dataclass(frozen=True)
 class Product:
-    """One matrix product: an operator, its arguments with tensors by their form, its FLOPs."""
+    """One recorded matrix product, which can be repeated on random numbers."""
 
     operator: Any
+    """The dispatched torch operator."""
     arguments: tuple
+    """Positional arguments; tensors are replaced by `Like`."""
     options: dict[str, Any]
+    """Keyword arguments; tensors are replaced by `Like`."""
     flops: int
+    """FLOPs of the product."""
 
     def made(self) -> Callable[[], Any]:
         """The same product of random numbers."""
@@ -104,8 +108,8 @@ class Product:
 class Counts:
     """The operators that torch dispatched in a computation, the backward pass's too.
 
-    operators: how many; allocated: bytes of the results that were given memory of their own;
-    products: in order. What an operator allocates within itself is not seen.
+    operators: their number; allocated: bytes of results with newly allocated storage; products:
+    the matrix products in order. Memory that an operator allocates internally is not counted.
     """
 
     def __init__(self) -> None:
@@ -114,7 +118,7 @@ class Counts:
 
     @property
     def flops(self) -> int:
-        """Of the matrix products, two a multiplication and addition."""
+        """FLOPs of the matrix products; a multiplication with its addition counts two."""
         return sum(product.flops for product in self.products)
 
     def add(self, operator: Any, args: tuple, options: dict[str, Any], result: Any) -> None:
@@ -166,9 +170,9 @@ def counted(compute: Callable[[], Any]) -> Counts:
 
 
 def alone(products: list[Product]) -> Callable[[], None]:
-    """The products by themselves, in their order, each on memory of its own.
+    """A function that computes only the given products, in order, each on its own memory.
 
-    The least time in which this machine's library multiplies what the computation multiplies.
+    Its time is a lower bound for the computation with this machine's library.
     """
     made = [product.made() for product in products]
 
@@ -191,11 +195,12 @@ def dt_update_flops(
 ) -> int:
     """FLOPs of the matrix products in an update of the Decision Transformer, by formula.
 
-    Of B windows of K steps, hence L = 3K - 1 tokens, in N blocks of width D, of which the last
-    computes queries and what follows for the K states alone. Multiplications and additions of a
-    forward pass, in a window: 12 L D^2 + 2 L^2 D a full block; 2 L D^2 + 10 K D^2 + 2 K L D the
-    last; K D A the head; K D (S + A + 1) the embeddings. On the way back each product becomes two,
-    for its weight and its input; data want no gradient, so the embeddings' become one.
+    B windows of K steps give L = 3K - 1 tokens each and pass through N blocks of width D. The last
+    block computes queries and all later layers for the K states only. Multiply-adds of the forward
+    pass of one window: 12 L D^2 + 2 L^2 D for a full block; 2 L D^2 + 10 K D^2 + 2 K L D for the
+    last; K D A for the head; K D (S + A + 1) for the embeddings. The backward pass computes two
+    products for each, one for the weight and one for the input. The embeddings need only one, as
+    the data have no gradient.
     """
     tokens = 3 * context - 1
     full = 12 * tokens * width**2 + 2 * tokens**2 * width

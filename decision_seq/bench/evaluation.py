@@ -1,9 +1,10 @@
-"""Rolling out one checkpoint: beside the original's procedure, episode by episode.
+"""Benchmark of evaluation: rollouts of a checkpoint by us and by the original's procedure.
 
 The original (kzl/decision-transformer, gym/decision_transformer/evaluation/evaluate_episodes.py,
-atari/mingpt/trainer_atari.py) has one environment and, for every step, one forward pass of the
-whole context, whose hidden states are all computed and all but one thrown away; its history grows
-by concatenation. Written plainly here, over the same weights, with all the threads torch takes.
+atari/mingpt/trainer_atari.py) steps one environment. Every step is a forward pass over the whole
+context; all hidden states are computed and all but one are discarded. The history grows by
+concatenation. The procedure is reimplemented here with the same weights and torch's default number
+of threads. Both sides roll out the same episodes, so returns are compared in pairs.
 """
 
 from __future__ import annotations
@@ -31,16 +32,17 @@ from decision_seq.rollout import SEATS, Asked, draws_of
 from decision_seq.statistics import mean_interval
 from decision_seq.types import Batch, Reporter, Sampling, Transition
 
-RECORDED = (4, 50)  # episodes of the original's and first steps of each: the actions compared
+RECORDED = (4, 50)  # number of episodes, and first steps of each, whose actions are compared
 ORIGINAL = "original's procedure"
 
 
 def bench_evaluation(
     path: Path, episodes: int, precisions: Sequence[str], reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Wall-clock of all episodes of the run's targets, ours before and after the original's.
+    """Wall-clock time of all episodes of the run's targets; ours runs before and after theirs.
 
-    precisions: ours. UserError unless the checkpoint is a Decision Transformer asked for returns.
+    precisions: those of our rollouts. UserError unless the checkpoint is a Decision Transformer
+    conditioned on a target return.
     """
     reporter, facts = reporter or Reporter(), machine()
     opened = open_checkpoint(path, "cpu", episodes=episodes)
@@ -48,7 +50,7 @@ def bench_evaluation(
     require(
         isinstance(policy, DecisionTransformer)
         and isinstance(conditioning, ReturnToGo)
-        and conditioning.asks,  # of another feature's sum a rollout is asked nothing
+        and conditioning.asks,  # a sum of another feature is no target return
         f"bench evaluate needs a Decision Transformer asked for returns; {path} holds another",
     )
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
@@ -114,7 +116,7 @@ def _at(opened: Opened, precision: str) -> Opened:
 
 
 def _timed(opened: Opened, reporter: Reporter, warm_up: bool = False) -> dict[str, Any]:
-    """An evaluation with all that belongs to it: the start of processes, making environments."""
+    """Timed evaluation, including the start of processes and the creation of environments."""
     if warm_up:
         targets = opened.evaluation.targets[:1]
         brief = dataclasses.replace(opened.evaluation, episodes=1, targets=targets)
@@ -137,7 +139,7 @@ def _summary(run: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
         "seconds": run["seconds"],
         "steps": run["steps"],
         "steps_per_second": rate,
-        # Time for as many steps: episodes differ by rounding, and so in length.
+        # Per step, because rounding changes episodes and so their lengths.
         "speed": rate / (original["steps"] / original["seconds"]),
         "return_mean": float(run["returns"].mean()),
         "difference": float(difference.mean()),
@@ -146,7 +148,7 @@ def _summary(run: dict[str, Any], original: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Original:
-    """One environment, one forward of the whole context a step."""
+    """The original's procedure: one environment, one forward pass over the context per step."""
 
     def __init__(self, opened: Opened) -> None:
         assert isinstance(opened.loaded.policy, DecisionTransformer)
@@ -211,14 +213,14 @@ class _Original:
             yield float(reward)
 
     def _observations(self, latest: list[np.ndarray]) -> Tensor:
-        """As a batch of one holds them: vectors, or every frame once."""
+        """Observations as a batch of one row: vectors, or frames without repetition."""
         seen = torch.as_tensor(np.stack(latest))
         if self.policy.spec.pixels:
             return torch.cat([seen[0], seen[1:, -1]])[None]
         return seen.float()[None]
 
     def _action(self, batch: Batch, draw: float) -> Tensor:
-        """All hidden states of all blocks, then the one that is wanted."""
+        """The action at the last position; hidden states of all positions are computed."""
         policy = self.policy
         hidden, _ = policy.backbone(policy.tokens(policy.encoded(batch)))  # [1, L, D]
         return policy.actions.choose(hidden[:, -1], self._sampling([draw]))[0]
@@ -250,6 +252,6 @@ class _Original:
 
     @staticmethod
     def _of_length(steps: int, array: Tensor) -> Tensor:
-        """The last steps [1, T, ...] of a field, with zeros on the right where they are too few."""
+        """The last `steps` steps of a field [1, T, ...], padded with zeros on the right."""
         missing = max(steps - array.shape[1], 0)
         return torch.cat([array[:, -steps:], array.new_zeros(1, missing, *array.shape[2:])], 1)

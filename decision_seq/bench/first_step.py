@@ -1,6 +1,6 @@
-"""An environment that notes when it is first stepped, and ends there: `bench startup` asks for it.
+"""Environment for `bench startup` that writes down the time of its first step and then ends.
 
-Its id carries its arguments, as `decision-seq evaluate --env` takes them.
+Its arguments are part of its id, in the syntax of `decision-seq evaluate --env`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ ID = "FirstStep-v0"
 
 
 class FirstStep(gymnasium.Wrapper):
-    """env_id: the environment beneath; note: the file that gets the time of the first step."""
+    """Wrapper that writes the time of the first step to a file and truncates the episode.
+
+    env_id: the wrapped environment; note: the file.
+    """
 
     def __init__(self, env_id: str, note: str, **more: Any) -> None:
         super().__init__(gymnasium.make(env_id, **more))
@@ -30,7 +33,7 @@ class FirstStep(gymnasium.Wrapper):
 
 
 def noting(env_id: str, note: Path) -> str:
-    """The id of an environment that notes its first step in a file."""
+    """The id of an environment that writes the time of its first step to the file `note`."""
     arguments = json.dumps({"env_id": env_id, "note": str(note)})
     return f"{__name__}:{ID}?{arguments}"
 

@@ -1,4 +1,4 @@
-"""What a store of frames costs: bytes, memory, windows a second."""
+"""Benchmark of a store of frames: its bytes, memory and windows per second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.report import table
 from decision_seq.types import Episode, Reporter
 
-LENGTH, CONTEXT, STACK, SIDE = 1000, 30, 4, 84  # the Decision Transformer's for Atari
+LENGTH, CONTEXT, STACK, SIDE = 1000, 30, 4, 84  # as the Decision Transformer has them for Atari
 SPRITES = 8
 BATCHES = (64, 128)
 
@@ -31,11 +31,11 @@ BATCHES = (64, 128)
 def bench_frames(
     transitions: int, dataset: str | None = None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """The store of a dataset of frames, or one of so many transitions with moving squares.
+    """Measure the store of a dataset of frames, or of `transitions` frames with moving squares.
 
-    What is measured is measured in a process of its own, whose anonymous memory (RssAnon) is
-    compared with what it was after the imports: twice, within `frame_memory`'s default and with
-    the smallest cache.
+    Each measurement has a process of its own; its anonymous memory (RssAnon) is reported above the
+    level after the imports. There are two: with `frame_memory`'s default and with the smallest
+    cache.
     """
     facts = machine()
     with _store(transitions, dataset, reporter or Reporter()) as (store, written):
@@ -61,7 +61,7 @@ def bench_frames(
 def _store(
     transitions: int, dataset: str | None, reporter: Reporter
 ) -> Iterator[tuple[EpisodeStore, dict[str, float]]]:
-    """The store, and how fast it was written if it was."""
+    """The store, and its writing speed where it was written here."""
     if dataset is not None:
         yield open_dataset(dataset), {}
         return
@@ -74,7 +74,7 @@ def _store(
 
 
 def write_moving_squares(path: Path, episodes: int, reporter: Reporter) -> EpisodeStore:
-    """Frames of a game that nobody plays: squares that move straight on before a still court."""
+    """Write a store of synthetic frames: squares that move straight over a fixed background."""
     steps, played = episodes * LENGTH, _moving_squares(episodes)
     return write_store(path, "moving squares", played, steps, reporter, STACK, choices=4)
 

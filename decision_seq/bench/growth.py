@@ -1,8 +1,7 @@
-"""How an update's time and memory grow with the context, the width and the batch.
+"""Growth of an update's time and memory with the context, the width and the batch.
 
-Beside every measured slope stands that of the FLOPs (`train.throughput`): where the measured one is
-the flatter, the machine is used better by larger sizes; where it is the steeper, memory is what is
-waited for.
+Every measured slope is listed with that of the FLOPs (`train.throughput`). A flatter measured slope
+means that larger sizes use the machine better; a steeper one means that memory is the bottleneck.
 """
 
 from __future__ import annotations
@@ -38,17 +37,20 @@ from decision_seq.types import Reporter
 
 EPISODES, WARMUP_ROUNDS = 20, 1
 CONTEXTS, WIDTHS, BATCHES = (20, 50, 100, 200, 500), (128, 256, 512, 1024), (16, 32, 64, 128, 256)
-MEMORY_UPDATES = 2  # in the second one the optimiser's moments are there
+MEMORY_UPDATES = 2  # the first one allocates the optimiser's moments
 PLOT = "growth.png"
 
 
 @dataclass(frozen=True)
 class Size:
-    """An update's; the rest is the paper's: 3 layers, dropout 0.1."""
+    """Size of an update; the rest is as in the paper: 3 layers, dropout 0.1."""
 
     context: int = 20
+    """Steps of a window."""
     width: int = 128
+    """Width of the transformer."""
     batch: int = 64
+    """Windows of a batch."""
 
 
 SMALLEST = Size(context=2, width=8, batch=2)
@@ -64,8 +66,8 @@ def bench_growth(
 ) -> dict[str, Any]:
     """Milliseconds, peak memory and GFLOP of an update, along each of three axes.
 
-    Contexts are taken at a batch of 16, as attention over 500 steps is large; each axis varies
-    alone. Times are of interleaved rounds over all sizes, memory of a fresh process for each.
+    One axis varies at a time. Contexts are measured at a batch of 16, as attention over 500 steps
+    is large. Times come from interleaved rounds over all sizes, memory from a fresh process each.
     """
     prepare(rounds, threads)
     _check(contexts, widths, batches)
@@ -118,7 +120,7 @@ def _check(contexts: Sequence[int], widths: Sequence[int], batches: Sequence[int
 
 
 def growth_text(result: dict[str, Any]) -> str:
-    """A table an axis; slopes are those from the size above."""
+    """One table per axis; each slope is from the row above."""
     parts = [
         f"{result['what']}; {result['rounds']} interleaved rounds\nslopes: on log-log paper, from"
         " the size above; expected: that of the FLOPs"
@@ -148,7 +150,7 @@ def _signed(slope: float | None) -> str:
 
 
 def slopes(series: list[dict[str, Any]], axis: str, key: str) -> list[float | None]:
-    """Of log(key) against log(axis), each from the size before; None for the first."""
+    """Slopes of log(key) against log(axis), each from the previous size; None for the first."""
     found: list[float | None] = [None]
     for before, after in itertools.pairwise(series):
         rise = math.log(after[key] / before[key]) if before[key] > 0 < after[key] else None
@@ -158,7 +160,7 @@ def slopes(series: list[dict[str, Any]], axis: str, key: str) -> list[float | No
 
 
 def plot_growth(result: dict[str, Any], path: Path) -> None:
-    """Time beside the growth of the FLOPs; below it memory, beside that of the size itself."""
+    """Plot time with the growth of the FLOPs, and below it memory with that of the size."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     units = {"context": "steps", "width": "", "batch": "windows"}
@@ -211,17 +213,17 @@ def _numbering(update: Update) -> Callable[[], None]:
 
 
 def _apart(path: Path, size: Size) -> int:
-    """`peak_memory` in a fresh process, which has kept nothing of another size."""
+    """`peak_memory` in a fresh process, without memory retained from another size."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_memory, (path, size))
 
 
 def peak_memory(path: Path, size: Size) -> int:
-    """Bytes that the model, its optimiser and updates take at the most, beyond what was there."""
+    """Peak bytes of the model, its optimiser and its updates, above the level before them."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     on_cuda = accelerator.device.type == "cuda"
     keep_freed()
-    # What torch keeps from its first update on does not grow.
+    # A first update makes torch's one-time allocations, so that they are not counted.
     _update(path, SMALLEST, accelerator)(0)
     before = _resident("VmRSS")
     update = _update(path, size, accelerator)
@@ -233,7 +235,7 @@ def peak_memory(path: Path, size: Size) -> int:
 
 
 def _resident(what: str) -> int:
-    """VmRSS: bytes of this process in memory (Linux); VmHWM: the most there ever were."""
+    """A memory figure of this process in bytes (Linux). VmRSS: resident now; VmHWM: the peak."""
     found = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

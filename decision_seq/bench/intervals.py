@@ -1,4 +1,4 @@
-"""How often each kind of interval holds the truth: what a report's intervals are worth."""
+"""Coverage of the intervals that reports use: how often each kind contains the true value."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from decision_seq.coverage import GAP, IMPROVEMENT, IQM, MEAN, STUDENT, Method, 
 from decision_seq.report import table
 from decision_seq.types import Reporter
 
-TASKS = 9  # D4RL's locomotion: three robots, three datasets
-# Each kind of interval and the numbers of tasks it is shown for.
+TASKS = 9  # as in D4RL's locomotion: three robots, three datasets
+# Each kind of interval and the numbers of tasks it is simulated for.
 ROWS: tuple[tuple[Method, tuple[int, ...]], ...] = (
     (STUDENT, (1,)),
     (MEAN, (1,)),
@@ -22,7 +22,7 @@ ROWS: tuple[tuple[Method, tuple[int, ...]], ...] = (
     (IMPROVEMENT, (TASKS,)),
 )
 SEEDS = (3, 5, 10)
-RESAMPLES = 300  # enough for the ends of a 95 % interval, and three times quicker than a report's
+RESAMPLES = 300  # enough for the ends of a 95 % interval; three times faster than in a report
 
 
 def bench_intervals(draws: int, reporter: Reporter | None = None, seed: int = 0) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Planning with the Trajectory Transformer, beside the same model without a cache.
+"""Benchmark of planning with the Trajectory Transformer, with and without a key-value cache.
 
-Without one, every token that is drawn costs a pass over all tokens before it, as in the original's
+Without a cache, every drawn token costs a pass over all tokens before it, as in the original's
 search (jannerm/trajectory-transformer trajectory/search).
 """
 
@@ -21,14 +21,14 @@ from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransforme
 from decision_seq.report import table
 from decision_seq.types import Reporter, Sampling, Spec
 
-OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # hopper's
+OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # Hopper's sizes
 BEAMS, EXPAND, CONTEXT = 32, 2, 5
 HORIZONS, ENVIRONMENTS = (5, 15), (1, 16)
 LARGEST = 8  # other operators that are named
 
 
 class Uncached(Imagination):
-    """Reads all over again for every token."""
+    """Imagination without a cache: every token re-reads the whole sequence."""
 
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Rereader:
         if lengths is None:
@@ -38,8 +38,11 @@ class Uncached(Imagination):
 
 
 class Rereader:
-    """tokens [R, L], of which the first lengths [R] were read; count: as many as if all were full,
-    which tells what stands next."""
+    """Cache-free stand-in for the model state of the beam search.
+
+    tokens: [R, L]; lengths: [R], the valid tokens of each row; count: the length of a full row,
+    which determines the dimension of the next token.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Rereader:
         self.tokens, self.lengths = tokens, lengths
 
     def logits(self) -> Tensor:
-        """[R, N + 1] of the token to come."""
+        """Logits [R, N + 1] of the next token."""
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device) % width
         inputs = policy.embedded(self.tokens, columns, self.goal)
@@ -63,18 +66,18 @@ class Rereader:
         return newest @ policy.heads[self.count % width].T
 
     def read(self, tokens: Tensor) -> None:
-        """The next token of each row, [R]."""
+        """Append the next token of each row, [R]."""
         grown = torch.cat([self.tokens, self.tokens[:, :1]], 1)
         rows = torch.arange(len(grown), device=grown.device)
         grown[rows, self.lengths] = tokens
         self.tokens, self.lengths, self.count = grown, self.lengths + 1, self.count + 1
 
     def fork(self, copies: int) -> None:
-        """Every row becomes so many, side by side."""
+        """Repeat every row `copies` times, copies adjacent."""
         self._take(lambda rows: rows.repeat_interleave(copies, 0))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows."""
+        """Retain the given rows."""
         self._take(lambda every: every[rows])
 
     def _take(self, rows: Callable[[Tensor], Tensor]) -> None:
@@ -86,8 +89,11 @@ class Rereader:
 def bench_planning(
     rounds: int, threads: int | None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Milliseconds a plan, of hopper's dimensions, 4 layers, 128 wide: untrained weights plan as
-    long as trained ones. What a plan spends its time on is by torch's profiler, of one plan."""
+    """Milliseconds per plan, for Hopper's dimensions, 4 layers, width 128.
+
+    The weights are untrained; trained ones take as long. The breakdown of the time comes from
+    torch's profiler over one plan.
+    """
     prepare(rounds, threads)
     device = best_device()
     facts = machine(device)
@@ -121,7 +127,7 @@ def bench_planning(
 
 
 def planning_text(result: dict[str, Any]) -> str:
-    """The result as a table, and the largest costs of its last plan."""
+    """The result as a table, and the most expensive operators of its last plan."""
     rows = [
         [
             str(row["horizon"]),
@@ -160,7 +166,7 @@ def _named(operator: dict[str, Any]) -> str:
 
 
 def make_policy() -> TrajectoryTransformer:
-    """An untrained one; its tokenizer tells every bin from every other."""
+    """An untrained policy whose tokenizer has distinct bins."""
     torch.manual_seed(0)
     spec = Spec((OBSERVATION,), ACTION, "continuous", 2, LENGTH, discount=0.99)
     policy = TrajectoryTransformerConfig().make(spec)
@@ -171,7 +177,7 @@ def make_policy() -> TrajectoryTransformer:
 def plans(
     policy: TrajectoryTransformer, horizon: int, count: int, model: type[Imagination] = Imagination
 ) -> Callable[[], Tensor]:
-    """Plans for so many environments, every call the same."""
+    """A function that plans for `count` environments; every call does the same work."""
     layout, draw = policy.layout, torch.Generator().manual_seed(horizon)
     prefix = torch.randint(100, (count, CONTEXT * layout.size + OBSERVATION), generator=draw)
     prefix = prefix.to(policy.positions.device)
@@ -193,10 +199,10 @@ def product_names() -> set[str]:
 
 
 def costs(entrant: Callable[[], Any]) -> dict[str, Any]:
-    """What an entrant's time is spent on, by torch's profiler.
+    """Breakdown of an entrant's time, by torch's profiler.
 
-    products: the share that multiplies matrices; operators: the largest others, each with its
-    share of the time and its calls.
+    products: the share of matrix products; operators: the largest others, each with its share of
+    the time and its number of calls.
     """
     from torch.profiler import ProfilerActivity, profile
 

@@ -1,4 +1,4 @@
-"""What a store of many transitions costs: opening, memory, windows a second."""
+"""Benchmark of a large store: opening time, memory, windows per second."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ from decision_seq.types import Episode, Reporter
 
 OBSERVATION, ACTION, LENGTH, CONTEXT = 11, 3, 1000, 20
 BATCHES = (64, 1024)
-SECONDS = 5.0  # of sampling at each batch size
+SECONDS = 5.0  # duration of sampling at each batch size
 
 
 def bench_sampling(transitions: int, reporter: Reporter | None = None) -> dict[str, Any]:
-    """A store of so many random transitions of Hopper's sizes, made in a temporary folder.
+    """Measure a store of `transitions` random transitions of Hopper's sizes in a temporary folder.
 
-    What is measured is measured in a process of its own, whose anonymous memory (RssAnon) is
-    compared with what it was after the imports; statistics are compared with those of all rows in
-    memory at once.
+    The measurement has a process of its own; its anonymous memory (RssAnon) is reported above the
+    level after the imports. The store's statistics are compared with those of all rows at once.
     """
     require(transitions >= LENGTH, f"--transitions {transitions} must be at least {LENGTH}")
     facts = machine()
@@ -46,7 +45,7 @@ def bench_sampling(transitions: int, reporter: Reporter | None = None) -> dict[s
 
 
 def write_random_store(path: Path, episodes: int, reporter: Reporter) -> dict[str, float]:
-    """A store of random episodes of Hopper's sizes -> how fast it was written."""
+    """Write a store of random episodes of Hopper's sizes -> its writing speed."""
     rng = np.random.default_rng(0)
     made = (
         Episode(
@@ -72,7 +71,7 @@ def write_store(
     stack: int = 1,
     **facts: Any,
 ) -> EpisodeStore:
-    """A store of episodes that are made as they are written. facts: see `StoreWriter.finish`."""
+    """Write a store from an iterable of episodes. facts: see `StoreWriter.finish`."""
     with StoreWriter(path, stack) as writer, reporter.bar("write", "step", steps) as bar:
         for episode in episodes:
             writer.append(episode)
@@ -104,7 +103,7 @@ def _measure(path: Path) -> dict[str, Any]:
     gatherer = WindowGatherer(store, label(store, ReturnToGo(1000.0)), CONTEXT, LENGTH)
     gatherer.gather(drawn)
     second = time.perf_counter()
-    for column in store.columns.values():  # into the page cache, as after a first epoch
+    for column in store.columns.values():  # fill the page cache, as a first epoch does
         column.array.view(np.uint8).reshape(-1)[::4096].max()
     rates, most = gather_for(SECONDS, gatherer, pool, BATCHES, look_every=256)
     return {
@@ -124,9 +123,9 @@ def gather_for(
     batches: Sequence[int],
     look_every: int,
 ) -> tuple[dict[str, float], int]:
-    """Windows a second for each size of batch, and the most anonymous memory that was seen.
+    """Windows per second for each batch size, and the peak of the anonymous memory.
 
-    seconds: for each size; look_every: batches between two looks at the memory.
+    seconds: the duration for each size; look_every: batches between two readings of the memory.
     """
     rates, most = {}, 0
     for batch in batches:
@@ -142,7 +141,7 @@ def gather_for(
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process that no file backs (Linux)."""
+    """Bytes of this process that are not backed by a file (Linux)."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

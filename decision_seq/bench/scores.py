@@ -1,8 +1,8 @@
-"""Time to a score: what finished runs scored, and how long they trained for it.
+"""Time to a score: the scores of finished runs and their training time.
 
-Nothing is trained here; `train` and `sweep` do that. Time is that of the updates, as the runs
-logged it: without starts, checkpoints and evaluations, so it is the same for a run that was
-interrupted.
+Nothing is trained here; `train` and `sweep` do that. The time is that of the updates, as the runs
+logged it, without start-up, checkpoints and evaluations. It is therefore not affected by
+interruptions.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from decision_seq.types import Reporter, UserError
 def bench_scores(
     paths: Sequence[Path], threshold: float | None = None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Runs' folders, or folders that hold some -> a row a recipe and target.
+    """Run folders, or folders that contain some -> one row per recipe and target.
 
-    Recipes are told apart as `report` tells them. threshold: also when the mean over seeds at the
-    first target first reached it, in the evaluations that were made during training. UserError
-    where there is no finished run.
+    Recipes are distinguished as in `report`. threshold: add when the mean over seeds at the first
+    target first reached it, in the evaluations during training. UserError where no run is finished.
     """
     known = threshold is None or math.isfinite(threshold)
     require(known, f"--score {threshold} must be a number")
@@ -42,7 +41,7 @@ def bench_scores(
     comparison = compare(runs)
     return {
         "what": "scores of the last checkpoints, and the time that their updates took",
-        "machine": machine(),  # that reads the runs: theirs are in their provenance
+        "machine": machine(),  # the one reading the runs; theirs are in their provenance
         "threshold": threshold,
         "notes": comparison.notes,
         "rows": [row for group in comparison.groups.values() for row in _rows(group, threshold)],
@@ -78,7 +77,7 @@ def _rows(group: Group, threshold: float | None) -> list[dict[str, Any]]:
 
 
 def training_seconds(run: Run, until: int) -> float | None:
-    """Spent on updates up to one; None where the run did not log its rate."""
+    """Seconds spent on the updates up to `until`; None where the run did not log its rate."""
     seconds, before = 0.0, 0
     for record in run.metrics:
         rate = record.get("updates_per_second")
@@ -92,7 +91,7 @@ def training_seconds(run: Run, until: int) -> float | None:
 
 
 def reached(group: Group, threshold: float) -> dict[str, Any] | None:
-    """The first update at which all seeds were evaluated and their mean was at the threshold."""
+    """The first update at which all seeds were evaluated and their mean reached the threshold."""
     curves = [
         {record["step"]: value(record["targets"][0]) for record in run.evaluations}
         for run in group.runs

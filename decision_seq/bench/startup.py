@@ -1,8 +1,8 @@
-"""What a command takes before it begins with its work: wall seconds, each in a fresh process.
+"""Benchmark of start-up: wall seconds of a fresh process until a command's work begins.
 
-Commands are run as a user runs them. When training made its first update is read from its
-metrics.jsonl, whose only record is written right behind it; when a rollout made its first step,
-from an environment that notes it (`bench.first_step`).
+Commands are run as a user runs them. The time of the first update is that of metrics.jsonl, whose
+only record is written right after the update. The time of a rollout's first step is written by the
+environment (`bench.first_step`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from decision_seq.types import Reporter, UserError
 
 EPISODES = 200
 ENV_ID = "Hopper-v4"
-WARMUP_ROUNDS = 1  # labels are then made, and files in memory
+WARMUP_ROUNDS = 1  # makes the labels and fills the page cache
 TIMEOUT = 600.0
 
 
@@ -35,10 +35,10 @@ def bench_startup(
     checkpoint: Path | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Seconds to the help, to an update, to a rollout's step.
+    """Seconds to the help text, to the first update and to a rollout's first step.
 
-    dataset: that is trained on, None for a store of 200,000 random transitions of Hopper's sizes;
-    checkpoint: that is rolled out, None for one made here.
+    dataset: the training data, None for a store of 200,000 random transitions of Hopper's sizes;
+    checkpoint: the one to roll out, None to make one here.
     """
     prepare(rounds, None)
     facts = machine()
@@ -95,7 +95,7 @@ def _environment(checkpoint: Path) -> str:
 
 
 def _numbered(folder: Path, measure: Callable[[Path], float]) -> Callable[[], float]:
-    """Every time with another place to write at."""
+    """Call `measure` with a new output path each time."""
 
     def run() -> float:
         return measure(Path(tempfile.mkdtemp(dir=folder)) / "made")
@@ -125,14 +125,14 @@ def _first_step(checkpoint: Path, env_id: str, note: Path) -> float:
 
 
 def _run(*arguments: str) -> None:
-    """UserError, with its last line, where the command fails."""
+    """Run a command; UserError with the last line of its output where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "decision_seq", *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=TIMEOUT,
-        # As a launcher's process this one would be one of several; what it starts is alone.
+        # Without a launcher's variables: the command runs as a single process.
         env={k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
     )
     if done.returncode:

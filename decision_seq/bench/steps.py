@@ -1,8 +1,8 @@
-"""Whole training steps, from stored episodes to changed weights, beside what the original does.
+"""Benchmark of whole training steps, from stored episodes to updated weights.
 
-The peer is transformers' DecisionTransformerModel fed by a loop over windows, as the original's
-trainer feeds its model (kzl/decision-transformer, gym/experiment.py: for every window an episode is
-drawn, cut, padded on the left and its rewards summed anew).
+The peer is transformers' DecisionTransformerModel. Its batches come from a loop over windows, as in
+the original's trainer (kzl/decision-transformer, gym/experiment.py): for every window an episode is
+drawn, cut and padded on the left, and its rewards are summed again.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from decision_seq.types import Episode, Reporter, Spec
 EPISODES, SCALE, WARMUP_ROUNDS = 200, 1000.0, 2
 FRAME_EPISODES, FRAME_RECIPE = 20, "atari/dt"
 PEER = "transformers, loop"
-Step = Callable[[int], float]  # makes the step of that number -> seconds spent on its data
+Step = Callable[[int], float]  # step number -> makes that step, returns seconds spent on its data
 
 
 def bench_steps(
     rounds: int, threads: int | None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """Updates a second of the paper's model (3 layers, 128 wide, K 20, batch 64, dropout 0.1).
+    """Updates per second of the paper's model (3 layers, width 128, K 20, batch 64, dropout 0.1).
 
-    On a CUDA device also in bf16, from data on the device, and as one CUDA graph.
+    On a CUDA device also in bf16, with the data on the device, and as one CUDA graph.
     """
     prepare(rounds, threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    turn = 50 if accelerator.device.type == "cuda" else 1  # long enough to be timed
+    turn = 50 if accelerator.device.type == "cuda" else 1  # updates; one on a GPU is too short
     with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
         path = Path(folder) / "store"
         write_random_store(path, EPISODES, Reporter())
@@ -67,9 +67,9 @@ def bench_frame_steps(
     reporter: Reporter | None = None,
     episodes: int = FRAME_EPISODES,
 ) -> dict[str, Any]:
-    """The same of the recipe for Atari, fed by a store of frames in which squares move.
+    """Updates per second of the Atari recipe, on a store of frames with moving squares.
 
-    In fp32 and bf16; on a CUDA device also from data on the device.
+    In fp32 and bf16; on a CUDA device also with the data on the device.
     """
     prepare(rounds, threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -109,7 +109,7 @@ def _measured(
     rows = []
     for name, times in timed.items():
         row: dict[str, Any] = {"name": name, **times.row(base)}
-        waited = np.mean(times.returned, 1)  # of every turn, [rounds]
+        waited = np.mean(times.returned, 1)  # [rounds], seconds spent on data
         row["data_share"] = float(np.median(waited / times.seconds))
         rows.append({**row, "steps_per_second": 1e3 / row["median_ms"]})
     return {"machine": facts, "rounds": rounds, "rows": rows}
@@ -130,7 +130,7 @@ def steps_text(result: dict[str, Any]) -> str:
 
 
 def make_entrants(store: EpisodeStore, accelerator: Accelerator) -> dict[str, Step]:
-    """Every side by name: called with a step's number, it makes that step."""
+    """The compared training steps by name."""
     sides: dict[str, Step] = {PEER: _peer(store, accelerator.device)}
     sides["decision_seq fp32"] = make_step(store, accelerator, TrainConfig())
     if accelerator.device.type == "cuda":
@@ -152,7 +152,7 @@ def make_step(
     config: TrainConfig,
     policy_config: PolicyConfig | None = None,
 ) -> Step:
-    """As `train` makes its updates. policy_config: None for the paper's."""
+    """A step as `train` makes it. policy_config: None for the paper's."""
     update = make_update(store, accelerator, config, policy_config or DecisionTransformerConfig())
     return lambda number: update(number).data_seconds
 
@@ -160,7 +160,7 @@ def make_step(
 def make_update(
     store: EpisodeStore, accelerator: Accelerator, config: TrainConfig, policy_config: PolicyConfig
 ) -> Update:
-    """Of an untrained policy on a store."""
+    """The update function of `train`, for an untrained policy on a store."""
     torch.manual_seed(0)
     discrete = store.choices is not None
     size = store.choices or store.columns["actions"].shape[1]
@@ -219,9 +219,9 @@ def loop_batch(
     statistics: tuple[np.ndarray, np.ndarray],
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """A batch made window by window -> states, actions, returns-to-go, timesteps, mask.
+    """Build a batch window by window -> states, actions, returns-to-go, timesteps, mask.
 
-    Each [BATCH, CONTEXT, ...], padded on the left.
+    Each is [BATCH, CONTEXT, ...], padded on the left.
     """
     mean, std = statistics
     lengths = np.array([len(episode) for episode in episodes])

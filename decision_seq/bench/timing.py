@@ -1,4 +1,4 @@
-"""What every measurement shares: the machine in words, interleaved rounds, medians."""
+"""Shared parts of the benchmarks: facts about the machine, interleaved rounds, medians."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def prepare(rounds: int, threads: int | None) -> None:
-    """Check what was asked for, and take so many threads; None: as many as torch likes."""
+    """Check the options and set the number of threads; None for torch's default."""
     require(rounds >= 1, f"--rounds {rounds} must be at least 1")
     if threads is not None:
         require(1 <= threads <= 1024, f"--threads {threads} must be in [1, 1024]")
         torch.set_num_threads(threads)
-    keep_freed()  # as training does, for all entrants alike
+    keep_freed()  # as in training; applies to all entrants
 
 
 def best_device() -> torch.device:
-    """CUDA where it is there, the CPU elsewhere."""
+    """CUDA where available, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """What a measurement ran on, and who else used it: the load of the last minutes.
+    """Facts about the machine, with its load average of the last minutes.
 
-    bf16: whether the device multiplies bf16 itself; where it does not, bf16 is emulated.
+    bf16: whether the device has bf16 arithmetic; otherwise bf16 is emulated.
     """
     made_of = CPUINFO.read_text() if CPUINFO.is_file() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", made_of, re.M)
@@ -67,7 +67,7 @@ def machine(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def machine_text(facts: dict[str, Any]) -> str:
-    """Two lines for the head of a table."""
+    """The facts as two lines, for the head of a table."""
     beside = "" if facts["device"] == "cpu" else f"{facts['device']}, beside "
     bf16 = "bf16 arithmetic" if facts["bf16"] else "no bf16 arithmetic"
     loads = ", ".join(f"{load:.1f}" for load in facts["load"])
@@ -79,19 +79,21 @@ def machine_text(facts: dict[str, Any]) -> str:
 
 
 def machine_name(facts: dict[str, Any]) -> str:
-    """`AMD EPYC, 2 cores, AVX512`."""
+    """The machine's name, such as `AMD EPYC, 2 cores, AVX512`."""
     return f"{facts['processor']}, {facts['cores']} cores, {facts['capability']}"
 
 
 @dataclass(frozen=True)
 class Timed:
-    """An entrant's rounds: seconds of a call, [rounds], and what its calls returned, by round."""
+    """Times of one entrant."""
 
     seconds: np.ndarray
+    """Seconds of a call, [rounds]."""
     returned: list[list[Any]]
+    """Return values of the calls, a list per round."""
 
     def row(self, base: Timed | None = None) -> dict[str, float]:
-        """Median, spread, and how much quicker than `base` it is, taken round by round."""
+        """Median, spread, and the speed relative to `base`, taken round by round."""
         milliseconds = self.seconds * 1e3
         found = {
             "median_ms": float(np.median(milliseconds)),
@@ -101,7 +103,7 @@ class Timed:
         return found if base is None else {**found, "speed": self.share_of(base, inverse=True)}
 
     def share_of(self, other: Timed, inverse: bool = False) -> float:
-        """Median over the rounds of its time in units of the other's; inverse: the reverse."""
+        """Median over the rounds of this time divided by the other's; inverse: the reciprocal."""
         pair = (other.seconds, self.seconds) if inverse else (self.seconds, other.seconds)
         return float(np.median(pair[0] / pair[1]))
 
@@ -114,10 +116,10 @@ def interleaved(
     device: torch.device | None = None,
     turn: int = 1,
 ) -> dict[Key, Timed]:
-    """Every entrant takes its turn in each round, so that what else the machine does meets all.
+    """Time the entrants in interleaved rounds, so that other load on the machine affects all alike.
 
-    warmup: rounds before, which are not counted; turn: calls in one, on a device that answers too
-    quickly to be timed once; device: is waited for.
+    warmup: first rounds, not counted; turn: calls per round, where one call is too short to be
+    timed; device: synchronized before and after each turn.
     """
     seconds: dict[Key, list[float]] = {key: [] for key in entrants}
     returned: dict[Key, list[Any]] = {key: [] for key in entrants}
@@ -141,7 +143,7 @@ def _wait(device: torch.device | None) -> None:
 
 
 def rows_text(rows: list[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
-    """A table of rows with a `name`; columns: key -> (head, format), `-` for what a row lacks."""
+    """A table of rows with a `name`. columns: key -> (head, format); `-` for missing values."""
     cells = [
         [
             row["name"],

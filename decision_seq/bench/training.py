@@ -1,7 +1,7 @@
-"""Speed, measured side by side: the same batch, optimiser and clipping, interleaved rounds.
+"""Benchmark of one update against transformers: same batch, optimiser and clipping.
 
-Absolute times depend on the machine and on who else uses it; the ratio, taken round by round, is
-the figure to quote.
+Rounds are interleaved. Absolute times depend on the machine and its load; the ratio, taken round by
+round, is the figure to quote.
 """
 
 from __future__ import annotations
@@ -33,12 +33,16 @@ PRODUCTS = ", products alone"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A model in the comparison: `loss` runs its forward pass."""
+    """A model in the comparison."""
 
     name: str
+    """Name of its row."""
     model: torch.nn.Module
+    """The model, in training mode."""
     loss: Callable[[], torch.Tensor]
+    """Runs the forward pass and returns the loss."""
     optimizer: torch.optim.Optimizer
+    """Optimiser of the model's weights."""
 
     def update(self) -> None:
         self.optimizer.zero_grad()
@@ -50,12 +54,12 @@ class Entrant:
 def bench_train(
     rounds: int, threads: int | None, reporter: Reporter | None = None
 ) -> dict[str, Any]:
-    """One update of the paper's model (3 layers, 128 wide, K 20, batch 64, dropout 0.1), on a CPU.
+    """Time one update of the paper's model on a CPU.
 
-    Compared with transformers' DecisionTransformerModel of the same size, which is trained on the
-    same loss; and with the matrix products that each of our updates executes, run alone, which is
-    the least that it can take. bf16 is by autocast; it is quick only where the processor has bf16
-    arithmetic.
+    The model has 3 layers, width 128, K 20, batch 64 and dropout 0.1. It is compared with
+    transformers' DecisionTransformerModel of the same size and loss, and with the matrix products
+    of each of our updates run alone, which are a lower bound. bf16 is by autocast; it is fast only
+    where the processor has bf16 arithmetic.
     """
     prepare(rounds, threads)
     facts = machine()
@@ -88,7 +92,7 @@ def bench_train(
 
 
 def products_of(name: str) -> str:
-    """The row of an entrant's matrix products alone."""
+    """Name of the row with an entrant's matrix products alone."""
     return f"{name}{PRODUCTS}"
 
 
@@ -110,7 +114,7 @@ def bench_text(result: dict[str, Any]) -> str:
 
 
 def record_lines(result: dict[str, Any]) -> list[str]:
-    """A row of Markdown under its head: what to keep of a measurement."""
+    """The measurement as a Markdown table of one row, for a record of speeds."""
     rows = {row["name"]: row for row in result["rows"]}
     facts, share = result["machine"], rows[products_of(FP32)]["share"]
     cells = {
@@ -129,7 +133,7 @@ def record_lines(result: dict[str, Any]) -> list[str]:
 
 
 def make_entrants(batch: Batch) -> list[Entrant]:
-    """The peer, then ours."""
+    """The peer's model, then ours in fp32 and bf16."""
     return [
         _theirs(PEER, batch),
         _ours(FP32, batch, bf16=False),
@@ -150,7 +154,7 @@ def _batch() -> Batch:
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The paper's optimiser; of the trained parameters alone."""
+    """The paper's optimiser, over the parameters that require gradients."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     return torch.optim.AdamW(trained, 1e-4, weight_decay=1e-4, fused=True)
 

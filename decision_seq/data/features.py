@@ -1,8 +1,8 @@
-"""Features: what of a transition is counted, in the data and in a rollout alike.
+"""Features of transitions, computed alike from the data and in a rollout.
 
-A policy is conditioned on some statistic of a feature of all that is still to come (Furuta et al.,
-2022, "Generalized Decision Transformer for offline hindsight information matching"): here its sum,
-in `histogram` its distribution.
+A policy can be conditioned on a statistic of a feature over all future steps (Furuta et al., 2022,
+"Generalized Decision Transformer for offline hindsight information matching"): its sum (in this
+module) or its distribution (in `histogram`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Feature = int | str  # a dimension of an observation, or one of the names above
 
 @dataclass(frozen=True)
 class Featured(Conditioning):
-    """A conditioning on one feature of the transitions.
-
-    feature: `reward`; `x_velocity`, where the task is known to have it among its observations; or
-    the number of a dimension of the observation. A step's is that of the observation acted upon,
-    not of the one that followed.
-    """
+    """Base of conditionings on one feature of the transitions."""
 
     feature: Feature = REWARD
+    """`reward`, `x_velocity` (where the task's observations are known to include it), or the number
+    of a dimension of the observation.
+
+    A step's feature is read from the observation before its action.
+    """
 
     @property
     def asks(self) -> bool:
-        return False  # for a return: rollouts are given a target of the conditioning's own
+        return False  # no target return: the conditioning has a target of its own
 
     def of_store(self, store: EpisodeStore) -> np.ndarray:
         """The feature of every transition, [N] float64."""
@@ -44,7 +44,7 @@ class Featured(Conditioning):
         return store.columns["observations"].array[:, self._dimension].astype(np.float64)
 
     def of_episode(self, episode: Episode) -> np.ndarray:
-        """The feature of every step, [T] float64; an observation behind the last has none."""
+        """The feature of every step, [T] float64; a final observation is ignored."""
         if self.feature == REWARD:
             return episode.rewards.astype(np.float64)
         return episode.observations[: len(episode), self._dimension].astype(np.float64)
@@ -56,7 +56,7 @@ class Featured(Conditioning):
         return transition.observations[:, self._dimension].astype(np.float64)
 
     def found_in(self, store: EpisodeStore) -> Self:
-        """With the dimension in the place of its name; UserError where the data have none such."""
+        """A copy with the dimension in place of its name; UserError where the data lack it."""
         feature = self.feature
         if feature == VELOCITY:
             facts = FACTS.get(store.header["family"] or "")
@@ -89,7 +89,7 @@ class Featured(Conditioning):
 
 
 def feature_name(feature: Feature, family: str | None) -> str:
-    """A resolved feature for people: `reward`, `x_velocity (observation 8)`, `observation 3`."""
+    """Readable name of a resolved feature, such as `x_velocity (observation 8)`."""
     facts = FACTS.get(family or "")
     if feature == REWARD:
         return REWARD
@@ -101,16 +101,18 @@ def feature_name(feature: Feature, family: str | None) -> str:
 @Conditioning.register_subclass("feature")
 @dataclass(frozen=True)
 class FeatureToGo(Featured, ReturnToGo):
-    """The sum of the feature to go, divided by `scale`: the DT-X of the paper.
+    """Sum of the feature over the future steps, divided by `scale`: the DT-X of the paper.
 
-    A rollout is asked for nothing: it counts down from `target`, null for that of the data's best
-    episode. clip: as for rewards.
+    Rollouts take no target return; they count down from `target`.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("feature_to_go",)
     scale: float | None = 1000.0
+    """Divisor of the labels; null as in `ReturnToGo`."""
     clip: bool | None = False
+    """Whether values are clipped to [-1, 1] before they are summed; null as in `ReturnToGo`."""
     target: float | None = None
+    """Sum that a rollout starts from; null for that of the data's best episode."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

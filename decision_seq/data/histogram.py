@@ -1,7 +1,8 @@
-"""The distribution of a feature over all that is still to come, as a condition.
+"""Conditioning on the distribution of a feature over all future steps.
 
-The Categorical Decision Transformer of Furuta et al., 2022 (frt03/generalized_dt train_cdt.py), and
-the distance between two such distributions, by which it is judged.
+This is the condition of the Categorical Decision Transformer (Furuta et al., 2022;
+frt03/generalized_dt train_cdt.py). The distance between two such distributions, its score, is here
+too.
 """
 
 from __future__ import annotations
@@ -24,19 +25,22 @@ MOST_BINS = 10_000
 @Conditioning.register_subclass("histogram")
 @dataclass(frozen=True)
 class Histogram(Featured):
-    """Labels [T, bins]: of step t the shares of the steps t..T-1 whose feature is in each bin.
+    """Conditioning on a histogram of the feature over the future steps.
 
-    bins: of equal width between low and high, null for the least and the largest value of the
-        data; what lies beyond belongs to the outer bins.
-    target: what a rollout is given from its first step to its last, shares or counts; null for the
-        distribution of the data's best episode.
+    Labels are [T, bins]; that of step t is the share of the steps t..T-1 whose feature is in each
+    bin.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("histogram",)
     bins: int = 30
+    """Number of bins of equal width from `low` to `high`; the outer ones include values beyond."""
     low: float | None = None
+    """Lower end of the bins; null for the smallest value in the data."""
     high: float | None = None
+    """Upper end of the bins; null for the largest value in the data."""
     target: tuple[float, ...] | None = None
+    """Histogram given to a rollout at every step, as shares or counts; null for that of the data's
+    best episode."""
 
     def __post_init__(self) -> None:
         where = "config: conditioning."
@@ -63,13 +67,13 @@ class Histogram(Featured):
 
     @property
     def edges(self) -> np.ndarray:
-        """[bins + 1]."""
+        """The edges of the bins, [bins + 1]."""
         if self.low is None or self.high is None:
             raise ValueError("the range is not resolved: call resolved(store) first")
         return np.linspace(self.low, self.high, self.bins + 1)
 
     def shares(self, values: np.ndarray) -> np.ndarray:
-        """How values [N] of the feature are distributed, [bins] float64."""
+        """The distribution [bins] float64 of values [N] of the feature."""
         counts = np.bincount(self._binned(values), minlength=self.bins)
         return counts / len(values)
 
@@ -77,7 +81,7 @@ class Histogram(Featured):
         return self._labels(self._binned(self.of_episode(episode)))
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """As `relabel` does, from the feature's column alone."""
+        """Label as `relabel` does, from the feature's column only."""
         binned = self._binned(self.of_store(store))
         for start, end in itertools.pairwise(store.offsets):
             out[start:end] = self._labels(binned[start:end])
@@ -89,7 +93,7 @@ class Histogram(Featured):
         return np.tile((wanted / wanted.sum()).astype(np.float32), (len(targets), 1))
 
     def resolved(self, store: EpisodeStore) -> Histogram:
-        """UserError where the feature never varies in the data and no range is given."""
+        """A copy with range and target taken from the data; UserError for a constant feature."""
         found = self.found_in(store)
         values = found.of_store(store)
         low = float(values.min()) if self.low is None else self.low
@@ -107,11 +111,11 @@ class Histogram(Featured):
         return found
 
     def _binned(self, values: np.ndarray) -> np.ndarray:
-        """[N] the bin of each value; a bin holds its lower edge."""
+        """The bin of each value, [N]; a bin includes its lower edge."""
         return np.searchsorted(self.edges[1:-1], values, side="right")
 
     def _labels(self, binned: np.ndarray) -> np.ndarray:
-        """[T] the bin of every step -> [T, bins] float32."""
+        """The labels [T, bins] float32, from the bin of every step, [T]."""
         ahead = np.zeros((len(binned), self.bins))
         ahead[np.arange(len(binned)), binned] = 1
         counts = np.cumsum(ahead[::-1], axis=0)[::-1]
@@ -119,7 +123,7 @@ class Histogram(Featured):
 
 
 def check_shares(shares: tuple[float, ...], bins: int, where: str) -> None:
-    """UserError unless they are so many numbers, none below 0 and not all of them 0."""
+    """UserError unless `shares` are `bins` finite numbers, none negative and not all 0."""
     array = np.array(shares, np.float64)
     require(
         array.shape == (bins,),
@@ -132,7 +136,7 @@ def check_shares(shares: tuple[float, ...], bins: int, where: str) -> None:
 def wasserstein(first: np.ndarray, second: np.ndarray, width: float) -> float:
     """The 1-Wasserstein (earth mover's) distance of two distributions over the same bins [bins].
 
-    In the feature's unit, each bin's mass at its centre; width: of a bin. On a line it is the area
-    between the cumulative distributions.
+    It is in the feature's unit, with each bin's mass at its centre. In one dimension it is the area
+    between the cumulative distributions. width: that of a bin.
     """
     return float(np.abs(np.cumsum(first - second)).sum() * width)

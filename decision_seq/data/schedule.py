@@ -1,4 +1,4 @@
-"""Conditions that are known before a rollout begins: a target's own, step by step."""
+"""Conditioning on a fixed schedule: the labels of a target trajectory, step by step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from decision_seq.types import Transition
 
 @dataclass(frozen=True)
 class Schedule(Conditioning):
-    """At step t of a rollout, whatever became of it, the label of step t of a target trajectory.
+    """Conditions on the label of step t of a target trajectory at step t, independent of the
+    rollout (frt03/generalized_dt eval_cdt.py).
 
-    Behind its end the last one stays. Of several, one is asked for by number, as a return is.
-    (frt03/generalized_dt eval_cdt.py.)
-
-    labels: of every target [T, C], T of its own.
+    After the target's end its last label is repeated. Several targets are selected by number, in
+    place of a target return.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("scheduled",)
     labels: Sequence[np.ndarray]
+    """Labels of every target, [T, C]; T may differ."""
 
     @property
     def size(self) -> int:
@@ -42,7 +42,7 @@ class Schedule(Conditioning):
         return self._at(targets, timesteps + 1)
 
     def _at(self, targets: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-        """[N, C] float32."""
+        """The labels of N targets at N timesteps, [N, C] float32."""
         several = len(self.labels) > 1
         chosen = [self.labels[int(target) if several else 0] for target in targets]
         steps = zip(chosen, timesteps, strict=True)

@@ -1,9 +1,10 @@
-"""Which episodes are trained on: the best of them, and which are held out for measuring.
+"""Selection of the episodes to train on: the best ones, without the held-out ones.
 
-Masks over a store's episodes; nothing is copied. What is held out, training sees in two places
-alone: in the mean and deviation by which observations are standardised, which are those of the
-whole store (so runs with and without held-out episodes standardise alike, as the original does
-before it filters), and in what a conditioning takes from the data, such as the scale of returns.
+Selections are masks over a store's episodes; no data are copied. Held-out episodes influence
+training in two places only. The mean and deviation that standardise observations are those of the
+whole store, so runs with and without held-out episodes standardise alike; the original also
+computes them before it filters. The values that a conditioning takes from the data, such as the
+scale of returns, come from all episodes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
-_STREAM = 0x4E1D  # held-out episodes are drawn from it alone: every run's seed holds out the same
+_STREAM = 0x4E1D  # seed of the held-out episodes, which are the same for every seed of a run
 
 
 def best_of(
@@ -23,9 +24,10 @@ def best_of(
 ) -> np.ndarray:
     """The episodes with the highest returns that make up `fraction` of the steps, [E] bool.
 
-    lengths, returns, among: [E]; only episodes in `among` are looked at. From the best on, one
-    after the other is kept while their steps stay within the fraction, the best in any case; the
-    first that does not fit ends it (kzl/decision-transformer gym/experiment.py, pct_traj).
+    lengths, returns, among: [E]; only episodes in `among` are considered. In order from the best,
+    episodes are selected while their steps stay within the fraction. The first that does not fit
+    ends the selection; the best is always selected (kzl/decision-transformer gym/experiment.py,
+    pct_traj).
     """
     candidates = np.flatnonzero(among)
     ranked = candidates[np.argsort(-returns[candidates], kind="stable")]
@@ -36,10 +38,11 @@ def best_of(
 
 
 def held_out(count: int, fraction: float) -> np.ndarray:
-    """The episodes of a store of `count` that no window is drawn from, [E] bool.
+    """The held-out episodes of a store of `count`, [E] bool; no window is drawn from them.
 
-    The same for every seed of a run, and a larger fraction holds out those of a smaller one too. At
-    least one where the fraction is above 0, never all: UserError for a store of a single episode.
+    They are the same for every seed of a run, and a larger fraction includes those of a smaller
+    one. At least one is held out where the fraction is above 0, and never all. UserError for a
+    store of a single episode.
     """
     if fraction == 0:
         return np.zeros(count, bool)
@@ -56,10 +59,10 @@ def trained_on(
     held_out_fraction: float,
     least_return: float | None = None,
 ) -> np.ndarray:
-    """The episodes in which windows may start, [E] bool; UserError when none would be left.
+    """The episodes in which windows may start, [E] bool; UserError when none is left.
 
-    The best are chosen among what is not held out, with `exclude` has an end, and returned
-    `least_return` at least.
+    The best are chosen among the episodes that are not held out and returned at least
+    `least_return`. With `exclude` only episodes that have an end are candidates.
     """
     among = ~held_out(store.num_episodes, held_out_fraction)
     if unfinished == "exclude":

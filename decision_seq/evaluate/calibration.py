@@ -1,4 +1,4 @@
-"""Asked against obtained return: whether a policy does as it is asked (Chen et al., 2021)."""
+"""Calibration of a policy: achieved returns over a range of target returns (Chen et al., 2021)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from decision_seq.evaluate.checkpoints import Opened
 from decision_seq.statistics import returns_interval
 from decision_seq.types import Reporter
 
-MOST = 1_000  # targets
-BEYOND = 0.2  # of the range of the data's returns, above the best of them
+MOST = 1_000  # largest number of targets
+BEYOND = 0.2  # extent above the data's best return, as a share of the range of returns
 
 
 def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> dict[str, Any]:
     """Roll out at `points` targets from the data's worst return to beyond their best.
 
-    Returns plain values, what `report.plot_calibration` draws. UserError for a policy that is
-    asked for nothing, or whose checkpoint does not know the returns of its data.
+    Returns plain values for `report.plot_calibration`. UserError for a policy without a target
+    return, or a checkpoint that does not hold the returns of its data.
     """
     facts, evaluation = opened.loaded.facts, opened.evaluation
     known = facts.return_percentiles

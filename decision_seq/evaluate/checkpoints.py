@@ -1,4 +1,4 @@
-"""Scores of a checkpoint, from its own files alone."""
+"""Evaluation of a checkpoint, from its own files alone."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from decision_seq.types import Reporter, Scores, UserError
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint and the evaluation asked of it."""
+    """A checkpoint and the evaluation to run on it."""
 
     loaded: Loaded
+    """The checkpoint: policy, conditioning, configuration and facts about its data."""
     evaluation: Evaluation
+    """The evaluation, resolved."""
     notes: tuple[str, ...] = ()
+    """Deviations from the run's own settings, listed with the scores."""
 
     @property
     def device(self) -> torch.device:
@@ -33,12 +36,12 @@ class Opened:
 
     @property
     def processes(self) -> int:
-        """How many roll it out."""
+        """Number of processes used for the rollouts."""
         episodes = len(self.evaluation.asked())
         return self.evaluation.layout(self.loaded.policy, episodes, alone=True)[1]
 
     def scores(self, reporter: Reporter | None = None) -> Scores:
-        """Roll it out, in this process and those that help it."""
+        """Roll out in this process and its worker processes, and score the episodes."""
         found, rate = self.evaluation.scores(
             [self.evaluation.roll(self.loaded.policy, reporter=reporter)]
         )
@@ -57,10 +60,10 @@ class Opened:
 def open_checkpoint(
     path: Path, device: str | None = None, planner: dict[str, Any] | None = None, **asked: Any
 ) -> Opened:
-    """A checkpoint, or a run's newest, with its run's evaluation unless asked otherwise.
+    """Open a checkpoint, or a run's newest, with the run's evaluation settings.
 
-    planner: see `checkpoint.load`; asked: keys of `EvaluationConfig`, None for what the run
-    declared. UserError when there is no environment to roll it out in.
+    planner: see `checkpoint.load`; asked: keys of `EvaluationConfig` that replace the run's, None
+    for the run's. UserError when there is no environment to roll it out in.
     """
     loaded = load(path, compute_device(device), planner)
     config = _configured(loaded, path)
@@ -90,7 +93,7 @@ def open_checkpoint(
 
 
 def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
-    """What is not as the run had it."""
+    """Notes on planner settings that differ from training."""
     if not planner:
         return ()
     trained, now = (
@@ -107,12 +110,12 @@ def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
 def evaluate_checkpoint(
     path: Path, device: str | None = None, reporter: Reporter | None = None, **asked: Any
 ) -> Scores:
-    """Roll out a checkpoint, or a run's newest; see `open_checkpoint`."""
+    """Evaluate a checkpoint, or a run's newest; see `open_checkpoint`."""
     return open_checkpoint(path, device, **asked).scores(reporter)
 
 
 def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
-    """The evaluation that the run declares now, or the one its checkpoint was made under."""
+    """The evaluation in the run's current config.yaml, or else the one in its checkpoint."""
     tree = loaded.config
     if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
         tree = read_yaml(path / "config.yaml")  # a finished run may have been given other targets
@@ -125,11 +128,11 @@ def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
 
 
 def compute_device(name: str | None) -> torch.device:
-    """The device asked for, by default CUDA where it is; UserError when it cannot compute."""
+    """The named device, by default CUDA where available; UserError when it cannot be used."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.ones(1, device=device).tolist()
-    except Exception as error:  # every backend refuses in its own way
+    except Exception as error:  # the type of the error depends on the backend
         first = " ".join(str(error).split())[:100]
         raise UserError(f"--device {name} cannot be used here: {first}") from error
     return device

@@ -1,4 +1,4 @@
-"""From the episodes of a target to its score."""
+"""Score of a target from the returns of its episodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def score(
     seed: int,
     reference_scores: tuple[float, float] | None,
 ) -> TargetScore:
-    """Summarise one target's episodes, normalised where reference scores are known."""
+    """Summarise one target's episodes; the score is normalised where reference scores are known."""
     low, high = returns_interval(returns)
     mean = float(returns.mean())
     normalized = None

@@ -1,4 +1,4 @@
-"""Which checkpoint obtained most in the evaluations during training, kept beside them."""
+"""Record of the best checkpoint by the evaluations during training, saved with the checkpoints."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ BEST = "best.json"
 
 
 def note(folder: Path, step: int, score: TargetScore) -> None:
-    """Remember the checkpoint with the highest mean return at the first target so far."""
+    """Record the checkpoint where its mean return at the first target is the highest so far."""
     best = read(folder)
     better = best is None or score.return_mean > best["return_mean"]
-    if best is None or best["target"] != score.target or better:  # other targets, another contest
+    if best is None or best["target"] != score.target or better:  # only equal targets compare
         rule = "highest mean return at the first target among the evaluations during training"
         found = {"rule": rule, "target": score.target, "return_mean": score.return_mean}
         save_text(folder / BEST, json.dumps({"step": step, **found}, indent=1))
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The best checkpoint's step, return and rule; None where none was noted."""
+    """The best checkpoint's step, return and rule; None where none is recorded."""
     try:
         best = json.loads((folder / BEST).read_text())
         asked = ("target",) if best["target"] is not None else ()
         numbers = {key: float(best[key]) for key in ("return_mean", *asked)}
-        if not all(map(math.isfinite, numbers.values())):  # nothing is ever better than NaN
+        if not all(map(math.isfinite, numbers.values())):  # no return compares higher than NaN
             raise ValueError(numbers)
         return {**best, **numbers, "step": int(best["step"])}
     except FileNotFoundError:

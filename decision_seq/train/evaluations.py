@@ -1,4 +1,4 @@
-"""The evaluations during training: rolled out by all ranks together, kept in evaluations.jsonl."""
+"""Evaluations during training, rolled out by all ranks and saved in evaluations.jsonl."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from decision_seq.types import Reporter, TargetScore, UserError
 
 
 class Evaluations:
-    """Episodes are shared out in waves; ranks that have rolled out theirs ask for the others' now
-    and then, so that no collective is held while environments run.
+    """Evaluations of a run during training.
+
+    Episodes are distributed over the ranks in waves. Ranks that have finished theirs poll for the
+    others' results, so no collective waits while environments run.
     """
 
     def __init__(
@@ -31,10 +33,10 @@ class Evaluations:
     def record(
         self, step: int, policy: Callable[[], Policy], signals: Signals, metrics: Metrics | None
     ) -> dict[str, Any] | None:
-        """The scores of update `step`; None when a signal came to any rank.
+        """Evaluate at update `step` -> its record; None when any rank received a signal.
 
-        Those that an interrupted run obtained are taken over. policy: makes the copy to roll out;
-        metrics: the main process's, whose trackers are told.
+        A record that an interrupted run already wrote is reused. policy: makes the copy to roll
+        out; metrics: the main process's, whose trackers receive the scores, None on other ranks.
         """
         known = self.ranks.from_main(lambda: self._recorded(step))
         if known is not None:
@@ -70,7 +72,7 @@ class Evaluations:
             ) from error
 
     def _recorded(self, step: int) -> dict[str, Any] | None:
-        """The evaluation of this very step by this very protocol, made before an interruption."""
+        """A saved evaluation of the same step and protocol, made before an interruption."""
         for line in self.path.read_text().splitlines():
             record = json.loads(line)
             if record["step"] == step and record.get("protocol") == self.protocol:
@@ -79,7 +81,7 @@ class Evaluations:
 
 
 def _values(scores: Sequence[TargetScore]) -> Iterator[tuple[str, float | None]]:
-    """What trackers draw of an evaluation: by what was asked for."""
+    """Names and values for the trackers; names contain the target."""
     for score in scores:
         asked = "" if score.target is None else f"/{score.target:g}"
         yield f"evaluation/return_mean{asked}", score.return_mean

@@ -1,8 +1,8 @@
-"""A launch of one or several processes: is it what was asked for, and how its ranks speak.
+"""Launch of one or several processes: checks of the launcher and communication between ranks.
 
-Ranks speak through the launcher's key-value store, not through collectives: while one of them
-collects data or rolls out environments the others ask now and then, so work of any length may go
-on (a collective that waits longer than ten minutes ends an NCCL job), and nobody hangs in one.
+Ranks communicate through the launcher's key-value store and not through collectives. While one of
+them collects data or rolls out environments, the others poll the store. Such work may take any time
+(a collective that waits longer than ten minutes ends an NCCL job), and no rank hangs in one.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _MEND = (
 
 
 def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator:
-    """An Accelerator over as many processes as were launched; UserError where they are not one.
+    """An Accelerator over all launched processes; UserError where they do not train together.
 
     On a CPU, `accelerate launch --cpu --num_processes N` starts a single process, a plain
     Accelerator under torchrun trains N separate copies, and Accelerate's FSDP and DeepSpeed become
-    DDP, all without a word: none is let pass.
+    DDP, all without a warning. Each of these is an error here.
     """
     _check_launcher(config, processes)
     keep_freed()
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
-    # Precision and sharding are ours (`train.update`, `train.parallel`): the same on every device.
-    # Buffers hold what was fitted to the data and are the same everywhere from the beginning.
+    # We handle precision and sharding (`train.update`, `train.parallel`) alike on every device.
+    # Buffers hold values fitted to the data, which are the same on all ranks from the beginning.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         accelerator = Accelerator(
             cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp]
         )
-    except ValueError as error:  # what it makes of variables that are no settings of its own
+    except ValueError as error:  # Accelerate's error for inconsistent variables
         first = " ".join(str(error).split())[:200]
         raise UserError(
             f"the launcher's variables do not fit together ({first}); {_MEND}"
@@ -78,7 +78,7 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
 
 
 def _check_launcher(config: TrainConfig, processes: int | None) -> None:
-    """UserError where the launcher's own settings would be ignored, or started too few."""
+    """UserError where launcher settings would be ignored, or started too few processes."""
     env = os.environ
     for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
         said = env.get(key, "0")
@@ -88,7 +88,7 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
         require(not absent, f"WORLD_SIZE is set, but not {' and '.join(absent)}; {_MEND}")
     require(processes is None or processes >= 1, f"--processes {processes} must be at least 1")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in env
-    # It names a meeting point only for several processes, and then starts one without a rank.
+    # Accelerate sets MASTER_ADDR only for several processes; here it started one without a rank.
     if processes is None and by_accelerate and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
         raise UserError(f"accelerate was asked for several processes but started one; {_MEND}")
     for key, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
@@ -120,13 +120,13 @@ _TOO_LARGE = (
     "this model and batch: lower train.batch_size, cut it by train.accumulation, or take a smaller"
     " policy"
 )
-# How gloo says that the other side is no more; it has no error of its own for it.
+# Messages of gloo for a lost connection; it has no exception type for it.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """UserError when memory runs out, or when another process of the launch is gone."""
+    """Context that raises UserError when memory runs out or another process of the launch ended."""
     try:
         with large_enough(_TOO_LARGE, OfOneRank):
             yield
@@ -141,11 +141,11 @@ def watched() -> Iterator[None]:
 
 
 class OfOneRank(UserError):
-    """What only the rank that raises it can say."""
+    """Error that the other ranks do not report, such as exhausted memory on one rank."""
 
 
 class Ranks:
-    """What the processes of a launch tell each other, as JSON. Every rank calls every method."""
+    """Communication between the processes of a launch, as JSON. Every rank calls every method."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
@@ -155,12 +155,12 @@ class Ranks:
             from torch.distributed import PrefixStore
             from torch.distributed.distributed_c10d import _get_default_store
 
-            # A restarted job may find the store, and in it what its former life said.
+            # The store may outlive a restart; the token keeps stale keys apart.
             token = broadcast_object_list([uuid.uuid4().hex])[0]
             self._store = PrefixStore(f"decision_seq/{token}", _get_default_store())
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order; UserError everywhere when one of them is one."""
+        """All ranks' values, in rank order; where one is a UserError it is raised on all ranks."""
         if self.world == 1:
             return [_value(_wrap(value))]
         self._calls += 1
@@ -172,7 +172,7 @@ class Ranks:
         return [_value(item) for item in said]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the main process, everywhere; so, too, a UserError it raises."""
+        """The return value of `make` on the main process; a UserError is raised on all ranks."""
         if self.world == 1:
             return make()
         self._calls += 1
@@ -192,9 +192,9 @@ class Ranks:
         return made
 
     def together(self, act: Callable[[], Any]) -> list[Any]:
-        """What `act` returns on every rank; when it fails on any, UserError on all of them.
+        """The return values of `act` on all ranks; UserError on all where it fails on any.
 
-        What is no UserError keeps its traceback on the rank where it happened.
+        Other exceptions are raised with their traceback on the rank where they happened.
         """
         try:
             value = act()
@@ -208,7 +208,8 @@ class Ranks:
         return self.gather(value)
 
     def _part(self) -> None:
-        """Before an error ends them all: the main process, which may hold the store, goes last."""
+        """Wait before an error ends all ranks, so that the main process, the store's host if any,
+        ends last."""
         self._store.set(f"{self._calls}/left/{self.rank}", "")
         deadline = time.monotonic() + 10
         left = [f"{self._calls}/left/{rank}" for rank in range(self.world)]

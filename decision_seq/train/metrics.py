@@ -1,4 +1,4 @@
-"""What a run measures on the way: metrics.jsonl always, and the trackers that the config names."""
+"""Logging of a run's metrics, to metrics.jsonl and to the trackers named in the config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROJECT = "decision-seq"
 
 
 def check_trackers(names: tuple[str, ...]) -> None:
-    """UserError for a tracker whose package is not installed: Accelerate would leave it out."""
+    """UserError for a tracker whose package is not installed; Accelerate would skip it silently."""
     for name in names:
         require(
             importlib.util.find_spec(name) is not None,
@@ -26,9 +26,10 @@ def check_trackers(names: tuple[str, ...]) -> None:
 
 
 class Metrics:
-    """Writes one record a logged update; a context manager, so that nothing is lost at a stop.
+    """Writer of one record per logged update; a context manager that closes the file and trackers.
 
-    step: the updates already done; what a killed run wrote past its checkpoint is cut off.
+    step: the updates already done; later records, written by a killed run after its checkpoint,
+    are removed.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Metrics:
         self.trackers = [_tracker(name, output, step) for name in trackers]
         for tracker in self.trackers:
             tracker.start()
-            if tracker.name != "tensorboard":  # there it would be a second run in the list
+            if tracker.name != "tensorboard":  # it would appear there as a second run
                 tracker.store_init_configuration(config)
 
     def write(self, record: dict[str, float | None]) -> None:
-        """record: holds `step`. UserError when the disk refuses."""
+        """Write a record, which must have the key `step`. UserError when the file system fails."""
         step = int(record["step"] or 0)
         try:
             self.file.write(json.dumps(record) + "\n")
@@ -56,7 +57,7 @@ class Metrics:
         self.track(step, {key: value for key, value in record.items() if key != "step"})
 
     def track(self, step: int, values: dict[str, float | None]) -> None:
-        """For the trackers alone."""
+        """Log values to the trackers only."""
         for tracker in self.trackers:
             tracker.log({k: value for k, value in values.items() if value is not None}, step=step)
 
@@ -64,18 +65,18 @@ class Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # what could not be written was reported by `write`
+        with contextlib.suppress(OSError):  # a failed write was reported by `write`
             self.file.close()
         for tracker in self.trackers:
             tracker.finish()
 
 
 def _tracker(name: str, output: Path, step: int) -> Any:
-    """One of Accelerate's trackers, which goes on with the run it belonged to."""
+    """One of Accelerate's trackers, set to continue the tracked run of this folder."""
     from accelerate import tracking
 
     known: dict[str, Callable[[], Any]] = {
-        # purge_step hides what a killed run wrote past its checkpoint
+        # purge_step hides records that a killed run wrote after its checkpoint
         "tensorboard": lambda: tracking.TensorBoardTracker(name, output, purge_step=step + 1),
         "trackio": lambda: tracking.TrackioTracker(PROJECT, name=_run_id(output), resume="allow"),
         "wandb": lambda: tracking.WandBTracker(
@@ -86,7 +87,7 @@ def _tracker(name: str, output: Path, step: int) -> Any:
 
 
 def _run_id(output: Path) -> str:
-    """What the trackers know this run by, whatever becomes of its process."""
+    """The run's id for the trackers, the same after a resume."""
     path = output / "run-id.txt"
     if not path.is_file():
         save_text(path, f"{output.name}-{uuid.uuid4().hex[:8]}")
@@ -94,7 +95,7 @@ def _run_id(output: Path) -> str:
 
 
 def trim(path: Path, step: int) -> None:
-    """Keep the records of a .jsonl file up to `step`; without any, an empty file."""
+    """Truncate a .jsonl file after the records up to `step`; create it where it is absent."""
     kept = []
     if step and path.is_file():
         for line in path.read_text(errors="replace").splitlines(keepends=True):
@@ -105,7 +106,7 @@ def trim(path: Path, step: int) -> None:
 
 
 def _step(line: str) -> float:
-    """The update a line belongs to; infinity for a damaged one."""
+    """The update of a line; infinity for a damaged line."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

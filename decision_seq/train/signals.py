@@ -1,4 +1,4 @@
-"""Pre-emption: a signal ends the run after the update at hand, saved."""
+"""Pre-emption: on a signal the run finishes its current update, saves and stops."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# What schedulers send before they take a machine away, and Ctrl-C.
+# Signals that schedulers send before pre-emption, and Ctrl-C.
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """A signal came; the run has been saved and can be resumed.
+    """Raised after a signal; the run has been saved and can be resumed.
 
-    number: the signal, where this process has received it, else SIGTERM: another rank has.
+    number: the signal that this process received; SIGTERM where only another rank received one.
     """
 
     def __init__(self, number: int | None, path: Path) -> None:
@@ -26,14 +26,14 @@ class Interrupted(Exception):
 
 
 class _Now(BaseException):
-    """Raised by the handler itself, where waiting for the next update would take too long.
+    """Raised by the signal handler where waiting for the next update would take too long.
 
-    No Exception: a simulator may catch those.
+    It is a BaseException because a simulator may catch `Exception`.
     """
 
 
 class Signals:
-    """Remembers the first signal; later ones change nothing (a launcher passes Ctrl-C on again)."""
+    """Records the first signal and ignores later ones (a launcher sends Ctrl-C a second time)."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -47,7 +47,7 @@ class Signals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """While this lasts, the signals do nothing but be remembered."""
+        """Context in which the signals are only recorded."""
         former = {number: signal.signal(number, self._receive) for number in NUMBERS}
         try:
             yield
@@ -56,7 +56,7 @@ class Signals:
                 signal.signal(number, handler)
 
     def interruptible(self, act: Callable[[], Result]) -> Result | None:
-        """`act()`, ended by the first signal: then None, and `number` says which."""
+        """Return `act()`, or None where the first signal interrupts it; see `number`."""
         try:
             self._immediately = True
             try:

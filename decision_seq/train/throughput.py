@@ -1,4 +1,4 @@
-"""How fast a run goes, and how much of the machine it uses."""
+"""Throughput of a run: rates, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from decision_seq.train.source import HostSource
 from decision_seq.train.update import masked_mean
 
 # Dense peak TFLOP/s by precision, from NVIDIA's data sheets of the SXM boards. fp32 is without
-# TF32, which PyTorch leaves off for matrix products.
+# TF32, which PyTorch disables by default for matrix products.
 PEAK_TFLOPS = {
     "Tesla V100-SXM2": {"fp32": 15.7, "fp64": 7.8, "fp16": 125.0},
     "NVIDIA A100": {"fp32": 19.5, "fp64": 19.5, "fp16": 312.0, "bf16": 312.0},
@@ -31,19 +31,19 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one window costs.
-
-    flops: of the matrix products and attentions in its forward and backward pass (model FLOPs:
-    what activation checkpointing computes again is not counted); tokens: positions that the
-    backbone sees, padding included; steps of the window where a policy has no backbone.
-    """
+    """Cost of one window."""
 
     flops: float
+    """FLOPs of the matrix products and attentions in the forward and backward pass.
+
+    These are model FLOPs: recomputation by activation checkpointing is not counted.
+    """
     tokens: int
+    """Positions in the backbone's input, padding included; steps where there is no backbone."""
 
 
 def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
-    """Count a real window through the policy, before it is distributed. Leaves no gradients."""
+    """Count the cost of a real window, before the policy is distributed; gradients are cleared."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,7 +82,7 @@ def _unfused() -> Iterator[None]:
 
 
 def peak_tflops(device: torch.device, precision: str) -> float | None:
-    """The known dense peak of the device, None for one that is not in the table."""
+    """The known dense peak of the device; None for devices not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -92,7 +92,7 @@ def peak_tflops(device: torch.device, precision: str) -> float | None:
 
 
 class Throughput:
-    """Rates between two readings."""
+    """Measures the rates between two readings."""
 
     def __init__(self, batch_size: int, cost: Cost, peak: float | None, world: int) -> None:
         self.batch_size, self.cost, self.world = batch_size, cost, world
@@ -100,16 +100,16 @@ class Throughput:
         self.begin()
 
     def begin(self) -> None:
-        """Count from now on; what lies between (a checkpoint, an evaluation) is not training."""
+        """Restart the count, to leave out time that is not training (checkpoint, evaluation)."""
         self.started, self.updates, self.waited = time.perf_counter(), 0, 0.0
 
     def add(self, data_seconds: float) -> None:
-        """One update, and what of it was spent on gathering its windows."""
+        """Count one update. data_seconds: the time spent on gathering its windows."""
         self.updates += 1
         self.waited += data_seconds
 
     def read(self, device: torch.device) -> dict[str, float]:
-        """The rates since the last reading. Windows, tokens and FLOPs are the whole launch's."""
+        """The rates since the last reading; windows, tokens and FLOPs are those of all ranks."""
         seconds = time.perf_counter() - self.started
         updates_per_second = self.updates / seconds
         windows = updates_per_second * self.batch_size
@@ -129,7 +129,7 @@ class Throughput:
 
 
 def memory_gib(device: torch.device) -> float:
-    """The most that this process has held: on a GPU its tensors, otherwise resident memory."""
+    """Peak memory of this process in GiB: its tensors on a GPU, otherwise resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes

@@ -1,13 +1,13 @@
-"""Make the bundled datasets' policies out of training runs, and record what they collect.
+"""Export the policies of the bundled datasets from training runs, and record their returns.
 
 Reads a YAML of the chosen snapshots:
 
     hopper:
       env: Hopper-v4
       run: runs/hopper
-      medium: [204800, 0.3]      # steps of the snapshot; what its noise is multiplied by
+      medium: [204800, 0.3]      # steps of the snapshot; factor of its noise
       expert: [256000, 0.3]
-      replay: [51200, 102400, 153600, 204800]   # with the noise of the training
+      replay: [51200, 102400, 153600, 204800]   # with the noise of training
 
 and writes decision_seq/data/behaviours/*.safetensors and datasets.json with the episodes and the
 mean return of every default collection.
@@ -31,7 +31,7 @@ from decision_seq.data import bundled
 
 
 def export(run: Path, steps: int, noise: float, name: str) -> str:
-    """A snapshot with its noise scaled, under a name of its own -> the file's name."""
+    """Write a snapshot with scaled noise as `name` -> the file's name."""
     with safe_open(run / f"actor-{steps:08d}.safetensors", "np") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         facts = {**file.metadata(), "noise": f"{noise:g}"}
@@ -41,7 +41,7 @@ def export(run: Path, steps: int, noise: float, name: str) -> str:
 
 
 def recipes(task: str, facts: dict[str, Any], runs: Path) -> dict[str, tuple[str, ...]]:
-    """The parts of every dataset of a task."""
+    """Parts of every dataset of a task."""
     run = runs / facts["run"]
     medium, expert = (export(run, *facts[tier], f"{task}-{tier}") for tier in ("medium", "expert"))
     replay = [export(run, steps, 1.0, f"{task}-replay-{steps:07d}") for steps in facts["replay"]]
@@ -60,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("tiers", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", help="one task")
+    parser.add_argument("--only", help="bundle only this task")
     args = parser.parse_args()
     table_file = bundled.POLICIES / "datasets.json"
     table = {name: dataclasses.asdict(recipe) for name, recipe in bundled.bundled().items()}

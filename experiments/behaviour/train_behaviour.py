@@ -1,13 +1,13 @@
-"""Train a behaviour policy for the bundled datasets with Stable-Baselines3's PPO; keep its actors.
+"""Train a behaviour policy for the bundled datasets with Stable-Baselines3's PPO; save its actors.
 
 Every `--snapshot-every` steps the actor is written as safetensors (two ReLU layers, a Gaussian,
 actions clipped to [-1, 1]; the running normalisation of observations is folded into the first
-layer), beside a line in `log.jsonl` with the returns of 32 episodes of its sampled and of its
+layer). A line in `log.jsonl` records the returns of 32 episodes of its sampled and of its
 deterministic actions, measured with the written file. The tiers (random, medium, expert, ...) are
 chosen afterwards from those lines.
 
-Observations and rewards are normalised; SETTINGS holds the hyper-parameters of every task.
-Resumable: started again with the same `--output` it goes on from the last snapshot.
+Observations and rewards are normalised; SETTINGS holds the hyper-parameters of every task. Started
+again with the same `--output`, training resumes from the last snapshot.
 
     pip install -e '.[collect]'
     python experiments/behaviour/train_behaviour.py --env Hopper-v4 --output runs/hopper-ppo
@@ -36,20 +36,26 @@ from decision_seq.envs import make
 
 @dataclass(frozen=True)
 class Setting:
-    """How a task is trained. `ppo`: what differs from the library's defaults."""
+    """Training settings of a task."""
 
     num_envs: int
+    """Number of parallel environments."""
     width: int
-    log_std: float  # of the noise, at first
+    """Width of the two hidden layers."""
+    log_std: float
+    """Initial logarithm of the noise's standard deviation."""
     orthogonal: bool
+    """Whether weights are initialised orthogonally."""
     ppo: dict[str, Any]
+    """PPO arguments that differ from the library's defaults."""
 
 
 SETTINGS = {
     "Hopper": Setting(4, 128, 0.0, True, {"n_steps": 512}),
     "Walker2d": Setting(4, 128, 0.0, True, {"n_steps": 512}),
-    # Those of RL Baselines3 Zoo (hyperparams/ppo.yml), which learn this task several times faster.
-    # (Its settings for the other two did worse here than the defaults: a hopper that stands still.)
+    # Settings of RL Baselines3 Zoo (hyperparams/ppo.yml), which learn this task several times
+    # faster. (Its settings for the other two do worse here than the defaults: the hopper learns to
+    # stand still.)
     "HalfCheetah": Setting(
         1,
         128,
@@ -72,7 +78,7 @@ SETTINGS = {
 
 
 class Nearer(gym.RewardWrapper):
-    """Reacher2d's sparse reward, less half the distance to the target: for training alone."""
+    """Reacher2d's sparse reward minus half the distance to the target; used only in training."""
 
     def step(self, action: np.ndarray) -> tuple:
         observation, reward, *rest = self.env.step(action)
@@ -80,14 +86,14 @@ class Nearer(gym.RewardWrapper):
 
 
 def make_env(env_id: str) -> gym.Env:
-    """The environment as the algorithm sees it."""
+    """Environment for training, with a shaped reward for Reacher2d."""
     env = make(env_id)
     return Nearer(env) if env_id.startswith("Reacher2d") else env
 
 
 @dataclass(frozen=True)
 class Deterministic:
-    """A policy without its noise."""
+    """Behaviour policy without noise."""
 
     policy: GaussianPolicy
 
@@ -104,7 +110,7 @@ class Deterministic:
 
 
 def actor_tensors(model: PPO, envs: VecNormalize) -> dict[str, torch.Tensor]:
-    """The actor under the names D4RL gives its embedded policies (`metadata/policy`)."""
+    """The actor's tensors, named as in D4RL's embedded policies (`metadata/policy`)."""
     first, _, second, _ = model.policy.mlp_extractor.policy_net
     mean = torch.as_tensor(envs.obs_rms.mean, dtype=torch.float32)
     std = torch.as_tensor(np.sqrt(envs.obs_rms.var + envs.epsilon), dtype=torch.float32)
@@ -125,14 +131,14 @@ def actor_tensors(model: PPO, envs: VecNormalize) -> dict[str, torch.Tensor]:
 
 
 def write_whole(path: Path, write) -> None:
-    """Write to a temporary name, then rename: a killed run never leaves half a file."""
+    """Write to a temporary name, then rename, so that a killed run leaves no partial file."""
     temporary = path.with_name(f"{path.stem}.partial{path.suffix}")
     write(temporary)
     os.replace(temporary, path)
 
 
 def snapshot(model: PPO, envs: VecNormalize, args: argparse.Namespace, seconds: float) -> None:
-    """Actor, its measured returns and everything needed to resume."""
+    """Save the actor, its measured returns and everything needed to resume."""
     steps = model.num_timesteps
     facts = {
         "environment": args.env,
@@ -161,7 +167,7 @@ def snapshot(model: PPO, envs: VecNormalize, args: argparse.Namespace, seconds: 
 
 
 def build(args: argparse.Namespace) -> tuple[PPO, VecNormalize, float]:
-    """The model and its environments, new or as the last snapshot left them; seconds spent."""
+    """The model, its environments and the seconds spent, new or restored from the last snapshot."""
     setting = SETTINGS[args.env.partition("-")[0]]
     envs = make_vec_env(lambda: make_env(args.env), setting.num_envs, seed=args.seed)
     if (args.output / "model.zip").is_file():

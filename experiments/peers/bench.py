@@ -1,9 +1,9 @@
-"""Peers' Decision Transformers of the paper's size, each in an environment of its own, beside ours.
+"""Compare Decision Transformers of other libraries with ours, at the paper's size (fp32, on a CPU).
 
-`make bench-peers`. One long-lived worker a peer (`*_worker.py`, told what to do as `protocol.py`
-says) takes its turn in every round, so that whatever else the machine does falls on all of them.
-Figures are those of this machine in this run; the ratio to ours, taken round by round, is the one
-to quote. All on the CPU, in fp32.
+Run by `make bench-peers`. Each peer has its own environment and one long-lived worker
+(`*_worker.py`, driven as in `protocol.py`). All workers take a turn in every round, so that other
+load on the machine affects them alike. The times depend on the machine and the run; the ratio to
+ours, taken round by round, is the figure to quote.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from workers import Peer, PeerError, Worker, environment
 
 from decision_seq.report import table, write_json
 
-OURS = Peer("decision_seq")  # in this very environment
+OURS = Peer("decision_seq")  # runs in the current environment
 EPISODES, WARMUP_ROUNDS = 200, 2
 WHAT = {
-    "update": "one update, the same batch again and again",
-    "step": "a whole training step, its batch made by the peer's own data pipeline",
+    "update": "one update, repeated on the same batch",
+    "step": "a whole training step, with a batch from the peer's own data pipeline",
 }
 
 
@@ -33,7 +33,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer("d3rlpy"),
-        # It asks for Python 3.12 and uses nothing of it.
+        # It requires Python 3.12 but uses none of its features.
         Peer("nanodt", anyway="nanodt==0.1.0"),
         Peer("torchrl"),
     )
@@ -41,7 +41,7 @@ PEERS = {
 
 
 def write_episodes(path: Path) -> None:
-    """Random episodes of Hopper's sizes, the same for all: what every worker's data are made of."""
+    """Write random episodes of Hopper's sizes, the data of all workers."""
     rng = np.random.default_rng(0)
     np.savez(
         path,
@@ -54,9 +54,9 @@ def write_episodes(path: Path) -> None:
 def start(
     peers: list[Peer], options: argparse.Namespace, episodes: Path, left_out: dict[str, str]
 ) -> dict[str, Worker]:
-    """The workers that could be started, by name; why another could not is put in `left_out`.
+    """Start the workers -> those that started, by name; reasons for the others go to `left_out`.
 
-    One after the other, so that no import delays another's.
+    They start one after the other, so that no import delays another.
     """
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
     workers: dict[str, Worker] = {}
@@ -82,7 +82,7 @@ def start(
 def measure(
     workers: dict[str, Worker], rounds: int, updates: int, left_out: dict[str, str]
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds an update by part, peer and round. A peer that fails is left out from there on."""
+    """Seconds per update, by part, peer and round. A peer that fails is left out of the result."""
     seconds: dict[str, dict[str, list[float]]] = {}
     for part in PARTS:
         taking_part = [name for name, worker in workers.items() if part in worker.about["parts"]]
@@ -103,7 +103,7 @@ def measure(
 
 
 def row(name: str, about: dict[str, Any], took: list[float], ours: list[float] | None) -> dict:
-    """A peer's line of the result; `ratio`: its time in ours', the median of the rounds'."""
+    """A peer's row of the result; `ratio`: its time divided by ours, median over the rounds."""
     times = np.array(took) * 1e3
     return {
         "name": name,
@@ -118,7 +118,7 @@ def row(name: str, about: dict[str, Any], took: list[float], ours: list[float] |
 
 
 def text(result: dict[str, Any]) -> str:
-    """The result as tables, and what differs between the peers."""
+    """The result as tables, with notes on differences between the peers."""
     header = ["", "version", "torch", "parameters", "median ms", "min", "max", "times ours"]
     blocks = [
         f"batch {BATCH}, K {CONTEXT}, {LAYERS} layers, {WIDTH} wide, dropout {DROPOUT}, fp32;"
@@ -144,7 +144,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def bench(peers: list[Peer], options: argparse.Namespace) -> dict[str, Any]:
-    """Ours and these peers, measured in the same rounds."""
+    """Measure ours and these peers in the same rounds."""
     left_out: dict[str, str] = {}
     workers: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory(prefix="decision-seq-bench-") as folder:
@@ -183,14 +183,14 @@ def _positive(value: str) -> int:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-peers", description=__doc__)
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; all")
-    parser.add_argument("--rounds", type=_positive, default=20)
-    parser.add_argument("--updates", type=_positive, default=5, help="in a peer's turn (5)")
-    parser.add_argument("--threads", type=_positive, help="of each; as many as torch likes")
-    parser.add_argument("--timeout", type=_positive, default=300, help="seconds for an answer")
-    parser.add_argument("--folder", type=Path, default=Path(".peers"), help="of the environments")
-    parser.add_argument("--json", type=Path, help="write the result there too")
-    parser.add_argument("--pip-args", type=str.split, default=[], help="for every installation")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"{', '.join(PEERS)} (all)")
+    parser.add_argument("--rounds", type=_positive, default=20, help="counted rounds (20)")
+    parser.add_argument("--updates", type=_positive, default=5, help="updates per turn (5)")
+    parser.add_argument("--threads", type=_positive, help="threads per worker (torch's default)")
+    parser.add_argument("--timeout", type=_positive, default=300, help="seconds per answer (300)")
+    parser.add_argument("--folder", type=Path, default=Path(".peers"), help="environments (.peers)")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--pip-args", type=str.split, default=[], help="arguments for every pip")
     options = parser.parse_args(arguments)
     for name in options.peers:
         if name not in PEERS:
@@ -199,7 +199,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the comparison -> 2 where no peer took part, else 0."""
+    """Print the comparison -> exit code 2 where no peer took part, else 0."""
     options = parse(arguments)
     result = bench([PEERS[name] for name in options.peers or PEERS], options)
     print(text(result))

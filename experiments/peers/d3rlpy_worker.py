@@ -1,4 +1,4 @@
-"""d3rlpy's DecisionTransformer, set as in its own reproduction of the paper."""
+"""Worker for d3rlpy's DecisionTransformer, configured as in its own reproduction of the paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import protocol
 from d3rlpy.torch_utility import TorchTrajectoryMiniBatch
 
 NOTES = (
-    "a tanh behind the predicted action, which ours has not; the loss is summed over the action's"
+    "a tanh after the predicted action, which ours lacks; the loss is summed over the action's"
     " dimensions; AdamW not fused; its step is a sampled batch and algo.update, without fit's logs"
 )
 

@@ -1,4 +1,4 @@
-"""Our own model, as `decision-seq train` runs it in fp32."""
+"""Worker for our own model, as `decision-seq train` runs it in fp32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEED = 0
 
 
 def episodes() -> Iterator[Episode]:
-    """The driver's."""
+    """The driver's episodes."""
     with np.load(sys.argv[1]) as data:
         columns = (data["observations"], data["actions"], data["rewards"])
         for observations, actions, rewards in zip(*columns, strict=True):
@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
     steps = sum(map(len, made))
     store = write_store(folder / "store", "random numbers", made, steps, Reporter())
     config = TrainConfig(batch_size=protocol.BATCH)
-    # The defaults of both are the paper's.
+    # The defaults of both configs are the paper's.
     whole = make_update(store, Accelerator(cpu=True), config, DecisionTransformerConfig())
     policy, optimizer = whole.policy.train(), whole.optimizer
     batch = whole.source.batch(whole.sampler.ids(0))

@@ -1,7 +1,7 @@
-"""nanodt's model, optimiser and batches, in the order of its trainer's loop.
+"""Worker for nanodt: its model, optimiser and batches, in the order of its trainer's loop.
 
-The loop itself (`DecisionTransformerTrainer.train`) runs to its end and cannot be told to take a
-turn, so its body is repeated here from the same parts.
+The loop itself (`DecisionTransformerTrainer.train`) cannot be run for a few updates at a time, so
+its body is repeated here from the same parts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from nanodt.trainer import (
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 NOTES = (
-    "asks for Python 3.12 and does without; AdamW not fused; its step reads whole episodes from a"
-    " Minari file and cuts them, here within the step, where its trainer has two processes for it"
+    "requires Python 3.12 but runs without; AdamW not fused; its step reads whole episodes from a"
+    " Minari file and cuts them, here within the step; its trainer uses two processes for this"
 )
 
 
 def write_dataset() -> minari.MinariDataset:
-    """The driver's episodes as a Minari dataset, below MINARI_DATASETS_PATH."""
+    """Write the driver's episodes as a Minari dataset in MINARI_DATASETS_PATH."""
     with np.load(sys.argv[1]) as data:
         columns = (data["observations"], data["actions"], data["rewards"])
         ends = np.arange(1, protocol.LENGTH + 1) == protocol.LENGTH
@@ -55,7 +55,7 @@ def write_dataset() -> minari.MinariDataset:
 
 
 def batches(dataset: minari.MinariDataset):
-    """Its collator's, of episodes drawn by length, made when asked for."""
+    """Iterator over the collator's batches, of episodes drawn in proportion to their lengths."""
     statistics = calculate_dataset_stats(dataset)
     collator = DecisionTransformerDataCollator(
         state_mean=statistics.state_mean,

@@ -1,8 +1,9 @@
-"""What a worker of the comparison says to the driver; needs torch alone, in any environment.
+"""Protocol between the driver of the comparison and its workers; it only depends on torch.
 
-A worker is run as `python WORKER EPISODES THREADS PIPE`: a file, a count, and an open descriptor to
-write to, since libraries print on the standard output. It first writes one line of JSON about
-itself, then answers each line `PART UPDATES` of its input with `{"seconds": ..., "loss": ...}`.
+A worker is run as `python WORKER EPISODES THREADS PIPE`: a file, a count, and an open descriptor
+for its answers, since libraries print to the standard output. It first writes one line of JSON
+about itself, then answers each line `PART UPDATES` of its input with `{"seconds": ..., "loss":
+...}`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import sys
 import time
 from collections.abc import Callable
 
-# Of every worker: the paper's sizes with Hopper's dimensions, and its optimiser.
+# Shared by all workers: the paper's sizes and optimiser, with Hopper's dimensions.
 BATCH, CONTEXT, LENGTH, OBSERVATION, ACTION = 64, 20, 1000, 11, 3
 LAYERS, HEADS, WIDTH, DROPOUT = 3, 1, 128, 0.1
 LEARNING_RATE, WEIGHT_DECAY, CLIP, SCALE = 1e-4, 1e-4, 0.25, 1000.0
-# `update`: one batch again and again; `step`: the peer's own data pipeline makes a batch for each.
+# `update`: repeats one batch; `step`: the peer's own data pipeline makes a new batch each time.
 PARTS = ("update", "step")
 
 
 def use_threads() -> None:
-    """As many as the driver asked for; 0: as many as torch likes."""
+    """Set the number of threads given by the driver; 0: torch's default."""
     import torch
 
     if threads := int(sys.argv[2]):
@@ -36,7 +37,7 @@ def serve(
     notes: str,
     parts: dict[str, Callable[[], float]],
 ) -> None:
-    """Describe the worker and obey; a part makes one update and returns its loss."""
+    """Describe the worker, then answer the driver; a part makes one update and returns its loss."""
     import torch
 
     about = {

@@ -1,7 +1,8 @@
-"""torchrl's DTActor and DTLoss, fed by a replay buffer as its own DT script feeds them.
+"""Worker for torchrl's DTActor and DTLoss, with a replay buffer as in its own DT script.
 
-Of the script (sota-implementations/decision_transformer): the transforms of its offline buffer, a
-tanh head, Adam. It clips the gradient before there is one; here it is clipped.
+The transforms of the offline buffer, the tanh head and Adam are the script's
+(sota-implementations/decision_transformer). The script clips the gradient before the backward pass;
+here it is clipped after it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torchrl.modules import DecisionTransformer, DTActor, ProbabilisticActor, Ta
 from torchrl.objectives import DTLoss
 
 NOTES = (
-    "transformers' GPT-2 with its position table, no timestep embedding, relu; a tanh behind the"
+    "transformers' GPT-2 with its position table, no timestep embedding, relu; a tanh after the"
     " predicted action; no mask in attention or loss; Adam not fused; its step copies whole"
     " episodes from a buffer in memory and crops them, here without its prefetching threads"
 )
@@ -28,7 +29,7 @@ KEYS = ("observation", "action", "return_to_go")
 
 
 def make_buffer() -> TensorDictReplayBuffer:
-    """The driver's episodes, each one item; a sample is a crop of 64 of them."""
+    """Buffer of the driver's episodes, one item each; a sample contains crops of 64 of them."""
     with np.load(sys.argv[1]) as data:
         observations = torch.from_numpy(data["observations"][:, :-1])
         actions = torch.from_numpy(data["actions"])

@@ -1,4 +1,4 @@
-"""A peer's environment and its worker process, as the driver sees them."""
+"""The driver's handles of a peer: its Python environment and its worker process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ FOLDER = Path(__file__).resolve().parent
 
 
 class PeerError(Exception):
-    """Why a peer is left out, in one line."""
+    """Reason for leaving out a peer, in one line."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`NAME_worker.py` and, where it needs an environment, `NAME.txt` with what to install there.
-
-    anyway: what pip installs only when told to overlook the package's own metadata.
-    """
+    """A compared library: `NAME_worker.py`, and `NAME.txt` where it needs its own environment."""
 
     name: str
+    """Name of the peer and of its files."""
     folder: Path = FOLDER
+    """Folder of the worker script and the requirements."""
     anyway: str | None = None
+    """Requirement that pip installs without regard to its dependencies and Python version."""
 
     @property
     def requirements(self) -> Path:
@@ -41,9 +41,9 @@ class Peer:
 
 
 def environment(peer: Peer, root: Path, pip_args: list[str]) -> Path:
-    """The Python of a peer's environment, made below `root` where it is not there yet.
+    """The Python of a peer's environment, which is created in `root` where it does not exist.
 
-    Raises PeerError with pip's own reason.
+    Raises PeerError with pip's reason.
     """
     home = root / peer.name
     python, ready = home / "bin" / "python", home / "installed.txt"
@@ -68,13 +68,13 @@ def environment(peer: Peer, root: Path, pip_args: list[str]) -> Path:
 
 
 def _reason(text: str) -> str:
-    """The line that says most: pip's last ERROR, else the last one."""
+    """The most informative line: pip's last ERROR, else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it gave no reason"]
     return next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
 
 
 class Worker:
-    """A worker process; what it prints beside its answers is in `log`."""
+    """A worker process; its output other than answers goes to `log`."""
 
     def __init__(self, command: list[str], log: Path, env: dict[str, str], timeout: float) -> None:
         self.log, self.timeout = log, timeout
@@ -99,10 +99,10 @@ class Worker:
         with os.fdopen(answers) as lines:
             for line in lines:
                 self._lines.put(line)
-        self._lines.put("")  # its end
+        self._lines.put("")  # marks the end
 
     def answer(self) -> dict[str, Any]:
-        """Its next line; raises PeerError where none comes."""
+        """The worker's next answer; raises PeerError where none arrives."""
         try:
             line = self._lines.get(timeout=self.timeout)
         except queue.Empty:
@@ -119,9 +119,9 @@ class Worker:
             raise PeerError(f"answered {line.strip()!r}, which is no JSON ({self.log})") from None
 
     def turn(self, part: str, updates: int) -> float:
-        """Seconds an update in a turn of so many."""
+        """Seconds per update, in a turn of `updates`."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its answer says why
+        with contextlib.suppress(BrokenPipeError):  # it has ended; `answer` gives the reason
             print(f"{part} {updates}", file=self.process.stdin)
         return self.answer()["seconds"] / updates
 

@@ -1,4 +1,4 @@
-"""`bench evaluate`: the original's procedure is really run, and gives the same episodes."""
+"""Tests of `bench evaluate`: the original's procedure runs and gives the same episodes."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Slopes, and the sizes that are measured."""
+"""Tests of the growth benchmark: slopes, sizes and memory."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_three_axes_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.M
     for row in axes["batch"]:
         assert (row["context"], row["width"]) == (20, 128)
         assert row["min_ms"] == row["median_ms"] > 0
-    # Windows are independent; the width of the products grows on both sides.
+    # FLOPs are linear in the number of windows, and superlinear in the width.
     assert slopes(axes["batch"], "batch", "gflop")[1] == pytest.approx(1)
     assert 1 < slopes(axes["width"], "width", "gflop")[1] < 2
     assert [row["memory_mb"] for row in axes["batch"]] == [4, 64]
@@ -39,4 +39,4 @@ def test_three_axes_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.M
 
 def test_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
     write_random_store(tmp_path / "store", 1, Reporter())
-    assert growth._apart(tmp_path / "store", Size()) > 20e6  # its largest activations alone
+    assert growth._apart(tmp_path / "store", Size()) > 20e6  # its largest activations

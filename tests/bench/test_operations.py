@@ -1,6 +1,6 @@
-"""What an update, a rollout's step and a plan consist of must not grow unnoticed.
+"""Tests that the operations of an update, a rollout step and a plan do not grow unnoticed.
 
-These numbers depend on no machine and on nobody's load. Who makes something cheaper lowers them.
+The numbers do not depend on the machine or its load. Lower them when something becomes cheaper.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from decision_seq.train.update import Update
 from decision_seq.types import Batch, Reporter
 
 BY_FORMULA = dt_update_flops(batch=64, context=20, observation=11, action=3)
-# Operators that an update dispatches, and bytes that they newly allocate.
+# Operators dispatched by an update, and bytes newly allocated by them.
 UPDATES = {"dt/paper": (635, 255_288_800), "dt/gym": (428, 196_596_968)}
 SPARE = 1.03  # another version of torch may dispatch a few more
-# FLOPs of one step of a full table of seats, with dt/gym's model, by all tokens and by those that
-# are new; of a plan (horizon 2, 4 beams, 3 environments).
+# FLOPs of one step of a full policy batch, with dt/gym's model, from all tokens and from only the
+# new ones; FLOPs of a plan (horizon 2, 4 beams, 3 environments).
 STEP, SLID, PLAN = 403_720_192, 317_114_368, 1_081_488_384
 SLID_OPERATORS = 126
 
 
 @pytest.fixture(autouse=True)
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the way to products that a processor with AVX-512 takes."""
+    """Use the linear layers of a processor with AVX-512."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[[str], Update]:
-    """An update of a recipe, behind its first: the optimiser has its moments."""
+    """Function that makes a recipe's update after its first one, with optimiser moments."""
 
     def made(recipe: str) -> Update:
         write_random_store(tmp_path / "store", 2, Reporter())
@@ -87,7 +87,7 @@ def test_what_the_benchmark_counts_is_by_formula() -> None:
 
 
 def of_step(update: Update, slides: bool = False) -> Counts:
-    """One step of a rollout: the newest action of every seat."""
+    """Counts of one rollout step: the newest action of every environment slot."""
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
     rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
@@ -113,7 +113,7 @@ def test_a_plan_multiplies_no_more_than_it_did(monkeypatch: pytest.MonkeyPatch) 
     assert counted(plans(make_policy().eval(), 2, 3)).flops <= PLAN
 
 
-# That the bounds above are tight enough to catch what they are for.
+# The following tests show that the bounds above are tight enough.
 
 
 def test_a_last_block_computed_for_every_token_is_noticed(

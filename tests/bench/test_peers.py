@@ -1,4 +1,4 @@
-"""The driver of `make bench-peers`, with workers that answer, die and hang, and with our own."""
+"""Tests of the driver of `make bench-peers`, with our worker and fake ones that fail."""
 
 import argparse
 import importlib
@@ -39,12 +39,12 @@ CHATTERS = ABOUT + "print('hello', file=pipe); time.sleep(60)"
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """`experiments/peers/bench.py`, whose neighbours are modules of the same folder."""
+    """The module `experiments/peers/bench.py`, which imports modules of its folder."""
     monkeypatch.syspath_prepend(str(FOLDER))
     for name in ("bench", "workers", "protocol"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = importlib.import_module("bench")
-    for name in ("bench", "workers", "protocol"):  # forgotten again with the test
+    for name in ("bench", "workers", "protocol"):  # restored after the test
         monkeypatch.setitem(sys.modules, name, sys.modules[name])
     return module
 
@@ -60,7 +60,7 @@ def fake(driver: ModuleType, folder: Path, name: str, source: str):
 
 
 def test_the_others_go_on(driver: ModuleType, tmp_path: Path) -> None:
-    """Each that fails is named with its reason; what a library prints is no answer."""
+    """Each failing peer is named with its reason; a library's printed output is no answer."""
     sources = {"answers": ANSWERS, "breaks": BREAKS, "hangs": HANGS, "chatters": CHATTERS}
     peers = [fake(driver, tmp_path, name, source) for name, source in sources.items()]
     left_out: dict[str, str] = {}
@@ -91,7 +91,7 @@ def test_a_peer_that_cannot_be_installed_is_named(driver: ModuleType, tmp_path: 
 def test_ours_beside_another(
     driver: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Our own worker makes both kinds of update; the ratio is to its time of the same round."""
+    """Our worker makes both kinds of update; the ratio is to its time in the same round."""
     monkeypatch.setattr(driver, "EPISODES", 2)
     monkeypatch.setattr(driver, "WARMUP_ROUNDS", 0)
     peer = fake(driver, tmp_path, "answers", ANSWERS)

@@ -1,4 +1,4 @@
-"""Plans timed beside plans without a cache."""
+"""Tests of the planning benchmark, with and without a cache."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_every_entrant_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     text = planning_text(result)
     assert "2 interleaved rounds" in text
     largest = rows[-1]["operators"][0]["name"]
-    assert text.count(largest.removeprefix("aten::")) >= 2  # in its row, and in the list below
+    assert text.count(largest.removeprefix("aten::")) >= 2  # in its row and in the list below
 
 
 def test_no_rounds_are_refused() -> None:

@@ -14,7 +14,7 @@ def test_a_store_is_measured(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_twenty_million_transitions_are_light() -> None:
-    """What a large store promises, on a machine that does nothing else."""
+    """Limits for a large store, on an otherwise idle machine."""
     result = bench_sampling(20_000_000)
     assert result["open_seconds"] < 0.1
     assert result["first_batch_seconds"] < 1

@@ -1,4 +1,4 @@
-"""Times and scores of finished runs, by recipe."""
+"""Tests of the times and scores of finished runs, by recipe."""
 
 import json
 from pathlib import Path
@@ -34,10 +34,10 @@ def test_a_recipes_seeds_are_averaged(tmp_path: Path) -> None:
     assert quick["mean"] == pytest.approx(np.mean(scores))
     assert quick["standard_error"] == pytest.approx(np.std(scores, ddof=1) / 3**0.5)
     assert (long["standard_error"], long["seconds"]) == (None, 200)
-    # Scores rise linearly to 62; 30 is passed at half of the updates.
+    # Scores rise linearly to 62 and pass 30 at half of the updates.
     assert quick["reached"]["updates"] == 50
     assert quick["reached"]["seconds"] == 5
-    assert long["reached"] == {"updates": 200, "seconds": None}  # nothing was logged there
+    assert long["reached"] == {"updates": 200, "seconds": None}  # not logged up to there
     text = scores_text(result)
     assert "first at 30" in text
     assert "50, 0.1 min" in text
@@ -47,7 +47,7 @@ def test_a_recipes_seeds_are_averaged(tmp_path: Path) -> None:
 def test_a_run_that_logged_no_rate_has_no_time(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"))
     assert training_seconds(run, 100) is None
-    run = read_run(logged(tmp_path / "run", {60: 3.0}))  # and one whose log stops before its end
+    run = read_run(logged(tmp_path / "run", {60: 3.0}))  # and a log that stops before the end
     assert (training_seconds(run, 60), training_seconds(run, 100)) == (20, None)
 
 

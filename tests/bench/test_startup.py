@@ -1,4 +1,4 @@
-"""Real commands are timed, up to what they were started for."""
+"""Tests of the start-up benchmark with real commands."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def test_the_first_step_is_noted_and_ends_the_episode(
 
 
 def test_every_command_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here in this process, whose packages are loaded."""
+    """Commands run in this process, where the packages are already loaded."""
     monkeypatch.setattr(startup, "EPISODES", 2)
     commands = []
 

@@ -15,7 +15,7 @@ from decision_seq.types import Reporter
 
 
 def test_the_loop_cuts_real_windows(tmp_path) -> None:
-    """The peer must be given honest work: its windows are those of the store, its sums too."""
+    """The peer's work is real: its windows and sums are those of the store."""
     write_random_store(tmp_path / "store", 3, Reporter())
     store = EpisodeStore.open(tmp_path / "store")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Rounds are interleaved, paired and described."""
+"""Tests of timing: interleaved and paired rounds, and the machine's description."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_every_entrant_takes_its_turn_in_every_round(monkeypatch: pytest.MonkeyP
     def entrant(name: str, seconds: float):
         def run() -> int:
             calls.append(name)
-            clock[0] += seconds * len(calls)  # the machine becomes slower and slower
+            clock[0] += seconds * len(calls)  # the machine slows down steadily
             return len(calls)
 
         return run

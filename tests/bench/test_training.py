@@ -17,7 +17,7 @@ from decision_seq.bench.training import (
 
 
 def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
-    """The peer's surplus parameters are those its loss never reaches, and its position table."""
+    """The peer's surplus parameters are its position table and those outside its loss."""
     torch.manual_seed(0)
     batch = _batch()
     ours, theirs = _ours("ours", batch, bf16=False), _theirs("theirs", batch)
@@ -53,7 +53,7 @@ def test_a_result_has_a_row_a_side_and_one_for_its_products() -> None:
     for name in (FP32, BF16):
         products = rows[f"{name}, products alone"]
         assert products["gflop"] == rows[name]["gflop"]
-        # Of one round, so the paired share is that of the two medians.
+        # With one round, the paired share equals that of the two medians.
         share = products["median_ms"] / rows[name]["median_ms"]
         assert products["share"] == pytest.approx(share)
     assert all(name in bench_text(result) for name in rows)
@@ -63,7 +63,7 @@ def test_a_result_has_a_row_a_side_and_one_for_its_products() -> None:
 
 
 def test_products_are_those_of_each_precision() -> None:
-    """By hand: shapes, strides and dtypes as the update has them, none left out."""
+    """All products are recorded with their shapes, strides and dtypes."""
     with Counts() as counts:
         left, right = torch.ones(2, 3, 4), torch.ones(4, 5, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):

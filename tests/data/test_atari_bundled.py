@@ -1,4 +1,4 @@
-"""Collections of Atari play: whole games, the same whoever collects them, and said to be ours."""
+"""Tests of the Atari collections: whole games, independent of the workers, named as ours."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytest.importorskip("ale_py")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Episodes of this process are short; those of workers would not be."""
+    """Shorten the episodes of this process; those of workers are not affected."""
     monkeypatch.setattr(atari_bundled, "MOST_STEPS", 40)
     atari_bundled._environment.cache_clear()
 
 
 class SamePool:
-    """Runs its jobs at once, in this process."""
+    """Pool that runs its jobs immediately in this process."""
 
     def __init__(self, workers: int) -> None: ...
     def __enter__(self) -> SamePool:
@@ -61,10 +61,10 @@ def test_a_collection_holds_single_frames_and_says_what_it_is(made: EpisodeStore
 
 
 def test_a_stored_episode_is_what_the_environment_shows(made: EpisodeStore) -> None:
-    """Its actions, taken again from its seed, give its frames and its rewards."""
+    """Replaying its actions from its seed gives its frames and rewards."""
     episode = made.episode(3)
     rng = np.random.default_rng([0, 3])
-    rng.random()  # its player's skill
+    rng.random()  # the player's skill
     env = envs.make("atari/Pong-v0")
     stack, _ = env.reset(seed=int(rng.integers(2**31)))
     for frame, action, reward in zip(
@@ -76,7 +76,7 @@ def test_a_stored_episode_is_what_the_environment_shows(made: EpisodeStore) -> N
 
 
 def test_an_episode_is_a_function_of_seed_and_index() -> None:
-    together = play("breakout", 7, 0, 6)  # some of whose players press anything now and then
+    together = play("breakout", 7, 0, 6)  # some players press random buttons
     for index in reversed(range(6)):
         alone = play("breakout", 7, index, 1)[0]
         np.testing.assert_array_equal(together[index].observations, alone.observations)
@@ -102,7 +102,7 @@ def test_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_collections_are_as_said(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mean return of other games lies within its error of the one on record."""
+    """The mean return of new games is within its error of the recorded one."""
     monkeypatch.undo()
     found, size = COLLECTIONS[name], Size(24, "episode")
     returns = collect(name, tmp_path / name, size, seed=1).returns
@@ -120,7 +120,7 @@ def test_a_collection_is_made_once_and_named(
     monkeypatch.setattr(atari_bundled, "collect", None)
     assert open_dataset("atari/bundled-breakout", request).path == first.path
     monkeypatch.setattr(atari_bundled, "COLLECTOR", 99)
-    with pytest.raises(TypeError):  # another collector would make another store
+    with pytest.raises(TypeError):  # a different collector would make another store
         open_dataset("atari/bundled-breakout", request)
     assert main(["data", "list", "--source", "atari"]) == 0
     table = capsys.readouterr().out

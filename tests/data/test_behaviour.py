@@ -23,7 +23,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def in_hdf5(arrays: dict[str, np.ndarray], tmp_path: Path) -> Path:
-    """As D4RL's v2 files carry theirs."""
+    """Write the arrays as D4RL's v2 files store their policy."""
     path = tmp_path / "hopper_medium-v2.hdf5"
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
@@ -40,7 +40,7 @@ def test_both_kinds_of_file_hold_the_same_policy(
     observations, noise = np.random.default_rng(1).normal(size=(2, 5, 11))
     first = GaussianPolicy.load(in_hdf5).act(observations, noise[:, :3])
     np.testing.assert_array_equal(first, GaussianPolicy.load(other).act(observations, noise[:, :3]))
-    # a plain rendering of the formula, one row at a time
+    # the formula written out, one row at a time
     for row, action in zip(range(5), first, strict=True):
         hidden = observations[row]
         for layer in ("fc0", "fc1"):

@@ -10,12 +10,12 @@ from decision_seq.data.collection import Size
 from decision_seq.data.store import EpisodeStore
 from decision_seq.types import UserError
 
-SMALL = 300_000  # bytes of a policy file
+SMALL = 300_000  # maximum bytes of a policy file
 
 
 @pytest.mark.parametrize("name", sorted(bundled()))
 def test_bundled_data_are_as_said(name: str) -> None:
-    """A collection's mean return lies within its error of the one on record."""
+    """A collection's mean return is within its error of the recorded one."""
     found = recipe(name)
     for part in set(found.parts) - {"uniform"}:
         assert (POLICIES / part).stat().st_size <= SMALL
@@ -24,7 +24,7 @@ def test_bundled_data_are_as_said(name: str) -> None:
     store = open_dataset(f"bundled/{name}", request)
     assert store.header["source"]["kind"] == "bundled"
     assert "not D4RL's data" in store.source
-    # A short episode takes few of a collection's steps, so the parts are weighed by theirs.
+    # Parts are weighted by steps, as a short episode takes few of a collection's steps.
     parts = np.split(np.arange(store.num_episodes), len(found.parts))
     rates = [1 / store.lengths[part].mean() for part in parts]
     means = [store.returns[part].mean() for part in parts]
@@ -35,7 +35,7 @@ def test_bundled_data_are_as_said(name: str) -> None:
 
 
 def test_random_walks_are_as_many_as_their_name_says() -> None:
-    """Under either name, and to the byte: neither a simulator nor a network takes part."""
+    """Both names give equal bytes; no simulator or network is involved."""
     assert recipe("key-to-door-10k").size == Size(10_000, "episode")
     store = open_dataset("key-to-door-1k")
     assert open_dataset("bundled/key-to-door-1k").path == store.path
@@ -91,7 +91,7 @@ def test_another_policy_or_simulator_means_another_store(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_of_halfcheetah_take_less_than_a_minute() -> None:
-    """On two cores that do nothing else."""
+    """The limit is for two otherwise idle cores."""
     started = time.perf_counter()
     store = open_dataset("bundled/halfcheetah-medium", Request(size=Size(100_000), workers=2))
     assert time.perf_counter() - started < 60

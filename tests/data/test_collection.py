@@ -99,7 +99,7 @@ def test_choices_are_drawn_uniformly(tmp_path: Path) -> None:
     assert (actions.dtype, actions.shape) == (np.int64, (store.num_transitions,))
     assert (store.choices, store.header["max_episode_steps"]) == (2, 500)
     assert abs(actions.mean() - 0.5) < 4 * 0.5 / len(actions) ** 0.5
-    same = (actions[1:] == actions[:-1]).mean()  # one says nothing of the next
+    same = (actions[1:] == actions[:-1]).mean()  # consecutive choices are independent
     assert abs(same - 0.5) < 4 * 0.5 / len(actions) ** 0.5
 
 
@@ -116,7 +116,7 @@ def test_a_collection_of_choices_is_what_the_environment_did() -> None:
 
 
 def test_choices_stay_what_they_were(tmp_path: Path) -> None:
-    """To the bit, as no simulator and no matrix product takes part; made by one worker first."""
+    """Equal to the checksum of one worker's collection; no simulator or matrix product matters."""
     size, env_id = Size(20, "episode"), "KeyToDoor-v0"
     store = collected(tmp_path / "x", [UniformPolicy()], size, workers=2, env_id=env_id)
     assert store.checksum.startswith("be485be88fc0390d")

@@ -24,7 +24,7 @@ REWARDS = arrays(np.float32, st.integers(1, 200), elements=st.floats(-100, 100, 
 
 @given(REWARDS)
 def test_return_to_go_obeys_its_recursion(rewards: np.ndarray) -> None:
-    """Invariant 7: R_t = r_t + R_{t+1}, the last one being the last reward."""
+    """Invariant 7: R_t = r_t + R_{t+1}, and the last one is the last reward."""
     to_go = returns_to_go(rewards)
     assert to_go[-1] == rewards[-1]
     np.testing.assert_allclose(to_go[:-1], rewards[:-1] + to_go[1:], rtol=1e-9, atol=1e-9)
@@ -42,7 +42,7 @@ def test_a_stores_labels_are_those_of_its_episodes(store: EpisodeStore) -> None:
 
 
 def test_advancing_the_prompt_retraces_the_labels(store: EpisodeStore) -> None:
-    """The evaluation's conditions, given an episode's return, are the training's."""
+    """With an episode's return as the target, conditions in evaluation equal those in training."""
     conditioning = ReturnToGo(1000.0)
     for index, episode in enumerate(store.episodes()):
         labels = conditioning.relabel(episode)
@@ -78,7 +78,7 @@ def test_a_rollout_counts_as_the_data_did(make_store: Callable[..., EpisodeStore
     assert ReturnToGo(1.0).resolved(store).clip is False
     store.header["clipped"] = True
     assert ReturnToGo(1.0).resolved(store).clip is True
-    assert ReturnToGo(1.0, clip=False).resolved(store).clip is False  # as the original
+    assert ReturnToGo(1.0, clip=False).resolved(store).clip is False  # as in the original
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_scale_is_the_published_one_or_follows_the_data(
     store.header["family"] = family
     store.__dict__["returns"] = np.array([-0.5 * returns, returns])
     assert ReturnToGo().resolved(store) == ReturnToGo(scale, clip=False)
-    assert type(ReturnToGo().resolved(store).scale) is float  # YAML knows no numpy
+    assert type(ReturnToGo().resolved(store).scale) is float  # YAML cannot write numpy types
     assert ReturnToGo(7.0, clip=True).resolved(store) == ReturnToGo(7.0, clip=True)
 
 
@@ -111,7 +111,7 @@ def test_labels_are_kept_beside_the_store(store: EpisodeStore) -> None:
 def test_labels_of_other_code_are_not_reused(
     store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An edited `relabel` must not be trained on what the former one made."""
+    """An edited `relabel` must not reuse labels of the previous version."""
     label(store, ReturnToGo(10.0))
     source = inspect.getsource
     monkeypatch.setattr(inspect, "getsource", lambda module: source(module) + "# edited")
@@ -133,7 +133,7 @@ def test_the_control_keeps_the_labels_and_nothing_else(
     own = label(store, ReturnToGo(10.0)).array[:, 0]
     lent = label(store, ShuffledReturnToGo(10.0)).array[:, 0]
     np.testing.assert_array_equal(np.sort(own), np.sort(lent))
-    # neither the own label, nor the time, nor the length of the episode can be told from it
+    # it is independent of the own label, of the time and of the episode's length
     timesteps = np.concatenate([np.arange(length) for length in lengths])
     for fact in (own, timesteps, np.repeat(lengths, lengths)):
         assert abs(np.corrcoef(lent, fact)[0, 1]) < 0.06  # 4.6 standard errors of 6000 pairs

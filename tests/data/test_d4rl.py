@@ -1,4 +1,4 @@
-"""Invariant 7: transitions in = transitions out, whatever a real file's layout."""
+"""Tests of invariant 7 for D4RL's layouts: transitions in = transitions out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ Write = Callable[..., Path]
 
 
 def raw_returns(path: Path) -> np.ndarray:
-    """Independent of the reader: a plain loop over the file."""
+    """Returns by a plain loop over the file, independent of the reader."""
     with h5py.File(path) as file:
         rewards = file["rewards"][:].reshape(-1)
         ends = file["terminals"][:].astype(bool).reshape(-1)
@@ -71,7 +71,7 @@ def test_ends_are_told_apart(write_d4rl: Write) -> None:
 
 
 def test_an_episode_without_timeouts_ends_at_the_step_limit(write_d4rl: Write) -> None:
-    """No flag at all: hopper's limit of 1000 steps cuts the stream, to the step."""
+    """Without any flag, hopper's limit of 1000 steps cuts the stream exactly."""
     store = open_dataset(str(write_d4rl((2500, 40), drop=["timeouts"])))
     # 2500 steps end in a terminal; 40 more run into the end of the file
     assert store.lengths.tolist() == [1000, 1000, 500, 40]
@@ -154,7 +154,7 @@ def test_several_datasets_join_into_one(write_d4rl: Write) -> None:
 
 
 def test_parts_of_different_tasks_do_not_join(write_d4rl: Write) -> None:
-    """HalfCheetah's and Walker2d's sizes are the same; nothing else is."""
+    """HalfCheetah and Walker2d have equal sizes but are different tasks."""
 
     def wide(name: str, sizes: tuple[int, int] = (17, 6)) -> str:
         change = {key: lambda a: np.zeros((len(a), sizes[0])) for key in ("observations",)}
@@ -185,7 +185,7 @@ def test_parts_of_other_precision_join(write_d4rl: Write) -> None:
 def test_the_task_of_every_published_file_is_that_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the names of their files, D4RL's antmazes would be ants."""
+    """D4RL's antmaze files must not be taken for ant by their names."""
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     seen = set()
     for name, file in published().items():

@@ -1,4 +1,4 @@
-"""Fetching D4RL's files from a stand-in of its host: cut, refused, forged, unreachable."""
+"""Tests of fetching D4RL's files from a local host: cut, refused, forged, unreachable."""
 
 import csv
 import hashlib
@@ -28,7 +28,7 @@ FILE = "gym_mujoco_v2/hopper_medium-v2.hdf5"
 def host(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_d4rl: Callable[..., Path]
 ) -> Iterator[Loopback]:
-    """D4RL's host with one dataset, whose size and checksum are the published ones."""
+    """Local host with one dataset, its size and checksum recorded as the published ones."""
     folder = tmp_path / "host"
     (folder / FILE).parent.mkdir(parents=True)
     shutil.move(write_d4rl((400, 300)), folder / FILE)
@@ -43,7 +43,7 @@ def host(
 
 
 def fails_within_seconds(words: str, *names: str) -> None:
-    """One line, soon, and nothing at the file's name afterwards."""
+    """Check that opening fails soon, with one line, and leaves no file."""
     started = time.monotonic()
     with pytest.raises(UserError, match=words) as caught:
         open_dataset(names[0] if names else "d4rl/hopper-medium-v2")
@@ -80,7 +80,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(host: Loopback) -> None:
 def test_a_later_command_goes_on_from_there(host: Loopback) -> None:
     partial = cache_folder() / "x.partial"
     host.faults[FILE] = cut(20_000)
-    host.faults["*"] = cut(0, times=None)  # every connection after the first brings nothing
+    host.faults["*"] = cut(0, times=None)  # later connections deliver nothing
     with pytest.raises(UserError, match="goes on from there"):
         fetch(f"{host.url}/{FILE}", cache_folder() / "x")
     have = partial.stat().st_size
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written_is_named(host: Loopback, tmp_path: Path
 def test_d4rls_names_of_files_are_recognised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_d4rl: Callable[..., Path]
 ) -> None:
-    """D4RL calls hopper-medium-replay-v0 `hopper_mixed.hdf5`."""
+    """For example, D4RL's file of hopper-medium-replay-v0 is `hopper_mixed.hdf5`."""
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     path = write_d4rl((40,), "hopper_mixed.hdf5")
     assert d4rl.find_file("hopper-medium-replay-v0") == path

@@ -1,4 +1,4 @@
-"""What is written out reads back into identical arrays, whatever the layout."""
+"""Tests of exports: every layout reads back into identical arrays."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ NAMES = {"d4rl": "hopper.hdf5", "minari": "minari", "parquet": "hopper", "store"
 
 
 def test_every_layout_is_tried() -> None:
-    assert LAYOUTS.keys() == {*NAMES, "dqn-replay"}  # frames alone: `test_replay`
+    assert LAYOUTS.keys() == {*NAMES, "dqn-replay"}  # only frames: see `test_replay`
 
 
 ENDS = [(True, False), (False, False), (False, True), (False, False)]
@@ -28,7 +28,7 @@ ENDS = [(True, False), (False, False), (False, True), (False, False)]
 
 @pytest.fixture(params=["with finals", "without finals", "discrete"])
 def mixed(request: pytest.FixtureRequest, tmp_path: Path) -> EpisodeStore:
-    """Episodes of all three endings, one that merely stops in the middle and one at the end."""
+    """Episodes with all three endings; unfinished ones in the middle and at the end."""
     final = request.param != "without finals"
     with StoreWriter(tmp_path / "mixed") as writer:
         for index, (terminated, truncated) in enumerate(ENDS):
@@ -81,7 +81,7 @@ def test_blocks_do_not_show(
 
 
 def test_other_readers_of_d4rl_find_its_layout(mixed: EpisodeStore, tmp_path: Path) -> None:
-    """By D4RL's own rule, an episode ends where `terminals` or `timeouts` is set."""
+    """By D4RL's rule, an episode ends where `terminals` or `timeouts` is set."""
     convert(mixed, "d4rl", tmp_path / "hopper.hdf5", Reporter())
     with h5py.File(tmp_path / "hopper.hdf5") as file:
         ends = np.flatnonzero(file["terminals"][:] | file["timeouts"][:]) + 1

@@ -1,4 +1,4 @@
-"""What of a transition is counted: the same in the data and in a rollout; its sum as a label."""
+"""Tests of features: equal in the data and in rollouts, and their sums as labels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from decision_seq.types import Episode, Transition, UserError
 
 
 def steps_of(episode: Episode) -> list[Transition]:
-    """The episode as a rollout of one environment shows it, with its next observations."""
+    """The episode as the transitions of a rollout with one environment."""
     following = np.concatenate([episode.observations[1:], episode.observations[-1:]])
     return [
         Transition(
@@ -30,7 +30,7 @@ def steps_of(episode: Episode) -> list[Transition]:
 
 @pytest.mark.parametrize("name", ["reward", "x_velocity", 3])
 def test_a_rollout_and_the_data_count_the_same(store: EpisodeStore, name: int | str) -> None:
-    """It is the observation acted upon: that of the step, not the one it led to."""
+    """A step's feature is from the observation before its action."""
     featured = Featured(name).found_in(store)
     column = featured.of_store(store)
     assert column.shape == (store.num_transitions,)
@@ -40,13 +40,13 @@ def test_a_rollout_and_the_data_count_the_same(store: EpisodeStore, name: int | 
         np.testing.assert_array_equal(featured.of_episode(episode), stepwise)
         np.testing.assert_array_equal(column[rows], stepwise)
     assert column.dtype == featured.of_episode(episode).dtype == np.float64
-    if name == "x_velocity":  # the store is hopper's
+    if name == "x_velocity":  # the store has hopper's sizes
         np.testing.assert_array_equal(column, store.columns["observations"].array[:, 5])
 
 
 @pytest.mark.parametrize("family", ["halfcheetah", "hopper", "walker2d"])
 def test_the_velocity_is_where_it_is_said_to_be(family: str) -> None:
-    """The simulator's own velocity along x, from an environment that was just acted in."""
+    """Compare with the simulator's own velocity along x after a few steps."""
     facts = FACTS[family]
     environments = Environments(str(facts.env_id), 1)
     environments.reset([3])
@@ -73,7 +73,7 @@ def test_the_sum_to_go_is_the_return_to_go_of_another_feature(store: EpisodeStor
 
 
 def test_a_rollout_counts_down_from_the_best_episodes_sum(store: EpisodeStore) -> None:
-    """It is asked for nothing, and retraces the labels when it does what the episode did."""
+    """It takes no target return, and retraces the labels when it repeats the episode."""
     conditioning = FeatureToGo(feature="x_velocity").resolved(store)
     best = store.episode(int(store.returns.argmax()))
     labels, asked = conditioning.relabel(best), np.array([np.nan])
@@ -86,7 +86,7 @@ def test_a_rollout_counts_down_from_the_best_episodes_sum(store: EpisodeStore) -
     given = FeatureToGo(feature="x_velocity", target=-50.0).resolved(store)
     assert given.prompt(asked).tolist() == [[np.float32(-0.05)]]
     label(store, conditioning)
-    label(store, given)  # another target asks for no other labels
+    label(store, given)  # another target needs no other labels
     assert len(list(store.path.glob("conditions-*.npy"))) == 1
 
 
@@ -124,7 +124,7 @@ def test_frames_are_not_decoded_for_rewards(
 ) -> None:
     store = make_frame_store()
     conditioning = replace(FeatureToGo(1.0), target=0.0).resolved(store)
-    monkeypatch.setattr(type(store), "episode", None)  # which would decode them
+    monkeypatch.setattr(type(store), "episode", None)  # this would decode them
     assert label(store, conditioning).array.shape == (store.num_transitions, 1)
 
 

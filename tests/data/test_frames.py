@@ -1,4 +1,4 @@
-"""Frames in a store: what comes out is what went in, in bounded memory, or one line says why."""
+"""Tests of frames in a store: equal contents, bounded memory, one-line errors."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ def test_statistics_are_those_of_all_pixels(frames: EpisodeStore) -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_any_rows_through_any_cache(tmp_path_factory, lengths, pieces, data) -> None:
-    """However frames arrive and however small the cache, rows are those of the whole array."""
+    """For any pieces of frames and any cache size, rows equal those of the whole array."""
     whole = raw(tuple(lengths))
     path = tmp_path_factory.mktemp("column") / "observations.frames"
     appender = FrameAppender(path)
@@ -72,7 +72,7 @@ def test_any_rows_through_any_cache(tmp_path_factory, lengths, pieces, data) -> 
     facts = appender.close()
     column = FrameColumn(path, tuple(facts["shape"]), facts["block"])
     slots = data.draw(st.integers(1, 4))
-    column._slots = column._slots[:slots]  # limit() counts in MiB, which hold all of these
+    column._slots = column._slots[:slots]  # limit() counts in MiB, too large here
     column._held, column._used = column._held[:slots], column._used[:slots]
     row = st.integers(0, len(whole) - 1)
     for _ in range(4):
@@ -86,7 +86,7 @@ def test_any_rows_through_any_cache(tmp_path_factory, lengths, pieces, data) -> 
 
 
 def stacked_by_hand(store: EpisodeStore, row: int) -> np.ndarray:
-    """[T + stack - 1, H, W]: the frames around a window's first row, zeros before the episode."""
+    """Frames [T + stack - 1, H, W] from a window's first row on, zeros before the episode."""
     episode = int(np.searchsorted(store.offsets, row, side="right")) - 1
     whole, first = raw(), int(store.offsets[episode])
     return np.array(
@@ -102,7 +102,7 @@ def gatherer_of(store: EpisodeStore) -> WindowGatherer:
 
 
 def test_windows_equal_a_loop_that_stacks_by_hand(frames: EpisodeStore) -> None:
-    """Every window of the store, the first and last rows among them."""
+    """All windows of the store are compared, including the first and last rows."""
     ids = np.arange(frames.num_transitions)
     batch = gatherer_of(frames).gather(ids)
     assert batch.observations.shape == (len(ids), STEPS + STACK - 1, 10, 12)
@@ -112,7 +112,7 @@ def test_windows_equal_a_loop_that_stacks_by_hand(frames: EpisodeStore) -> None:
 
 
 def test_the_cache_keeps_no_zeros(frames: EpisodeStore) -> None:
-    """Padding is written into the batch, not into what is kept for the next."""
+    """Padding is written into the batch, not into the cached frames."""
     gatherer = gatherer_of(frames)
     gatherer.gather(np.arange(frames.num_transitions))
     np.testing.assert_array_equal(
@@ -128,7 +128,7 @@ def test_the_device_holds_the_same_windows(frames: EpisodeStore, monkeypatch) ->
     ids = np.arange(frames.num_transitions)
     host, device = HostSource(gatherer, cpu).batch(ids), DeviceSource(gatherer, cpu).batch(ids)
     for name, tensor in vars(host).items():
-        if tensor is None:  # what no policy has asked for
+        if tensor is None:  # a field no policy requests
             assert getattr(device, name) is None
             continue
         assert tensor.dtype == getattr(device, name).dtype
@@ -148,7 +148,7 @@ def test_memory_stays_below_the_limit(make_frame_store: Callable[..., EpisodeSto
     assert column._slots.nbytes <= 2 << 20
     assert len(column._held) == (2 << 20) // (BLOCK * 84 * 84)
     held = set(column._held.tolist())
-    column.take(np.array(sorted(held)) * BLOCK)  # what is kept is not decoded again
+    column.take(np.array(sorted(held)) * BLOCK)  # cached blocks are not decoded again
     assert set(column._held.tolist()) == held
 
 
@@ -178,7 +178,7 @@ def test_a_truncated_column_is_recognised(frames: EpisodeStore, cut: int) -> Non
 
 
 def test_any_bit_that_fell_over_is_found(frames: EpisodeStore) -> None:
-    """At the opening, or when the block is decoded; and by `verify` in any case."""
+    """It is found on opening or when the block is decoded, and always by `verify`."""
     content = bytearray(file_of(frames).read_bytes())
     everything = np.arange(frames.num_transitions)
     for at in np.linspace(0, len(content) - 1, 60).astype(int):
@@ -196,7 +196,7 @@ def test_any_bit_that_fell_over_is_found(frames: EpisodeStore) -> None:
 
 
 def test_a_bad_block_does_not_pass_for_the_one_it_replaced(frames: EpisodeStore) -> None:
-    """A decoding that failed leaves no half of it in the cache."""
+    """A failed decoding leaves no partial block in the cache."""
     content = bytearray(file_of(frames).read_bytes())
     content[3] ^= 4
     file_of(frames).write_bytes(content)
@@ -220,7 +220,7 @@ def test_a_bad_block_does_not_pass_for_the_one_it_replaced(frames: EpisodeStore)
 def test_a_block_that_was_forged_with_its_checksum_is_refused(
     frames: EpisodeStore, forged: str
 ) -> None:
-    """One that unpacks to less would leave in place what was there before."""
+    """A block that unpacks to fewer bytes would leave earlier contents in place."""
     content = file_of(frames).read_bytes()
     blocks = -(-frames.num_transitions // BLOCK)
     space = len(content) - blocks * INDEX.itemsize

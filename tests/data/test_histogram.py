@@ -1,4 +1,4 @@
-"""Distributions as labels: the worked example, the definition, a rollout's; and their distance."""
+"""Tests of histogram labels, in the data and in rollouts, and of the distance between them."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_worked_example() -> None:
 
 @pytest.mark.parametrize("feature", ["reward", "x_velocity", 2])
 def test_a_stores_labels_are_the_definitions(store: EpisodeStore, feature: int | str) -> None:
-    """Of every step: numpy's histogram of all that follow it."""
+    """The label of every step equals numpy's histogram of that step and all later ones."""
     conditioning = Histogram(feature=feature, bins=7).resolved(store)
     column = label(store, conditioning).array
     assert column.shape == (store.num_transitions, 7)
@@ -46,11 +46,11 @@ def test_what_lies_beyond_belongs_to_the_outer_bins() -> None:
     conditioning = Histogram(bins=4, low=-1.0, high=1.0)
     edges = [-9.0, -1.0, -0.5, 0.0, 0.5, 1.0, 9.0, np.nextafter(0.5, 0)]
     counts = 8 * conditioning.shares(np.array(edges))
-    assert counts.tolist() == [2, 1, 2, 3]  # a bin holds its lower edge, the last one both
+    assert counts.tolist() == [2, 1, 2, 3]  # a bin includes its lower edge, the last one both
 
 
 def test_a_rollout_is_asked_for_one_distribution(store: EpisodeStore) -> None:
-    """By default that of the best episode, at every step alike."""
+    """By default it is that of the best episode, the same at every step."""
     conditioning = Histogram(feature="x_velocity", bins=5).resolved(store)
     best = store.episode(int(store.returns.argmax()))
     assert not conditioning.asks
@@ -86,7 +86,7 @@ def test_the_distance_of_the_worked_example() -> None:
 
 
 def test_the_distance_is_scipys() -> None:
-    """Of the bins' centres, weighted by their shares."""
+    """scipy receives the bins' centres, weighted by their shares."""
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)
     for bins in (1, 2, 30):

@@ -1,7 +1,7 @@
-"""Damaged and hostile input, of every kind a reader may be given: one line, exit code 2.
+"""Tests of damaged and hostile input to all readers: one-line errors, exit code 2.
 
-A row: how it is made, and words of the line that names it. `test_d4rl.py`, `test_minari.py` and
-`test_hub.py` hold further ones of their readers.
+A row has a function that makes the input, and words of the expected line. `test_d4rl.py`,
+`test_minari.py` and `test_hub.py` contain further cases for their readers.
 """
 
 import io
@@ -103,7 +103,7 @@ def same(array: np.ndarray) -> np.ndarray:
 
 
 class Program:
-    """What a pickle may do to whoever loads it."""
+    """Object whose unpickling would execute code."""
 
     def __reduce__(self) -> tuple:
         return os.system, ("touch ran",)
@@ -115,14 +115,14 @@ class Getter:
 
 
 class Huge:
-    """An array of a petabyte, asked for by calling the class."""
+    """Object whose unpickling would allocate an array of a petabyte."""
 
     def __reduce__(self) -> tuple:
         return np.ndarray, ((2**50,),)
 
 
 def zip_bomb(folder: Path) -> Path:
-    """A few hundred kB that unpack to 300 MB of zeros."""
+    """File of a few hundred kB that unpacks to 300 MB of zeros."""
     archive = zipfile.ZipFile(folder / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1)
     with archive, archive.open("observations.npy", "w") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (300 * 2**20 // 44, 11)}
@@ -133,7 +133,7 @@ def zip_bomb(folder: Path) -> Path:
 
 
 def lying_npz(folder: Path) -> Path:
-    """A header that promises more rows than there are."""
+    """File whose header declares more rows than it contains."""
     held = io.BytesIO()
     np.save(held, columns()["observations"])
     content = held.getvalue().replace(b"(30, 11)", b"(90, 11)")
@@ -371,7 +371,7 @@ def test_names_that_lead_elsewhere_are_refused(
 
 
 def _column(name: str, function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
-    """A column of another content, to which the header is made to agree."""
+    """Damage that changes a column's contents and adapts the header."""
 
     def damage(store: Path) -> None:
         array = function(np.load(store / f"{name}.npy"))
@@ -453,7 +453,7 @@ def test_a_store_that_lies_is_refused(
 
 
 def test_a_pickle_of_numpy_1_or_protocol_2_is_data(tmp_path: Path) -> None:
-    """What admits no program admits every pickle of arrays that there is."""
+    """The restricted unpickler accepts every kind of pickle of arrays."""
     expected = None
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         content = pickle.dumps([columns(), columns(9)], protocol)
@@ -478,7 +478,7 @@ def test_a_file_that_may_not_be_read_is_named(
 
 
 def test_pickles_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    """A program written by hand: opcodes, not an object's `__reduce__`."""
+    """The program is written as opcodes, without an object's `__reduce__`."""
     command = f"touch {tmp_path / 'ran'}".encode()
     content = b"\x80\x02cposix\nsystem\nX" + struct.pack("<I", len(command)) + command + b"\x85R."
     (tmp_path / "x.pkl").write_bytes(content)
@@ -507,7 +507,7 @@ def test_nothing_that_is_not_a_store_is_ever_removed(
     assert (tmp_path / "here" / "precious").read_text() == "x"
     writer = StoreWriter(tmp_path / "store")
     writer.append(make_episode(9, 0))
-    (tmp_path / "store").mkdir()  # while the data are collected, somebody else moves in
+    (tmp_path / "store").mkdir()  # another process makes the folder meanwhile
     (tmp_path / "store" / "notes").write_text("x")
     facts = {"env_id": None, "family": None, "max_episode_steps": None, "transitions_in": 9}
     with pytest.raises(UserError, match="in the way"):

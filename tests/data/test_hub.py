@@ -1,4 +1,4 @@
-"""Parquet trajectories: invariant 7, round trips, what `dones` says, fetching, damage."""
+"""Tests of Parquet trajectories: invariant 7, round trips, `dones`, fetching, damage."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows_of(lengths: Sequence[int] = (30, 1000, 7), last: Sequence[bool] | None = None) -> Rows:
-    """As the Decision Transformer sets hold them; `last` is the last of an episode's dones."""
+    """Rows as in the Decision Transformer sets; `last` is the last of an episode's dones."""
     rows = []
     for index, length in enumerate(lengths):
         episode = make_episode(length, index, final=False)
@@ -88,7 +88,7 @@ def test_batches_do_not_show(
 
 
 def test_what_dones_says(tmp_path: Path, read: Callable) -> None:
-    """Hopper's limit is 1000: an episode of that length was cut by it, whatever its last done."""
+    """Hopper's limit is 1000: an episode of that length is truncated, whatever its last done."""
     rows = rows_of([1000, 1000, 30, 30], [True, False, True, False])
     store = read(parquet(tmp_path / "hopper-medium-v2.parquet", rows))
     assert store.truncated.tolist() == [True, True, False, False]
@@ -158,7 +158,7 @@ def stored(folder: Path, episodes: Sequence[Episode], **facts: Any) -> EpisodeSt
 
 
 def precise(episode: Episode) -> Episode:
-    """Rewards that single precision cannot hold, and no end."""
+    """An episode with rewards beyond single precision, and without an end."""
     rewards = episode.rewards.astype(np.float64) + 1e-12
     return replace(episode, rewards=rewards, truncated=False)
 
@@ -237,7 +237,7 @@ def test_writing_overwrites_nothing(store: EpisodeStore, tmp_path: Path) -> None
 
 
 def changed(index: int = 1, **columns: Callable[[Any], Any]) -> Callable[[Path], Any]:
-    """Columns of one row put through a function."""
+    """Damage that applies functions to columns of one row."""
 
     def damage(path: Path) -> None:
         rows = rows_of((30, 9, 7))
@@ -376,7 +376,7 @@ FILE = f"{CONVERTED}/hopper-medium-v2/train/0000.parquet"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    """A repository of code and pickles, and beside it what the Hub makes of it."""
+    """Server with a repository of code and pickles, and its Parquet conversion by the Hub."""
     root = tmp_path / "hub"
     main = root / "datasets" / REPO
     main.mkdir(parents=True)
@@ -453,7 +453,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     ranges = [
         asked.range for asked in server.requests if asked.path.endswith("v2/train/0000.parquet")
     ]
-    assert ranges[-1] == "bytes=20000-"  # whole pieces of 1000 bytes are kept
+    assert ranges[-1] == "bytes=20000-"  # whole pieces of 1000 bytes are reused
 
 
 def test_a_run_that_failed_is_gone_on_with(server: Loopback, tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_a_run_that_failed_is_gone_on_with(server: Loopback, tmp_path: Path) -> 
     before = len(server.requests)
     open_remote(NAME, tmp_path / "got")
     fetched = [asked.path[-12:] for asked in server.requests[before:] if "/resolve/" in asked.path]
-    assert set(fetched) == {"0001.parquet"}  # the first is there
+    assert set(fetched) == {"0001.parquet"}  # the first is present
 
 
 def test_a_repository_that_changed_meanwhile_is_not_mixed(
@@ -472,7 +472,7 @@ def test_a_repository_that_changed_meanwhile_is_not_mixed(
     second = FILE.replace("0000", "0001")
     server.faults[second] = status(403, times=1)
     one_line_within_seconds(NAME, "HTTP 403", tmp_path)
-    (server.folder / FILE).unlink()  # fetched already, and no longer part of the set
+    (server.folder / FILE).unlink()  # already fetched, and no longer in the set
     parquet(server.folder / FILE.replace("0000", "0002"), rows_of([11]))
     assert read(open_remote(NAME, tmp_path / "got")).lengths.tolist() == [400, 300, 11]
     assert list((tmp_path / "got").glob(".partial-*")) == []
@@ -561,7 +561,7 @@ def test_a_host_without_ranges_is_asked_anew(
 
 
 def test_a_process_of_its_own_reads_the_variables(server: Loopback, tmp_path: Path) -> None:
-    """As users set them: HF_ENDPOINT and HF_HOME, read when the client is imported."""
+    """Users set HF_ENDPOINT and HF_HOME, which are read when the client is imported."""
     code = (
         "import sys; from pathlib import Path\n"
         "from decision_seq.data.hub_remote import open_remote\n"

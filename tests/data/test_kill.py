@@ -1,4 +1,4 @@
-"""A collection that is killed leaves no worker behind."""
+"""Test that a killed collection leaves no worker process."""
 
 import os
 import signal

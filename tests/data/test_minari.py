@@ -1,4 +1,4 @@
-"""Minari datasets: invariant 7 in every format, spaces, round trips, fetching, damage."""
+"""Tests of Minari datasets: invariant 7 in every format, spaces, round trips, fetching, damage."""
 
 import errno
 import json
@@ -45,7 +45,7 @@ Make = Callable[..., Path]
 
 
 def stacked(space: Any, rows: Sequence[Any]) -> Any:
-    """Samples of a space as Minari wants an episode's: one array an entry."""
+    """Samples of a space stacked as Minari requires: one array per entry."""
     if isinstance(space, spaces.Dict):
         return {key: stacked(s, [row[key] for row in rows]) for key, s in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -55,7 +55,7 @@ def stacked(space: Any, rows: Sequence[Any]) -> Any:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """A dataset as Minari's users make one, without an environment unless one is given."""
+    """Function that makes a dataset as Minari's users do, by default without an environment."""
 
     def made(
         lengths: Sequence[int] = (40, 7, 25),
@@ -106,7 +106,7 @@ def read(tmp_path: Path) -> Callable[[Path], EpisodeStore]:
 
 
 def episodes_of(path: Path) -> Iterator[Any]:
-    """Minari's own view, as its users get it."""
+    """Episodes as Minari itself returns them."""
     import minari as package
 
     return package.MinariDataset(path / "data").iterate_episodes()
@@ -120,7 +120,7 @@ def edit(path: Path, **entries: Any) -> None:
 
 
 def spec_of(env_id: str, **changed: Any) -> str:
-    """An environment's specification as Minari's metadata hold it."""
+    """An environment's specification in the form of Minari's metadata."""
     return json.dumps(json.loads(gymnasium.spec(env_id).to_json()) | changed)
 
 
@@ -192,7 +192,7 @@ def test_the_environment_and_the_scale_come_from_the_metadata(make: Make, read: 
     edit(path, eval_env_spec=spec_of("Walker2d-v5", max_episode_steps=7))
     header = read(path).header
     assert (header["env_id"], header["max_episode_steps"]) == ("Walker2d-v5", 7)
-    assert header["family"] is None  # 17 observations: this is not that task
+    assert header["family"] is None  # 17 observations: a different task
     edit(path, eval_env_spec=None, env_spec=None, ref_min_score=None)
     header = read(path).header
     assert (header["env_id"], header["reference_scores"]) == (None, None)
@@ -250,7 +250,7 @@ def discrete(episode: Episode) -> Episode:
 
 
 def precise(episode: Episode) -> Episode:
-    """Rewards that single precision cannot hold, and no end."""
+    """An episode with rewards beyond single precision, and without an end."""
     rewards = episode.rewards.astype(np.float64) + 1e-12
     return replace(episode, rewards=rewards, truncated=False)
 
@@ -370,7 +370,7 @@ def _cut_file(path: Path) -> None:
 
 
 def _scramble(path: Path) -> None:
-    """Bytes within the file, the ends of which still look like HDF5."""
+    """Overwrite bytes inside the file; its ends still look like HDF5."""
     file = path / "data" / "main_data.hdf5"
     body = bytearray(file.read_bytes())
     body[800:3000] = b"\xff" * 2200
@@ -498,7 +498,7 @@ HDF5 = "datasets/farama-minari/toy/set-v0/data/main_data.hdf5"
 
 @pytest.fixture
 def hub(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    """The dataset at a Hub of its own, and nowhere else."""
+    """Local Hub that holds the dataset; there is no other copy."""
     path = make((400, 300))
     repository = tmp_path / "hub" / "datasets" / "farama-minari" / "toy"
     shutil.copytree(path, repository / "set-v0")
@@ -540,14 +540,14 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
     hub.faults[HDF5] = cut(20_500)
     assert read(open_remote(NAME, tmp_path / "got")).num_transitions == 700
     ranges = [asked.range for asked in hub.requests if asked.path.endswith("main_data.hdf5")]
-    assert ranges[-1] == "bytes=20000-"  # whole pieces of 1000 bytes are kept
+    assert ranges[-1] == "bytes=20000-"  # whole pieces of 1000 bytes are reused
 
 
 def test_a_run_that_failed_is_gone_on_with(hub: Loopback, tmp_path: Path) -> None:
     hub.faults[HDF5] = status(403, times=1)
     with pytest.raises(UserError, match=r"HTTP 403"):
         open_remote(NAME, tmp_path / "got")
-    assert not (tmp_path / "got" / "toy").exists()  # nothing that looks like a dataset
+    assert not (tmp_path / "got" / "toy").exists()  # no partial dataset
     before = len(hub.requests)
     assert (open_remote(NAME, tmp_path / "got") / "data" / "main_data.hdf5").is_file()
     again = [asked.path for asked in hub.requests[before:] if asked.method == "GET"]
@@ -617,7 +617,7 @@ def test_a_full_disk_is_said(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    # the small files asked for first come from the client's cache
+    # the small files requested first come from the client's cache
     open_remote(NAME, tmp_path / "first")
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     one_line_within_seconds(NAME, "the disk is full; make room", tmp_path)
@@ -635,7 +635,7 @@ def test_no_network_is_said_at_once(
 
 
 def test_a_process_of_its_own_reads_the_variables(hub: Loopback, tmp_path: Path) -> None:
-    """As users set them: HF_ENDPOINT and HF_HOME, read when the client is imported."""
+    """Users set HF_ENDPOINT and HF_HOME, which are read when the client is imported."""
     code = (
         "import sys; from pathlib import Path\n"
         "from decision_seq.data.minari_remote import open_remote\n"

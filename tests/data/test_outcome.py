@@ -1,4 +1,4 @@
-"""Rewards, values and goals as labels: against plain sums, and nothing of them in a rollout."""
+"""Tests of rewards, values and goals as labels, and of rollouts, which receive only goals."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.conftest import OBSERVATION, make_episode
 
 
 def plain_values(rewards: np.ndarray, discount: float) -> list[float]:
-    """The definition: the discounted sum of the rewards behind each step."""
+    """The definition: the discounted sum of the rewards after each step."""
     return [
         sum(discount**k * float(r) for k, r in enumerate(rewards[t + 1 :]))
         for t in range(len(rewards))
@@ -38,7 +38,7 @@ def test_values_are_the_definitions(discount: float) -> None:
 
 
 def test_a_long_episode_loses_no_precision() -> None:
-    """Where discount^T is no number any more: the value of a constant reward is known."""
+    """discount^T underflows here; the value of a constant reward is known."""
     found = values(np.ones(200_000), 0.9)
     left = np.arange(200_000)[::-1]
     np.testing.assert_allclose(found, (1 - 0.9**left) / 0.1, rtol=1e-12)
@@ -61,7 +61,7 @@ def test_a_stores_labels_are_those_of_its_episodes(store: EpisodeStore) -> None:
 
 
 def test_a_time_limit_is_not_penalised() -> None:
-    """Nor is data that stop without an end; and the rewards handed in stay as they are."""
+    """Data without an end are not penalised either, and the given rewards are not modified."""
     episode = make_episode(5, 0, terminated=True)
     before = episode.rewards.copy()
     punished = Outcome(1.0, -100.0).relabel(episode)
@@ -74,7 +74,7 @@ def test_a_time_limit_is_not_penalised() -> None:
 
 
 def with_final(store: EpisodeStore, tmp_path, final: bool) -> EpisodeStore:
-    """The same episodes, with the observation after each or without."""
+    """The same episodes, with or without the final observation of each."""
     with StoreWriter(tmp_path / f"final-{final}") as writer:
         for episode in store.episodes():
             steps = len(episode) + final
@@ -156,5 +156,5 @@ def test_frames_are_not_decoded_for_it(
     make_frame_store: Callable[..., EpisodeStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make_frame_store()
-    monkeypatch.setattr(type(store), "episode", None)  # which would decode them
+    monkeypatch.setattr(type(store), "episode", None)  # this would decode them
     assert label(store, Outcome()).array.shape == (store.num_transitions, 2)

@@ -1,4 +1,4 @@
-"""Players read the memory as the screen shows it, and play as well as they are asked to."""
+"""Tests of the Atari players: memory agrees with the screen, and skill decides the score."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Play = Callable[[str, float, int, int], float]
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Play:
-    """The return of an episode of at most so many steps."""
-    # Nobody looks at the pictures here, which take a third of the time.
+    """Function that plays an episode of at most `steps` steps -> its return."""
+    # Frames are not needed here and would take a third of the time.
     monkeypatch.setattr("decision_seq.envs.atari.Atari._observe", lambda env: env.frames)
 
     def played(game: str, skill: float, seed: int, steps: int) -> float:
@@ -54,7 +54,7 @@ def test_a_perfect_player_wins_whole_games(play: Play) -> None:
 
 
 def corner(screen: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int] | None:
-    """x and y of the first column and row of a colour."""
+    """x and y of the first column and row with a colour."""
     seen = (screen == colour).all(-1)
     return (int(seen.any(0).argmax()), int(seen.any(1).argmax())) if seen.any() else None
 
@@ -91,7 +91,7 @@ def test_breakouts_memory_is_what_the_screen_shows() -> None:
         red = (200, 72, 72)
         ball, paddle = corner(screen[93:189, 8:152], red), corner(screen[189:193, 8:152], red)
         assert paddle is not None
-        assert memory[72] - paddle[0] == 55 or memory[72] > 183  # beyond it, the wall hides it
+        assert memory[72] - paddle[0] == 55 or memory[72] > 183  # beyond this the wall hides it
         if memory[101] and ball is not None:
             found += 1
             assert memory[99] - ball[0] in (56, 57)
@@ -109,6 +109,6 @@ def test_a_paddle_is_steered_to_what_it_can_reach() -> None:
     assert paddle.steer(100, [0, 0], [160], 3) == 1
     assert paddle.steer(100, [0, 0], [60], 3) == -1
     assert paddle.steer(100, [0, 0], [60, 120], 2) == 1  # 60 is too far
-    assert paddle.steer(100, [0, 0], [105], 5) == 0  # a push moves it by 20, which is farther off
-    assert paddle.steer(100, [1, 1], [110], 5) == 0  # it moves on by 10 without a push
-    assert paddle.steer(195, [0, 0], [200], 2) == 1  # it stops at the end of its way
+    assert paddle.steer(100, [0, 0], [105], 5) == 0  # a push moves it by 20, too far
+    assert paddle.steer(100, [1, 1], [110], 5) == 0  # it moves by 10 without a push
+    assert paddle.steer(195, [0, 0], [200], 2) == 1  # it stops at the end of its range

@@ -1,6 +1,6 @@
-"""Invariant 7 for the readers of files: transitions in = out, returns those of the file.
+"""Tests of invariant 7 for file readers: transitions in = out, returns equal the file's.
 
-D4RL's own layouts are in `test_d4rl.py`, Minari's and the Hub's in `test_minari.py`, `test_hub.py`.
+D4RL's layouts are in `test_d4rl.py`, Minari's and the Hub's in `test_minari.py` and `test_hub.py`.
 """
 
 import os
@@ -21,7 +21,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def columns(write_d4rl: Write) -> dict[str, np.ndarray]:
-    """Flat arrays of four episodes, the last of which merely stops."""
+    """Flat arrays of four episodes; the last one has no end."""
     with h5py.File(write_d4rl((40, 25, 60), tail=13)) as file:
         return {name: column[:] for name, column in file.items()}
 
@@ -86,12 +86,12 @@ def test_npz_is_read_in_blocks(
     path = as_npz(columns, tmp_path)
     whole = open_dataset(str(path)).checksum
     monkeypatch.setattr("decision_seq.data.flat.BLOCK_ROWS", 7)
-    os.utime(path, (1, 1))  # changed: read anew
+    os.utime(path, (1, 1))  # changed: read again
     assert open_dataset(str(path)).checksum == whole
 
 
 def test_a_pickle_without_timeouts_knows_the_step_limit(tmp_path: Path) -> None:
-    """The original's pickles have no `timeouts`: Hopper's 1000 steps are a time-out."""
+    """The original's pickles have no `timeouts`; Hopper's 1000 steps are a time limit."""
     rows = []
     for length in (1000, 30):
         episode = make_episode(length, length)

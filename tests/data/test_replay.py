@@ -1,4 +1,4 @@
-"""DQN-replay's logs: read right, drawn as the original draws, refused in one line when damaged."""
+"""Tests of DQN-replay logs: reading, the original's sampling, one-line errors for damage."""
 
 import functools
 import gzip
@@ -35,7 +35,7 @@ def _ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def played(length: int, seed: int, choices: int = 4) -> Episode:
-    """An episode that ends by itself, as the logs know it."""
+    """An episode with a termination, in the form of the logs."""
     episode = make_frames(length, seed, SIZE)
     return replace(episode, actions=episode.actions % choices, terminated=True)
 
@@ -49,7 +49,7 @@ def packed(array: np.ndarray, **how: Any) -> bytes:
 def write_shard(
     folder: Path, number: int, episodes: Sequence[Episode], tail: bool = False, **more: Any
 ) -> dict[str, np.ndarray]:
-    """tail: the last episode has no end."""
+    """Write a shard. tail: the last episode has no end."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = {
         "observation": np.concatenate([e.observations for e in episodes]),
@@ -113,9 +113,9 @@ def test_padding_can_be_kept(logs: Path, tmp_path: Path) -> None:
 
 
 def test_a_shard_that_begins_or_ends_amidst_an_episode(logs: Path, tmp_path: Path) -> None:
-    """What is there is kept; padding whose episode is on the next shard is not an episode."""
+    """Partial episodes are retained; padding whose episode is on the next shard is no episode."""
     begun, whole = played(12, 0), played(5, 1)
-    begun.actions[0] = begun.rewards[0] = 0  # as padding, but with a picture
+    begun.actions[0] = begun.rewards[0] = 0  # like padding, but with a picture
     write_shard(logs, 0, [begun, *padded([whole]), PADDED])
     said = Lines()
     same(read(logs, tmp_path / "store", said), [begun, whole])
@@ -140,9 +140,9 @@ def test_a_black_frame_that_was_played_is_no_padding(logs: Path, tmp_path: Path)
 
 
 def test_a_buffer_that_was_never_full(logs: Path, tmp_path: Path) -> None:
-    """Rows that were never written are not read; one saved amidst overwriting itself is refused."""
+    """Unwritten rows are not read; a buffer saved while overwriting itself is refused."""
     episodes = [played(20, 0)]
-    rest = replace(PADDED, rewards=np.ones(3))  # whatever memory held
+    rest = replace(PADDED, rewards=np.ones(3))  # arbitrary contents
     write_shard(logs, 0, [*padded(episodes), rest])
     (logs / "add_count_ckpt.0.gz").write_bytes(packed(np.array(23)))
     same(read(logs, tmp_path / "store"), episodes)
@@ -158,12 +158,12 @@ def test_a_buffer_that_was_never_full(logs: Path, tmp_path: Path) -> None:
 
 
 def test_shards_as_the_logger_saved_them(logs: Path, tmp_path: Path) -> None:
-    """Each buffer a row before it was full: its last row is the former round's, and is not read."""
+    """Each buffer was saved one row before it was full; its stale last row is not read."""
     stream = np.concatenate([np.full(n, i) for i, n in enumerate((20, 30, 25, 35))])
     whole = [played(n, i) for i, n in enumerate((20, 30, 25, 35))]
     size = 40
     buffer = {
-        "observation": np.full((size, *SIZE), 77, np.uint8),  # as memory happens to be
+        "observation": np.full((size, *SIZE), 77, np.uint8),  # arbitrary contents
         "action": np.full(size, 3, np.int32),
         "reward": np.ones(size, np.float32),
         "terminal": np.zeros(size, np.uint8),
@@ -208,7 +208,7 @@ def test_the_first_are_whole_episodes(logs: Path, tmp_path: Path) -> None:
 def drawn_by_a_loop(
     terminals: dict[int, np.ndarray], wanted: int, seed: int, limit: int
 ) -> dict[int, int]:
-    """The original's procedure, row by row: for each buffer, where its cursor stands at last."""
+    """The original's procedure, row by row -> the final cursor of each buffer."""
     rng = np.random.RandomState(seed)
     cursors, rows = dict.fromkeys(terminals, 0), 0
     while rows < wanted:
@@ -253,7 +253,7 @@ def test_the_original_draw_is_that_of_its_loop(
 def test_a_visit_that_reaches_the_last_row_is_left_out(
     logs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the original does, even if its last episode ends there."""
+    """As in the original, this holds even if its last episode ends there."""
     write_shard(logs, 0, padded([played(4, i) for i in range(20)]))
     for rows, found in ((78, 77), (77, 0)):
         monkeypatch.setattr(replay_draw, "ORIGINAL_ROWS", rows)
@@ -400,7 +400,7 @@ def test_without_the_rom_one_line_says_so(
 
 
 def test_a_store_for_every_draw(sound: Path) -> None:
-    """By its path, once; anew for other options, and when the logs have changed."""
+    """A store is made once per path, and again for other options or changed logs."""
     store = open_dataset(str(sound))
     made = (store.path / "header.json").stat().st_mtime_ns
     assert (open_dataset(str(sound)).path / "header.json").stat().st_mtime_ns == made

@@ -1,4 +1,4 @@
-"""Games played here, laid out as DQN-replay: what is read is what was seen, stacks and all."""
+"""Tests of reading DQN-replay logs of games played here: stacks equal those of the environment."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ SHARDS, ROWS, PADDING = 4, 300, 3
 
 @pytest.fixture(scope="module")
 def game() -> tuple[list[Episode], list[np.ndarray]]:
-    """Breakout until all lives are lost, again and again, by any actions; the last game is cut.
+    """Several games of Breakout with random actions, the last one cut.
 
-    Their frames, and the stacks [T, 4, 84, 84] that the environment showed.
+    Returns their frames and the stacks [T, 4, 84, 84] of the environment.
     """
     env = envs.make("atari/Breakout-v0")
     rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def game() -> tuple[list[Episode], list[np.ndarray]]:
 def test_every_stack_is_the_one_that_the_environment_showed(
     game: tuple[list[Episode], list[np.ndarray]], tmp_path: Path
 ) -> None:
-    """From an episode's first step on; behind a shard's cut, zeros stand for what is not there."""
+    """From an episode's first step; after a shard's cut, missing frames are zeros."""
     episodes, stacks = game
     assert sum(episode.terminated for episode in episodes) >= 3
     logs = tmp_path / "Breakout" / "1" / "replay_logs"

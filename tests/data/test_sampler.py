@@ -190,7 +190,7 @@ def test_windows_equal_a_plain_loop(store: EpisodeStore, gatherer: WindowGathere
         for name, array in expected.items():
             np.testing.assert_array_equal(getattr(batch, name)[row, :length], array)
         np.testing.assert_allclose(batch.conditions[row, :length, 0], to_go[window], rtol=1e-5)
-    # Of every terminated episode one window a step that its last one lies in, of the others none.
+    # Each terminated episode has one window per step that contains its last one; others none.
     assert batch.terminated.sum() == sum(min(8, n) for n in store.lengths[store.terminated])
     for array in (batch.observations, batch.actions, batch.conditions):
         assert np.isfinite(array).all()

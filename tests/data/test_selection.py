@@ -26,7 +26,7 @@ def test_the_best_are_chosen_among_those_admitted() -> None:
 
 
 def original(lengths: np.ndarray, returns: np.ndarray, fraction: float) -> set[int]:
-    """The rule as kzl/decision-transformer words it: one after the other, from the last on."""
+    """The rule as written in kzl/decision-transformer: one by one, from the last."""
     order = sorted(range(len(returns)), key=lambda index: returns[index])
     budget = max(int(fraction * lengths.sum()), 1)
     kept, steps = {order[-1]}, lengths[order[-1]]
@@ -90,7 +90,7 @@ def test_a_least_return_is_asked_of_what_is_not_held_out(
     trained = trained_on(store, "keep", 1.0, 0.3, least)
     np.testing.assert_array_equal(trained, ~held & (store.returns >= least))
     assert 0 < trained.sum() < (~held).sum()
-    # The best part is one of what is left: half of these steps, not of all.
+    # The best fraction refers to the remaining steps: half of these, not of all.
     best = trained_on(store, "keep", 0.5, 0.3, least)
     assert best.sum() == 1 or store.lengths[best].sum() <= store.lengths[trained].sum() / 2
     assert (trained >= best).all()

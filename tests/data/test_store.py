@@ -58,7 +58,7 @@ def test_a_header_that_lies_is_recognised(store: EpisodeStore) -> None:
 
 
 def test_the_same_store_made_twice_at_once_stays(make_store: Callable[..., EpisodeStore]) -> None:
-    """Of two runs that both make it, the second may not pull it from under the first."""
+    """When two runs make the same store, the second must not remove it from the first."""
     first = make_store([30, 7])
     made = (first.path / "header.json").stat().st_ino
     assert make_store([30, 7]).num_transitions == 37

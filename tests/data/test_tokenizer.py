@@ -1,4 +1,4 @@
-"""Bins against their definition, a number at a time, over dimensions of every shape."""
+"""Tests of the tokenizer's bins against their definition, for various distributions."""
 
 import tempfile
 import tracemalloc
@@ -37,7 +37,7 @@ def fitted(columns: np.ndarray, bins: int, binning: Binning, block: int = 100) -
 
 
 def check(made: Tokenizer, columns: np.ndarray) -> None:
-    """Every number is in its bin, and comes back within half of its width; centres are stable."""
+    """Check that numbers are in their bins and decode within half a width; centres are stable."""
     values = torch.tensor(columns, dtype=torch.float32)
     tokens = made.encode(values)
     assert tokens.dtype == torch.int64
@@ -71,7 +71,7 @@ def test_the_worked_example() -> None:
     values = torch.tensor([-3, 1.9, 2, 8.5, 99, torch.inf, -torch.inf])[:, None]
     assert made.encode(values)[:, 0].tolist() == [0, 0, 1, 4, 4, 4, 0]
     between = fitted(np.array([[20.0], [0.0], [10.0]]), 2, "quantile")
-    assert between.edges.tolist() == [[0, 15, 20]]  # one and a half numbers a bin
+    assert between.edges.tolist() == [[0, 15, 20]]  # one and a half numbers per bin
     uniform = fitted(np.array([[0.0], [10.0], [1.0]]), 5, "uniform")
     assert uniform.edges.tolist() == [[0, 2, 4, 6, 8, 10]]
 
@@ -110,7 +110,7 @@ def test_quantile_bins_are_equally_full() -> None:
 
 
 def test_a_number_at_several_edges_has_a_bin_of_its_own() -> None:
-    """Rewards that are mostly 0: they decode to 0, and those beside them to something else."""
+    """Rewards that are mostly 0: zeros decode to 0, and neighbouring values to other numbers."""
     rng = np.random.default_rng(0)
     column = np.where(rng.random(2000) < 0.9, 0, rng.normal(0, 1, 2000)).astype(np.float32)
     made = fitted(column[:, None], 100, "quantile")

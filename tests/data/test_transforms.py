@@ -1,4 +1,4 @@
-"""A store with delayed rewards: brute force, and nothing confused with the store as it is."""
+"""Tests of stores with delayed rewards, by brute force and against the original store."""
 
 from collections.abc import Callable
 
@@ -25,12 +25,12 @@ def test_an_episodes_rewards_come_as_one_sum_with_its_last_step(store: EpisodeSt
     assert late.columns["rewards"].dtype == store.columns["rewards"].dtype
     for name in store.columns.keys() - {"rewards"}:
         assert late.columns[name] is store.columns[name]  # nothing else is copied
-    assert store.columns["rewards"].array[0] != 0  # as it was
+    assert store.columns["rewards"].array[0] != 0  # unchanged
     late.verify()
 
 
 def test_labels_are_the_constant_return_and_kept_apart(store: EpisodeStore) -> None:
-    """Whichever was labelled first; both are kept beside the same folder."""
+    """The order of labelling does not matter; both label files are in the same folder."""
     late, asked = delayed(store), ReturnToGo(10.0)
     dense = np.array(label(store, asked).array)
     column = label(late, asked).array
@@ -47,7 +47,7 @@ def test_values_are_discounted_from_the_end(store: EpisodeStore) -> None:
     labels = label(delayed(store), Outcome(0.9)).array
     for index, length in enumerate(store.lengths):
         rows = labels[store.offsets[index] : store.offsets[index + 1]]
-        left = np.arange(length)[::-1]  # steps until the last
+        left = np.arange(length)[::-1]  # steps to the last one
         expected = np.where(left > 0, store.returns[index] * 0.9 ** (left - 1.0), 0)
         np.testing.assert_allclose(rows[:, 1], expected, rtol=1e-5)
         np.testing.assert_allclose(rows[:, 0], np.where(left == 0, store.returns[index], 0))
@@ -72,7 +72,7 @@ def test_what_would_spoil_a_delayed_return_is_refused(
     make_store: Callable[..., EpisodeStore],
 ) -> None:
     store = make_store([9, 4])
-    store.header["clipped"] = True  # each reward was; their sum is not to be
+    store.header["clipped"] = True  # each reward was; their sum must not be
     assert ReturnToGo(1.0).resolved(delayed(store)).clip is False
     for conditioning in (
         ReturnToGo(1.0, clip=True),

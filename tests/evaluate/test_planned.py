@@ -1,4 +1,4 @@
-"""A checkpoint that plans may plan otherwise than it was trained for, and says so."""
+"""Tests of planner overrides at evaluation, and of the notes about them."""
 
 import json
 from pathlib import Path

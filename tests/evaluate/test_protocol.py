@@ -1,4 +1,4 @@
-"""Which episodes are rolled out, by whom, and what they score."""
+"""Tests of the evaluation protocol: episodes, their distribution over processes, scores."""
 
 import json
 from collections.abc import Sequence

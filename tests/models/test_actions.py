@@ -41,7 +41,7 @@ def test_the_loss_of_a_choice_is_its_negative_log_likelihood() -> None:
             torch.testing.assert_close(losses[row, step], expected)
     chosen = actions.choose(hidden)
     assert chosen.dtype == torch.int64
-    # The likeliest choice is the one that would cost least.
+    # The most likely choice has the lowest loss.
     each = torch.stack([actions.loss(hidden, torch.full((3, 4), a)) for a in range(5)], -1)
     assert torch.equal(chosen, each.argmin(-1))
     assert torch.allclose(F.softmax(logits, -1).amax(-1).log(), -each.amin(-1))
@@ -63,10 +63,10 @@ def test_choices_are_drawn_as_often_as_they_are_likely() -> None:
 
 @torch.no_grad()
 def test_no_draw_falls_beside_the_choices() -> None:
-    """The sum of probabilities may stay below the largest draw, and 0 is a draw."""
+    """The sum of probabilities may be below the largest draw, and 0 is a possible draw."""
     actions = DiscreteActions(3, 2)
     actions.head.weight.zero_()
-    actions.head.bias.copy_(torch.tensor([-200.0, 0.0, -200.0]))  # only the second can be
+    actions.head.bias.copy_(torch.tensor([-200.0, 0.0, -200.0]))  # only the second is possible
     draws = torch.tensor([0.0, 0.5, 1 - 2**-24])
     chosen = actions.choose(torch.zeros(3, 2), Sampling(draws, 1.0))
     assert chosen.tolist()[:2] == [1, 1]
@@ -82,7 +82,7 @@ def stochastic() -> StochasticActions:
 
 
 def batch_of(actions: torch.Tensor, first: int = 0) -> Batch:
-    """Windows of these actions [B, T, A], which begin at every 10th row of a store."""
+    """Windows with the given actions [B, T, A], starting at every 10th row of a store."""
     shape = actions.shape[:2]
     ids = first + 10 * torch.arange(shape[0])
     blank = torch.zeros(*shape, 1)
@@ -126,7 +126,7 @@ def test_likelihood_and_entropy_are_those_of_torchs_own_distribution(
 
 @torch.no_grad()
 def test_the_entropy_of_many_draws_is_the_integral() -> None:
-    """Of one dimension: -log p averaged over a fine grid of the Gaussian's quantiles."""
+    """The integral, in one dimension, averages -log p over a fine grid of Gaussian quantiles."""
     torch.manual_seed(0)
     actions, hidden = StochasticActions(1, 4), torch.randn(4)
     many = hidden.expand(500, 40, 4)
@@ -140,7 +140,7 @@ def test_the_entropy_of_many_draws_is_the_integral() -> None:
 
 
 def test_each_loss_reaches_what_it_is_to_teach(stochastic: StochasticActions) -> None:
-    """Lambda learns by its dual loss alone, and the policy not by that one."""
+    """Lambda is trained only by its dual loss, and the policy only by the others."""
     hidden = torch.randn(3, 4, 8)
     found = stochastic.losses(hidden, batch_of(torch.rand(3, 4, 2)), torch.Generator())
     reached = {}
@@ -157,7 +157,7 @@ def test_each_loss_reaches_what_it_is_to_teach(stochastic: StochasticActions) ->
         "entropy": distribution,
         "temperature": {"log_temperature"},
     }
-    # Where the entropy is above its target, lambda falls: its gradient is the loss itself.
+    # Lambda falls where the entropy is above its target; its gradient equals the loss.
     assert stochastic.log_temperature.grad.item() == pytest.approx(
         found["temperature"].sum().item(), rel=1e-5
     )

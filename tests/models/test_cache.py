@@ -1,4 +1,4 @@
-"""Reading piece by piece gives what reading whole gives."""
+"""Tests of the key-value cache: reading in pieces equals reading the whole sequence."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ UNSEEN = tuple(place % 4 != 3 for place in range(48))
 def gpt(request) -> GPT:
     torch.manual_seed(0)
     backbone = GPTConfig(layers=3, heads=2, width=WIDTH).build(request.param).eval()
-    for weight in backbone.parameters():  # so that attention is far from uniform
+    for weight in backbone.parameters():  # makes attention far from uniform
         torch.nn.init.normal_(weight, std=0.3)
     return backbone
 
@@ -50,7 +50,7 @@ def test_what_is_unseen_is_seen_by_nobody() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("shared", [True, False])
 def test_rows_fork_and_are_chosen(gpt: GPT, shared: bool) -> None:
-    """Random searches: after every fork and every choice, the same as reading each row whole."""
+    """In random searches, every fork and choice equals reading each row as a whole."""
     torch.manual_seed(1)
     environments, cache = 2, gpt.begin(2, shared)
     read = torch.randn(environments, 6, WIDTH)
@@ -68,12 +68,12 @@ def test_rows_fork_and_are_chosen(gpt: GPT, shared: bool) -> None:
         cache.keep(rows)
         read = torch.cat([read[rows], torch.randn(len(rows), 3, WIDTH)], 1)
         close(gpt.extend(read[:, -3:], cache), gpt(read)[:, -3:])
-        assert len(cache.levels) == 1 + shared  # melted
+        assert len(cache.levels) == 1 + shared  # merged
 
 
 @torch.no_grad()
 def test_prefixes_may_differ_in_length(gpt: GPT) -> None:
-    """Rows whose prefix is shorter by whole groups of four, as transitions are."""
+    """Some rows' prefixes are shorter by whole groups of four tokens, like transitions."""
     torch.manual_seed(2)
     lengths = torch.tensor([2, 10, 6])
     prefix, following = torch.randn(3, 10, WIDTH), torch.randn(6, 7, WIDTH)
@@ -95,7 +95,7 @@ def test_memory_is_used_again_when_it_is_free_and_not_before() -> None:
     first, second = gpt.begin(2, memory=memory), gpt.begin(2, memory=memory)
     gpt.extend(tokens[:, :3], first)
     gpt.extend(others[:, :3], second)
-    close(gpt.extend(tokens[:, 3:], first), gpt(tokens)[:, 3:])  # neither wrote into the other's
+    close(gpt.extend(tokens[:, 3:], first), gpt(tokens)[:, 3:])  # no overwriting
     close(gpt.extend(others[:, 3:], second), gpt(others)[:, 3:])
     places = {cache.levels[0].entries.data_ptr() for cache in (first, second)}
     assert len(places) == 2

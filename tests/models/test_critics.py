@@ -1,4 +1,4 @@
-"""Implicit Q-learning on a process small enough to be solved by hand, and what it may look at."""
+"""Tests of implicit Q-learning, against a process solved by hand, and of the data it reads."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ from tests.conftest import ACTION, OBSERVATION
 from tests.test_train import TINY
 
 DISCOUNT = 0.9
-SURE, LUCK = 0.4, 0.25  # a reward that is certain, and how often the data find the other, 1
+SURE, LUCK = 0.4, 0.25  # the certain reward, and the frequency of the reward 1 in the data
 STATES = np.eye(3, dtype=np.float32)
 
 
@@ -44,8 +44,8 @@ def write(path, episodes: list[Episode]) -> EpisodeStore:
 def fork(tmp_path) -> EpisodeStore:
     """State 0 leads to 1 (action above 0) or to 2; there any action ends the episode.
 
-    In 1 the one action above 0.5 in four is rewarded 1, others are not; in 2 all are, by SURE. So
-    the data's own mean is better in 2, what can be had is better in 1.
+    In 1 a quarter of the actions is above 0.5 and has reward 1, the others 0. In 2 every action has
+    reward SURE. So the data's mean is better in 2, and the best achievable return in 1.
     """
     rng = np.random.default_rng(0)
     episodes = []
@@ -57,7 +57,7 @@ def fork(tmp_path) -> EpisodeStore:
             Episode(
                 STATES[[0, state]],
                 np.array([[first], [second]], np.float32),
-                np.array([0.0, 100 * reward]),  # of any size
+                np.array([0.0, 100 * reward]),  # any size
                 terminated=True,
                 truncated=False,
             )
@@ -75,7 +75,7 @@ def learnt(store: EpisodeStore, expectile: float, updates: int = 400) -> IQL:
     gatherer = WindowGatherer(store, conditions, 2, 2)
     trained = [weight for weight in critic.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(trained, 5e-3)
-    batch = gatherer.gather(store.offsets[:-1]).tensors()  # all there is
+    batch = gatherer.gather(store.offsets[:-1]).tensors()  # all windows
     for _ in range(updates):
         update(critic, batch, optimizer)
     return critic
@@ -92,15 +92,15 @@ def update(critic: IQL, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def found(critic: IQL) -> list[float]:
-    """What it thinks of each action: in 0 towards 1 and 2, in 1 the right and the wrong, in 2."""
+    """The critic's values of the actions: in 0 towards 1 and 2, in 1 right and wrong, in 2."""
     states = torch.as_tensor(STATES[[0, 0, 1, 1, 2]])
     return critic.onward(states, torch.tensor([[1.0], [-1.0], [1.0], [-1.0], [1.0]])).tolist()
 
 
 @pytest.mark.parametrize("expectile", [0.5, 0.9])
 def test_a_known_process_is_solved(fork: EpisodeStore, expectile: float) -> None:
-    """By hand: the expectile v of a reward 1 of probability p obeys
-    e p (1 - v) = (1 - e) (1 - p) v. At 0.5 it is the mean, and Q is the data's own."""
+    """The solution by hand: the expectile v of a reward 1 with probability p satisfies
+    e p (1 - v) = (1 - e) (1 - p) v. At e = 0.5 it is the mean, and Q is that of the data."""
     lucky = (fork.columns["observations"].array[1::2, 1] == 1).nonzero()[0]
     luck = (fork.columns["rewards"].array[1::2][lucky] > 0).mean()
     value = expectile * luck / (expectile * luck + (1 - expectile) * (1 - luck))
@@ -112,8 +112,8 @@ def test_a_known_process_is_solved(fork: EpisodeStore, expectile: float) -> None
 
 SPEC = Spec((OBSERVATION,), ACTION, "continuous", 2, 1000, DISCOUNT)
 WINDOW = 6
-# A whole window; one cut by the environment's end of an episode, one by a time limit; an episode's
-# last step before a time limit, and one that the environment made the last.
+# A whole window; one cut by a termination, one by a time limit; the last step of an episode before
+# a time limit, and one before a termination.
 ROWS, COUNTED = [0, 27, 33, 88, 112], [5, 3, 3, 0, 1]
 
 
@@ -123,7 +123,7 @@ def critic(store: EpisodeStore) -> IQL:
     made = IQLConfig(0.8, width=16).build(SPEC)
     made.fit(store, label(store, Outcome(DISCOUNT)))
     with torch.no_grad():
-        for weight in made.target_q.parameters():  # a target of its own
+        for weight in made.target_q.parameters():  # so that the target differs
             weight += 0.1 * torch.randn_like(weight)
     return made
 
@@ -136,7 +136,7 @@ def batch(store: EpisodeStore) -> Batch:
 
 @torch.no_grad()
 def test_losses_equal_a_plain_loop(critic: IQL, batch: Batch, store: EpisodeStore) -> None:
-    """Step by step, by the paper's equations 5 and 6, in units of the largest return."""
+    """The loop uses the paper's equations 5 and 6, in units of the largest return."""
     returns = label(store, Outcome(DISCOUNT)).array @ [1, DISCOUNT]
     assert critic.scale.item() == pytest.approx(abs(returns).max())
     losses, weights = critic.losses(batch), critic.weights(batch)
@@ -166,8 +166,8 @@ def test_losses_equal_a_plain_loop(critic: IQL, batch: Batch, store: EpisodeStor
 
 
 def test_the_end_of_an_episode_is_no_time_limit(critic: IQL, batch: Batch) -> None:
-    """Were its last steps a time limit's, they would count nothing; as they are, they do not
-    depend on what stands behind them."""
+    """Last steps before a time limit have no weight; before a termination they have one, and do not
+    depend on the values after them."""
     limited = replace(batch, terminated=torch.zeros_like(batch.terminated))
     assert critic.weights(limited)["critic_q"].sum(1).tolist() == [5, 2, 3, 0, 0]
     beyond = torch.where(batch.mask[..., None], batch.observations, 50.0)
@@ -214,7 +214,7 @@ def test_half_precision_is_not_for_values(critic: IQL, batch: Batch) -> None:
 
 @torch.no_grad()
 def test_what_it_tells_is_in_the_units_of_the_rewards(critic: IQL, batch: Batch) -> None:
-    """And the lower of two opinions."""
+    """It is also the lower of the two critics' values."""
     pairs = torch.cat([critic.standardize(batch.observations[0]), batch.actions[0]], -1)
     first, second = critic.q(pairs)
     worth = critic.onward(batch.observations[0], batch.actions[0])
@@ -223,7 +223,7 @@ def test_what_it_tells_is_in_the_units_of_the_rewards(critic: IQL, batch: Batch)
 
 
 def test_a_resumed_run_is_the_same_to_the_bit(write_d4rl, tmp_path) -> None:
-    """Targets, which no optimiser knows, included."""
+    """Target networks, which are outside the optimiser, are included."""
     policy = {
         "name": "tt",
         "bins": 8,

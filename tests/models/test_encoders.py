@@ -1,4 +1,4 @@
-"""Frames: every stack is seen once, by its own step alone."""
+"""Tests of encoders: each stack of frames reaches only its own step."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_window_of_frames_is_encoded_as_its_stacks_are(encoder: ImageEncoder) 
             stack = frames[row, step : step + 4]
             alone = encoder.embed(encoder.convolutions(stack[None].float() / 255))
             torch.testing.assert_close(whole[row, step], alone[0], rtol=1e-4, atol=1e-5)
-    # What a rollout encodes: the stacks of one step, as the environment shows them.
+    # A rollout encodes the stacks of one step, as the environment returns them.
     spec = Spec(SHAPE, 3, "discrete", 1, 10)
     torch.testing.assert_close(
         encoder(spec.one_step(frames[:, 2:6]))[:, 0], whole[:, 2], rtol=1e-4, atol=1e-5
@@ -55,7 +55,7 @@ def test_a_frame_too_small_for_the_convolutions_is_refused() -> None:
 
 
 def test_the_papers_encoder_has_its_size() -> None:
-    """Conv 4-32-64-64 and Linear 3136-128 (kzl/decision-transformer atari/)."""
+    """Conv 4-32-64-64 and Linear 3136-128, as in kzl/decision-transformer atari/."""
     encoder = ImageConfig().build((4, 84, 84), 128)
     assert encoder.embed.in_features == 3136
     expected = (4 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64 + (3136 + 1) * 128

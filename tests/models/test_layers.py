@@ -80,7 +80,7 @@ def test_causal_mask_is_a_triangle() -> None:
 
 @pytest.mark.parametrize("hidden", [None, 3])
 def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> None:
-    """Shown, and written out under dropout of none: the kernels' outcome, a hidden place too."""
+    """Explicit weights, also with near-zero dropout, give the kernel's result, masked or not."""
     torch.manual_seed(0)
     layer, tokens = CausalSelfAttention(12, 3, 0.2).eval(), torch.randn(2, 7, 12)
     mask = None if hidden is None else torch.ones(7, 7).tril().bool() & (torch.arange(7) != hidden)
@@ -92,13 +92,13 @@ def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> N
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 7))
     assert (weights.triu(1) == 0).all()
     assert hidden is None or (weights[..., hidden] == 0).all()
-    layer.train().dropout.probability = 1e-9  # dropped by a probability that rounds to none
+    layer.train().dropout.probability = 1e-9  # rounds to no dropout
     torch.testing.assert_close(layer(tokens, mask=mask), expected)
 
 
 @pytest.mark.parametrize("name", sorted(BackboneConfig.get_known_choices()))
 def test_a_backbone_shows_where_it_looks(name: str) -> None:
-    """All of a token's looks add up to 1, and nobody looks at what is hidden."""
+    """A token's attention sums to 1 and is 0 at hidden positions."""
     torch.manual_seed(0)
     seen = (True, False, True, True)
     backbone = BackboneConfig.get_choice_class(name)().build(seen).eval()
@@ -110,7 +110,7 @@ def test_a_backbone_shows_where_it_looks(name: str) -> None:
 
 
 def test_more_heads_see_more() -> None:
-    """Four heads split the width; their outputs differ from one head's on the same weights."""
+    """Four heads split the width; their output differs from that of one head and equal weights."""
     torch.manual_seed(0)
     one, four = (GPTConfig(heads=heads).build().eval() for heads in (1, 4))
     four.load_state_dict(one.state_dict())

@@ -1,4 +1,4 @@
-"""Products by oneDNN are those of torch, and are counted as they are."""
+"""Tests of linear layers by oneDNN against torch's, and of their FLOP counts."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ SHAPES = [((3, 59, 24), 40), ((130, 8), 3), ((64, 1), 16)]
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor where oneDNN is the quicker one."""
+    """Use oneDNN, as on a processor where it is faster."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
 
 
@@ -43,7 +43,7 @@ def test_values_and_gradients(
         return behind(F.linear(*leaves))
 
     found, wanted = run(ours, torch.float32), run(exactly, torch.float64)
-    with torch.no_grad():  # another way to the same
+    with torch.no_grad():  # another code path
         found.append(ours(*[*leaves, None][:3]))
     for value, exact in zip(found, [*wanted, wanted[0]], strict=True):
         assert value.shape == exact.shape
@@ -79,7 +79,7 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
         return counter.get_total_flops()
 
     once = 2 * 64 * 8 * 16
-    assert operations(inputs) == 2 * once  # there, and back to the weight
+    assert operations(inputs) == 2 * once  # forward, and backward to the weight
     assert operations(inputs.requires_grad_()) == 3 * once
     layer.weight.requires_grad_(False)
     assert operations(inputs) == 2 * once
@@ -88,7 +88,7 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
 @pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU(), nn.GELU()], ids=str)
 @torch.no_grad()
 def test_a_lowered_copy_multiplies_as_autocast_does(activation: nn.Module) -> None:
-    """Once the weights are lowered; the copy alone is."""
+    """Outputs agree; only the copy has lowered weights, not the layer."""
     torch.manual_seed(0)
     layer, inputs = products.Linear(24, 40), torch.randn(3, 59, 24)
     copy = products.lowered(layer, torch.bfloat16)

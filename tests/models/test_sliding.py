@@ -1,4 +1,4 @@
-"""Windows that slide, against lists that grow and are cut."""
+"""Tests of sliding-window decoding against lists that grow and are cut."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.types import Spec
 
 WIDTH = 12
-# How long the episodes of two rows are, one after the other.
+# Lengths of the consecutive episodes of two rows.
 LENGTHS = ((3, 1, 14, 2), (9, 4, 7))
 
 
@@ -44,7 +44,7 @@ def test_the_newest_token_is_told_the_same(
 ) -> None:
     torch.manual_seed(0)
     backbone = GPTConfig(layers, width=WIDTH, activation="gelu").build().eval()
-    for parameter in backbone.parameters():  # so that heads look at some more than at others
+    for parameter in backbone.parameters():  # makes attention non-uniform
         parameter.normal_(std=0.3)
     slide = sliding(backbone, 2, steps, tokens, dtype)
     earlier = [torch.randn(1, WIDTH)] * 2
@@ -52,7 +52,7 @@ def test_the_newest_token_is_told_the_same(
     exact = 1e-4 if dtype == torch.float32 else 0.1
     for row in rows:
         begins, whole = zip(*row, strict=True)
-        # The former step's last token; of a beginning, something that was there before.
+        # The previous step's last token; at the beginning of an episode, an arbitrary one.
         news = [torch.cat([old, new])[-tokens:] for old, new in zip(earlier, whole, strict=True)]
         found = slide(torch.stack(news), torch.tensor(begins))
         expected = torch.stack([backbone(tokens[None])[0][0, -1] for tokens in whole])
@@ -62,7 +62,7 @@ def test_the_newest_token_is_told_the_same(
 
 
 def test_nothing_moves() -> None:
-    """What has come stays, until its slot is taken by the step K later."""
+    """Entries stay in their slot until the step K later overwrites it."""
     steps, tokens = 4, 3
     window = Window(2, steps, tokens)
     for t in range(20):
@@ -78,7 +78,7 @@ def test_nothing_moves() -> None:
 
 
 def test_it_takes_the_weights_of_now() -> None:
-    """A window that was begun before an update of the weights acts by the former ones."""
+    """A window that began before an update of the weights uses the previous weights."""
     torch.manual_seed(0)
     backbone = GPTConfig(2, width=WIDTH).build().eval()
     begun, tokens, begins = (

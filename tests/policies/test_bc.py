@@ -30,7 +30,7 @@ def windows(store: EpisodeStore) -> Batch:
 
 
 def plainly(policy: BehaviourCloning, observations: np.ndarray) -> torch.Tensor:
-    """The action after `observations` [t + 1, S], of one episode from its beginning."""
+    """The action after `observations` [t + 1, S] of one episode from its beginning, in a loop."""
     size = observations.shape[1]
     seen = torch.zeros(K, size)
     mean, std = policy.standardize.mean, policy.standardize.std
@@ -46,7 +46,7 @@ def plainly(policy: BehaviourCloning, observations: np.ndarray) -> torch.Tensor:
 def test_the_newest_states_come_last_and_missing_ones_are_zeros(
     policy: BehaviourCloning, store: EpisodeStore
 ) -> None:
-    """In a rollout's context as in a plain loop, from the first step on and beyond K."""
+    """A rollout's context equals a plain loop, from the first step to beyond K."""
     episode = store.episode(2)
     nothing = np.empty((len(episode), 0), np.float32)
     for t, batch in enumerate(lived(policy.spec, K, episode, nothing)):

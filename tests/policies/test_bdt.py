@@ -1,6 +1,6 @@
-"""The bi-directional transformer: its summaries are of the states they should be of, and no other.
+"""Tests of the bi-directional transformer and of the states that its summaries cover.
 
-What every policy must do is in test_contract.
+Contract tests shared by all policies are in test_contract.
 """
 
 import json
@@ -51,7 +51,7 @@ def windows(store: EpisodeStore, policy: BidirectionalTransformer) -> WindowGath
 def test_a_summary_is_of_the_states_to_come_and_of_no_other(
     policy: BidirectionalTransformer,
 ) -> None:
-    """A change of the state s_j moves exactly z_{j-K+1} to z_j."""
+    """A change of state s_j changes exactly z_{j-K+1} to z_j."""
     length = 20
     states, real = torch.randn(2, length, 11), torch.ones(2, length, dtype=torch.bool)
     before = policy.summary(states, real, length)
@@ -68,7 +68,7 @@ def test_a_summary_is_of_the_states_to_come_and_of_no_other(
 
 @torch.no_grad()
 def test_an_episodes_end_is_the_end(policy: BidirectionalTransformer) -> None:
-    """What lies behind changes nothing, nor does how much of it; the last z is of one state."""
+    """Padding after the end has no effect, whatever its amount; the last z is of one state."""
     states = torch.randn(1, 14, 11)
     for left in (1, 3, 9):
         real = torch.arange(14)[None] < left
@@ -77,7 +77,7 @@ def test_an_episodes_end_is_the_end(policy: BidirectionalTransformer) -> None:
         torch.testing.assert_close(policy.summary(noisy, real, 14)[:, :left], found)
         alone = policy.summary(states[:, :left], real[:, :left], left)
         torch.testing.assert_close(alone, found)
-        # padding between the window's states and those behind it
+        # padding between the window's states and the later ones
         apart = torch.cat([states[:, :1], torch.ones(1, 4, 11), states[:, 1:]], 1)
         gap = torch.cat([real[:, :1], torch.zeros(1, 4, dtype=torch.bool), real[:, 1:]], 1)
         torch.testing.assert_close(policy.summary(apart, gap, 14)[:, :left], found)
@@ -87,7 +87,7 @@ def test_an_episodes_end_is_the_end(policy: BidirectionalTransformer) -> None:
 
 @torch.no_grad()
 def test_a_summary_is_read_backwards(policy: BidirectionalTransformer) -> None:
-    """The definition, a step at a time: from the last state that there is to s_t."""
+    """Compare with the definition, step by step: from the last available state back to s_t."""
     summary, states = policy.summary, torch.randn(1, 9, 11)
     found = summary(states, torch.ones(1, 9, dtype=torch.bool), 9)
     embedded = summary.encoder(states)
@@ -110,7 +110,7 @@ def test_order_and_distance_tell(policy: BidirectionalTransformer) -> None:
 def test_windows_are_summarised_as_whole_episodes(
     policy: BidirectionalTransformer, windows: WindowGatherer, store: EpisodeStore
 ) -> None:
-    """In training and in a rollout alike: every window of every episode, to its last step."""
+    """Training and rollout agree for every window of every episode, to its last step."""
     rows = np.arange(store.num_transitions)
     batch = windows.gather(rows).tensors()
     assert batch.futures.shape == (len(rows), K - 1, 11)
@@ -131,7 +131,7 @@ def test_windows_are_summarised_as_whole_episodes(
 def test_the_loss_is_told_by_what_follows_the_window(
     policy: BidirectionalTransformer, windows: WindowGatherer
 ) -> None:
-    """By what the episode had there, and by nothing behind its end."""
+    """The loss depends on the episode's later states, and on nothing after its end."""
     batch = windows.gather(np.array([0, 26, 40, 110])).tensors()
     assert batch.futures_mask.sum(1).tolist() == [K - 1, 0, K - 1, 0]
     rng = torch.Generator()
@@ -181,7 +181,7 @@ def test_a_rollout_follows_the_best_episode(
 def test_a_run_from_training_to_matching(
     tmp_path: Path, write_d4rl: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its checkpoint holds the target, so that an evaluation needs no data."""
+    """The checkpoint holds the target, so an evaluation needs no data."""
     data, run = write_d4rl((40, 25, 60, 30, 20)), tmp_path / "run"
     overrides = {
         **{"policy.name": "bdt", "conditioning.name": "none", "policy.context_length": K},

@@ -130,7 +130,7 @@ def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: Epis
     chosen, kind = case[2:]
     labels = label(store, conditioning(chosen))
     gatherer = WindowGatherer(store, labels, LENGTH, 1000, policy.futures)
-    # The first of an episode, some in its middle, and short ones at its end (rows 28, 36, 88).
+    # First windows of an episode, middle ones, and short ones at its end (rows 28, 36, 88).
     found = gatherer.gather(torch.tensor([0, 3, 28, 36, 60, 88, 92]).numpy()).tensors()
     draw = torch.Generator().manual_seed(1)
     if kind in DISCRETE:
@@ -143,18 +143,18 @@ def gathered(case: tuple[str, str | None, str, str], policy: Policy, store: Epis
 
 @pytest.fixture
 def batch(policy: Policy, gathered: Batch) -> Batch:
-    """With its conditions, of which hindsight is no part of what may not be seen."""
+    """The batch with hindsight conditions, which the tests for the future leave as they are."""
     with torch.no_grad():
         return policy.hindsight(gathered)
 
 
 def before_window(batch: Batch, name: str) -> int:
-    """How many frames precede the window's first step."""
+    """The number of frames before the window's first step."""
     return getattr(batch, name).shape[1] - batch.mask.shape[1]
 
 
 def noise(name: str, array: torch.Tensor, size: float) -> torch.Tensor:
-    """Other contents for a field, far from what the data hold, of the kind that it takes."""
+    """Replacement values for a field, of its kind and far from the data."""
     if name == "timesteps":
         return torch.randint(0, 900, array.shape)
     if array.dtype == torch.uint8:
@@ -165,7 +165,7 @@ def noise(name: str, array: torch.Tensor, size: float) -> torch.Tensor:
 
 
 def predictions(policy: Policy, batch: Batch) -> torch.Tensor:
-    """The action of every step of every window, [B, T, ...]: each taken as the newest in turn."""
+    """The action of every step of every window, [B, T, ...], each with that step as the newest."""
     columns = []
     for step in range(batch.mask.shape[1]):
         mask = torch.arange(batch.mask.shape[1]) <= step
@@ -174,7 +174,7 @@ def predictions(policy: Policy, batch: Batch) -> torch.Tensor:
 
 
 def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """name -> (values, weights), with the same draws for both, as an update hands them in."""
+    """name -> (values, weights), both with the same random draws, as in an update."""
     rng = torch.Generator()
     weights = policy.weights(batch, rng.manual_seed(0))
     values = policy(batch, rng.manual_seed(0)).losses
@@ -183,7 +183,7 @@ def losses(policy: Policy, batch: Batch) -> dict[str, tuple[torch.Tensor, torch.
 
 
 def values(policy: Policy, batch: Batch) -> torch.Tensor:
-    """The losses of every step added up, [B, T]."""
+    """The sum of the losses of every step, [B, T]."""
     return torch.stack([values for values, _ in losses(policy, batch).values()]).sum(0)
 
 
@@ -223,7 +223,7 @@ def test_nothing_sees_the_future(policy: Policy, batch: Batch) -> None:
 
 @torch.no_grad()
 def test_an_action_does_not_see_itself(policy: Policy, batch: Batch, ignored: set[str]) -> None:
-    """Invariant 2: noise in action t leaves the prediction of action t alone, and moves t + 1's."""
+    """Invariant 2: noise in action t does not change the prediction of t, and changes t + 1's."""
     before = predictions(policy, batch)
     errors = values(policy, batch)
     for step in range(LENGTH - 1):
@@ -238,7 +238,7 @@ def test_an_action_does_not_see_itself(policy: Policy, batch: Batch, ignored: se
 
 @torch.no_grad()
 def test_what_a_policy_is_given_is_seen(policy: Policy, batch: Batch, ignored: set[str]) -> None:
-    """The condition and the state, unless the policy leaves the condition out by design."""
+    """The condition and the state have an effect, except inputs ignored by design."""
     before = values(policy, batch)
     for name in ("conditions", "observations"):
         changed = noise(name, getattr(batch, name), 5)
@@ -248,7 +248,7 @@ def test_what_a_policy_is_given_is_seen(policy: Policy, batch: Batch, ignored: s
 
 @torch.no_grad()
 def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) -> None:
-    """Invariant 3, and 8: the loss too."""
+    """Invariants 3 and 8: neither actions nor the loss depend on them."""
     padding = ~batch.mask
     assert padding.any(1).sum() == 3
     changed = {}
@@ -270,7 +270,7 @@ def test_the_contents_of_padding_change_nothing(policy: Policy, batch: Batch) ->
 
 @torch.no_grad()
 def test_the_amount_of_padding_changes_nothing(policy: Policy, batch: Batch) -> None:
-    """Invariant 3 and 8: four more padded steps, the same actions and the same loss."""
+    """Invariants 3 and 8: four more padded steps give the same actions and the same loss."""
 
     def padded(array: torch.Tensor) -> torch.Tensor:
         more = torch.ones(len(array), 4, *array.shape[2:], dtype=array.dtype)
@@ -320,7 +320,7 @@ def test_a_rollout_step_by_step_is_the_training_forward(
 
 
 def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch: Batch) -> None:
-    """Invariant 8: the batch's loss is the mean over its real steps, wherever they lie."""
+    """Invariant 8: the batch's loss is the mean over its real steps, wherever they are."""
     for values, weights in losses(policy, batch).values():
         expected = values[weights.bool()].mean()
         found = masked_mean(values, weights).item()
@@ -329,7 +329,7 @@ def test_a_padded_window_weighs_as_much_as_its_real_steps(policy: Policy, batch:
 
 @torch.no_grad()
 def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Batch) -> None:
-    """What a policy draws, too: ranks and micro-batches are handed generators of one seed."""
+    """Random draws agree too: ranks and micro-batches get generators of one seed."""
     whole = losses(policy, batch)
     for rows in (slice(0, 3), slice(3, None)):
         present = {n: a[rows] for n, a in vars(batch).items() if a is not None}
@@ -339,7 +339,7 @@ def test_a_batch_in_parts_has_the_losses_of_the_whole(policy: Policy, batch: Bat
 
 
 def test_losses_are_of_the_weights_precision(policy: Policy, gathered: Batch) -> None:
-    """In float64, in which runs on several processes are told apart, nothing is rounded to less."""
+    """With float64 weights, used to compare runs on several processes, losses are float64."""
     exact = gathered.tensors(dtype=torch.float64)
     learnt = policy.double()(exact, torch.Generator().manual_seed(0))
     for name, values in learnt.losses.items():
@@ -347,7 +347,7 @@ def test_losses_are_of_the_weights_precision(policy: Policy, gathered: Batch) ->
 
 
 def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch) -> None:
-    """DDP waits forever for a parameter that no loss reaches."""
+    """DDP would hang on a parameter without a gradient."""
     means = [masked_mean(*loss) for loss in losses(policy, gathered).values()]
     torch.stack(means).sum().backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None]
@@ -357,7 +357,7 @@ def test_every_trained_parameter_has_a_gradient(policy: Policy, gathered: Batch)
 def test_what_was_fitted_travels_with_the_weights(policy: Policy, store: EpisodeStore) -> None:
     if policy.spec.pixels:  # 0 to 255 needs no fit
         return
-    if isinstance(policy, TrajectoryTransformer):  # whose bins begin at the least numbers
+    if isinstance(policy, TrajectoryTransformer):  # its bins begin at the smallest numbers
         least = torch.as_tensor(store.columns["observations"].array.min(0))
         assert (policy.state_dict()["tokenizer.edges"][: len(least), 0] == least).all()
         return

@@ -23,7 +23,7 @@ def random_batch(rows: int, padded: bool = True) -> Batch:
 
 
 def as_transformers(policy: DecisionTransformer):
-    """The same weights in transformers' model, its constant position vector zeroed."""
+    """The same weights in transformers' model, with its constant position vector set to zero."""
     from transformers import DecisionTransformerConfig as TheirConfig
     from transformers import DecisionTransformerModel
 
@@ -75,7 +75,7 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
     torch.manual_seed(heads)
     config = DecisionTransformerConfig(K, GPTConfig(heads=heads))
     policy = config.build(Spec((S,), A, "continuous", 1, 1000)).eval()
-    for parameter in policy.backbone.parameters():  # away from the small initial values
+    for parameter in policy.backbone.parameters():  # larger than the small initial values
         parameter += torch.randn_like(parameter) * 0.05
     policy.encoder.take(torch.randn(S).numpy(), torch.rand(S).numpy() + 0.5)
     model = as_transformers(policy)
@@ -97,7 +97,7 @@ def test_the_same_weights_in_transformers_give_the_same_actions(heads: int, padd
 
 @torch.no_grad()
 def test_the_loss_is_that_of_the_actions_it_would_choose(spec: Spec) -> None:
-    """`forward` and `act` read the same token: each step's error is that of its own action."""
+    """`forward` and `act` read the same token, so each step's error is that of its own action."""
     torch.manual_seed(0)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec).eval()
     batch = random_batch(6, padded=False)
@@ -113,7 +113,7 @@ def test_the_loss_is_that_of_the_actions_it_would_choose(spec: Spec) -> None:
 
 
 def test_tokens_are_interleaved(spec: Spec) -> None:
-    """R_1, s_1, a_1, R_2, ...: concatenated streams wrecked a port's scores (tinkoff-ai/CORL#3)."""
+    """R_1, s_1, a_1, R_2, ...: concatenated streams spoilt a port's scores (tinkoff-ai/CORL#3)."""
     policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(spec).eval()
     batch = random_batch(2, padded=False)
     before = policy.tokens(policy.encoded(batch))
@@ -126,7 +126,7 @@ def test_tokens_are_interleaved(spec: Spec) -> None:
 
 
 def test_without_a_condition_two_tokens_make_a_step(spec: Spec) -> None:
-    """s_1, a_1, s_2, a_2, ...: the action is read at s, and no parameter waits for a condition."""
+    """s_1, a_1, s_2, a_2, ...: the action is read at s, and there are no unused parameters."""
     unconditioned = replace(spec, condition_size=0)
     policy = DecisionTransformerConfig(K, GPTConfig(dropout=0)).build(unconditioned).eval()
     assert not [name for name, _ in policy.named_parameters() if "condition" in name]
@@ -141,7 +141,7 @@ def test_without_a_condition_two_tokens_make_a_step(spec: Spec) -> None:
 
 
 def test_the_paper_sized_model_has_726019_parameters(spec: Spec) -> None:
-    """The count of the original without the heads that its loss never reaches."""
+    """The original's count without the heads that do not affect its loss."""
     policy = DecisionTransformerConfig().build(spec)
     assert sum(parameter.numel() for parameter in policy.parameters()) == 726_019
 

@@ -15,7 +15,7 @@ from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec, UserError
 
 T = 8
-KEY, DOOR = 2, 5  # steps at which it is decided whether an episode succeeds
+KEY, DOOR = 2, 5  # the two steps that decide whether an episode succeeds
 SMALL = GPTConfig(layers=2, heads=2, width=32, dropout=0.0)
 
 
@@ -26,7 +26,7 @@ def policy() -> ReturnPredictor:
 
 
 def episodes(count: int, seed: int) -> Batch:
-    """An episode succeeds where step 2 was seen above 0 and the action of step 5 is 1."""
+    """Episodes that succeed where the observation of step 2 is above 0 and the action of 5 is 1."""
     draw = torch.Generator().manual_seed(seed)
     observations = torch.randn(count, T, 1, generator=draw).sign()
     actions = torch.randint(2, (count, T), generator=draw)
@@ -40,7 +40,7 @@ def episodes(count: int, seed: int) -> Batch:
 
 
 def test_what_is_expected_follows_what_decides(policy: ReturnPredictor) -> None:
-    """A quarter at first, none or a half once the key is seen, certainty at the door's action."""
+    """A quarter at first, zero or a half after the key is seen, certainty at the door's action."""
     optimizer = torch.optim.Adam(policy.parameters(), 3e-3)
     for step in range(200):
         batch, rng = episodes(64, step), torch.Generator()

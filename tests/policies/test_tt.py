@@ -1,4 +1,4 @@
-"""The Trajectory Transformer: its tokens, its losses, and that it plans as it would read."""
+"""Tests of the Trajectory Transformer: tokens, losses, and agreement of planning and training."""
 
 import copy
 from dataclasses import replace
@@ -47,7 +47,7 @@ def make_policy(store, conditioning, **settings) -> TrajectoryTransformer:
     )
     policy = config.build(spec).eval()
     policy.fit(store, label(store, conditioning))
-    for weight in policy.parameters():  # so that attention is far from uniform
+    for weight in policy.parameters():  # makes attention far from uniform
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.2)
     return policy
@@ -61,7 +61,7 @@ def policy(store, conditioning) -> TrajectoryTransformer:
 @pytest.fixture
 def batch(store, conditioning) -> Batch:
     gatherer = WindowGatherer(store, label(store, conditioning), WINDOW, 1000)
-    # Whole; cut by the environment's end of episode 0 (30 steps), by a time limit (37, 7 steps).
+    # Whole; cut by the end of episode 0 (30 steps); cut by a time limit (row 37, 7 steps).
     return gatherer.gather(np.array([0, 8, 27, 33, 100])).tensors()
 
 
@@ -74,8 +74,8 @@ def test_the_tokens_of_a_transition(policy, batch, conditioning) -> None:
     wide = (edges[:, 1:] - edges[:, :-1]).max(1).values
     assert ((centers - known).abs()[batch.mask] <= wide).all()
     assert batch.terminated.any(1).tolist() == [False, False, True, False, False]
-    assert (tokens[2, 3:] == BINS).all()  # behind an end stand stop tokens
-    assert (tokens[[0, 1, 3, 4]] < BINS).all()  # behind a time limit nothing is learnt
+    assert (tokens[2, 3:] == BINS).all()  # stop tokens after an end
+    assert (tokens[[0, 1, 3, 4]] < BINS).all()  # none after a time limit
     counted = policy.weights(batch, torch.Generator())["action"]
     assert counted.sum(1).tolist() == [6, 6, 6, 4, 6]
 
@@ -113,7 +113,7 @@ def test_losses_equal_a_plain_loop(policy, batch) -> None:
 
 @torch.no_grad()
 def test_no_token_is_seen_before_it_stands_there(policy, batch) -> None:
-    """Another token at j changes nothing predicted at or before j; a value's, only what follows."""
+    """Another token at j changes no prediction of tokens up to j; a value's only later ones."""
     tokens, goal = policy.tokens(batch), policy._goal(batch)
     flat = tokens.flatten(1)
 
@@ -133,7 +133,7 @@ def test_no_token_is_seen_before_it_stands_there(policy, batch) -> None:
 
 @torch.no_grad()
 def test_what_is_read_piece_by_piece_is_what_is_trained(policy, batch) -> None:
-    """The cached logits of every token of a whole window are those of the training pass."""
+    """The cached logits of every token of a window equal those of the training pass."""
     tokens, goal = policy.tokens(batch), policy._goal(batch)
     trained = policy._logits(tokens, goal).permute(1, 2, 0, 3).flatten(1, 2)  # [B, L, N + 1]
     flat, start = tokens.flatten(1), 2 * SIZE + 11
@@ -147,7 +147,7 @@ def test_what_is_read_piece_by_piece_is_what_is_trained(policy, batch) -> None:
 
 
 class _Recorded:
-    """Wraps a model: what its readers were asked."""
+    """Wrapper of a model that records the logits of its readers."""
 
     def __init__(self, model: Imagination) -> None:
         self.model, self.appraise, self.found = model, model.appraise, list[Tensor]()
@@ -167,8 +167,10 @@ class _Recorded:
 @torch.no_grad()
 @pytest.mark.parametrize("objective", ["return", "likelihood"])
 def test_a_plan_of_15_steps_is_the_same_without_a_cache(policy, batch, objective) -> None:
-    """Every distribution on the way, the window being full again and again; rows of a context of
-    no transition, of one, and of three."""
+    """All intermediate distributions agree while the window fills repeatedly.
+
+    The rows have contexts of zero, one and three transitions.
+    """
     batch = replace(batch, mask=torch.arange(WINDOW) < torch.tensor([[1], [2], [4], [4], [6]]))
     prefix, lengths = policy.prefix(policy.encoded(batch))
     assert (lengths // SIZE).tolist() == [0, 1, 3, 3, 3]
@@ -208,7 +210,7 @@ def test_a_percentile_in_place_of_the_mean(store) -> None:
     both = torch.cat([likely, stopping]).log()
     rewards, onward = Imagination(policy, None).appraise(None, both, both)
     centers = policy.tokenizer.centers
-    assert rewards.tolist() == [centers[14, 2].item(), 0.0]  # what has ended is worth nothing
+    assert rewards.tolist() == [centers[14, 2].item(), 0.0]  # an ended row has value 0
     assert onward[1] == 0
 
 
@@ -243,7 +245,7 @@ def with_critic(store) -> TrajectoryTransformer:
 
 @torch.no_grad()
 def test_a_critic_tells_what_a_step_is_worth(with_critic) -> None:
-    """Of the centres of the bins; rewards are the model's, and what has ended is worth nothing."""
+    """Values are of the centres of the bins; rewards are the model's; ended rows have value 0."""
     tokens = torch.randint(BINS, (6, SIZE - 1), generator=torch.Generator().manual_seed(0))
     reward, value = torch.randn(2, 6, BINS + 1, generator=torch.Generator().manual_seed(1))
     imagination, centers = Imagination(with_critic, None), with_critic.tokenizer.centers
@@ -258,13 +260,13 @@ def test_a_critic_tells_what_a_step_is_worth(with_critic) -> None:
     for row, place in ((0, 0), (1, 10), (2, 11), (3, 13), (4, 14)):
         ended[row, place] = BINS
     after = imagination.appraise(ended, reward, value)[1]
-    # The stop in row 4 is the reward's: how likely that was, the critic has its own view of.
+    # In row 4 the stop is at the reward; the critic itself accounts for the chance of that end.
     assert after.tolist() == [0, 0, 0, 0, *worth[4:].tolist()]
 
 
 @torch.no_grad()
 def test_plans_follow_the_critic(with_critic, store, monkeypatch) -> None:
-    """Against the value's tokens: what they would choose is worth least to it."""
+    """The critic overrules the value tokens: their choice has the lowest value for the critic."""
     gatherer = WindowGatherer(store, label(store, Outcome()), WINDOW, 1000)
     batch = with_critic.encoded(gatherer.gather(np.array([0, 8, 40])).tensors())
     sampling = Sampling(torch.tensor([0.2, 0.5, 0.8]), 1.0)
@@ -292,7 +294,7 @@ def test_what_no_critic_serves_is_refused(store) -> None:
     imitation = replace(PLANNER, objective="likelihood")
     with pytest.raises(UserError, match="objective `return`"):
         TrajectoryTransformerConfig(WINDOW, planner=imitation, critic=IQLConfig())
-    for window in (1, WINDOW):  # read anew, a window of them would leave no place
+    for window in (1, WINDOW):  # re-reading would leave no space in the window
         with pytest.raises(UserError, match=r"exceed policy\.context_length"):
             TrajectoryTransformerConfig(window, planner=replace(PLANNER, context=0, keep=window))
     with pytest.raises(UserError, match="knows no goals"):
@@ -301,7 +303,7 @@ def test_what_no_critic_serves_is_refused(store) -> None:
 
 @torch.no_grad()
 def test_a_rollout_reads_what_was_trained_on(policy, batch) -> None:
-    """The context of a live episode, as tokens, is the window's but for what is not known yet."""
+    """The tokens of a rollout's context equal the window's, except those not yet known."""
     tokens = policy.tokens(batch)
     for step in range(WINDOW):
         seen = torch.arange(WINDOW) <= step

@@ -1,4 +1,4 @@
-"""Run folders as `train` leaves them, without training."""
+"""Run folders as written by `train`, made without training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_run(
     evaluations: int = 4,
     more: dict[str, Any] | None = None,
 ) -> Path:
-    """A finished run whose returns scatter around `mean`, less at the further targets."""
+    """Write a finished run whose returns scatter around `mean`, lower at later targets."""
     rng = np.random.default_rng([seed, int(abs(mean))])
     level = mean + 60 * rng.normal()
 

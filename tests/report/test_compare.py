@@ -1,4 +1,4 @@
-"""What may be averaged is averaged by the right unit; what may not is kept apart and said."""
+"""Tests of comparisons: units of averages, and separation of runs that do not compare."""
 
 from pathlib import Path
 
@@ -65,12 +65,12 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
         "dt context_length 20",
         "dt context_length 5",
     ]
-    assert len(comparison.rows) == 1  # asking for no return does not part them
+    assert len(comparison.rows) == 1  # lack of a target return does not separate them
     assert comparison.notes == []
 
 
 def test_delayed_rewards_are_said_of_every_run_that_had_them(tmp_path: Path) -> None:
-    """Alone, too; and that others say they had none is no difference from those before the key."""
+    """Also for a single run. An explicit `delayed: false` equals a config without the key."""
     write_run(tmp_path / "a", more={"delayed": True})
     assert compared(tmp_path).labels == ["dt delayed reward"]
     write_run(tmp_path / "b", more={"delayed": False})
@@ -129,7 +129,7 @@ def test_a_seed_twice_is_said(tmp_path: Path) -> None:
     [
         ("d4rl/hopper-medium-v2", D4RL, True),
         ("moved/hopper-medium.hdf5", D4RL.replace("_medium-v2", "-medium"), True),
-        ("d4rl/walker2d-medium-v2", D4RL, False),  # named after what it is not
+        ("d4rl/walker2d-medium-v2", D4RL, False),  # the name contradicts the source
         ("hopper_medium-v2.hdf5", D4RL.replace("5bdf1bc4a713", "0123456789ab"), False),
         ("x.hdf5+random", f"{D4RL} + bundled collection hopper-random", False),
         (
@@ -173,7 +173,7 @@ def test_over_tasks(tmp_path: Path) -> None:
     assert iqm.interval is not None
     assert iqm.interval[0] < iqm.estimate < iqm.interval[1]
     assert iqm.coverage is not None
-    assert 0.6 < iqm.coverage < 0.95  # three seeds: less than it says
+    assert 0.6 < iqm.coverage < 0.95  # with three seeds it is below the nominal value
     (pair,) = improvements(comparison, np.random.default_rng(0))
     assert (pair.over, pair.under, pair.probability, pair.tasks) == ("bc", "dt", 0.0, 2)
 

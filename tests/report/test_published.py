@@ -1,4 +1,4 @@
-"""Published numbers: every cell adds up to the averages that their sources print."""
+"""Tests of published numbers: cells average to the figures that their sources print."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The verb: what it prints, what it writes, what it refuses."""
+"""Tests of `decision-seq report`: what it prints, writes and refuses."""
 
 import json
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_the_score_table_of_a_policy_without_target(tmp_path: Path) -> None:
 def test_ataris_scores_are_called_and_normalized_as_the_literature_does(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Human-normalised; and by the Decision Transformer paper's pair beside its own numbers."""
+    """Scores are human-normalised, and the paper's own pair is used with its own numbers."""
     breakout = FACTS["atari/breakout"]
     run = write_run(
         *(tmp_path / "run", 0, 30.0, "atari/Breakout", "DQN-replay", (90.0,)),

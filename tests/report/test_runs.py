@@ -1,4 +1,4 @@
-"""Runs are read back whole, or refused in one line that names their folder."""
+"""Tests of reading runs: complete, or refused in one line that names the folder."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def test_runs_are_found_below_a_folder_once(tmp_path: Path) -> None:
     write_run(tmp_path / "other")
     checkpoint = tmp_path / "other" / "checkpoints" / "step-00000100"
     checkpoint.mkdir(parents=True)
-    (checkpoint / "config.yaml").write_text("{}")  # no run, though it has one
+    (checkpoint / "config.yaml").write_text("{}")  # has a config.yaml but is no run
     runs, unfinished = find_runs([tmp_path, tmp_path / "other"])
     assert sorted(run.folder.name for run in runs) == ["other", "run"]
     assert unfinished == []
@@ -71,7 +71,7 @@ def test_targets_chosen_after_training_are_remembered(tmp_path: Path) -> None:
     assert len(run.evaluations) == 4
     (note,) = compare([run]).notes
     assert "(100, 50), so those shown were chosen after training" in note
-    records[0]["targets"] = looked["targets"]  # on the way, not of the last checkpoint
+    records[0]["targets"] = looked["targets"]  # of an earlier checkpoint
     lines(path, records)
     assert read_run(folder).former_targets == ()
 
@@ -154,7 +154,7 @@ def test_no_folder_no_run(tmp_path: Path) -> None:
 
 
 def change(*path: object) -> Callable[[Any], None]:
-    """Sets the last of `path` at the keys before it."""
+    """Function that sets the last element of `path` at the keys before it."""
 
     def made(tree: Any) -> None:
         *keys, last, value = path

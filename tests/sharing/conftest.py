@@ -1,4 +1,4 @@
-"""A checkpoint with vivid weights, and real episodes to hold its actions against."""
+"""Fixtures: a checkpoint with large weights, and real episodes for comparing actions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FACTS", "K", "compare", "episode"]
 
 
 def trimmed(batch: Batch) -> Batch:
-    """The single row as numpy arrays, without its padding."""
+    """The single row of a batch as numpy arrays, without padding."""
     length = int(batch.lengths[0])
     known = {name: array for name, array in vars(batch).items() if array is not None}
     return Batch(**{name: array[:, :length].numpy().copy() for name, array in known.items()})
@@ -25,8 +25,10 @@ def trimmed(batch: Batch) -> Batch:
 
 @torch.inference_mode()
 def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Every step of a Hopper episode to its own end: the context, and the actions of `loaded`, of
-    which a part is carried out."""
+    """Every step of a whole Hopper episode: the context and the actions of `loaded`.
+
+    The executed actions are scaled down.
+    """
     policy = loaded.policy.eval()
     environments = Environments("Hopper-v4", 1)
     row, targets = np.array([0]), np.array([3600.0])
@@ -43,7 +45,7 @@ def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]
         batch = trimmed(context.batch())
         chosen = policy.act(batch.tensors())[0].numpy()
         yield batch, chosen
-        chosen = chosen * np.float32(0.3)  # random weights fall at once; so Hopper stands longer
+        chosen = chosen * np.float32(0.3)  # with random weights Hopper falls early
         before = news.observations.copy()
         following, rewards, _, _ = environments.step(row, chosen)
         transition = Transition(before, chosen, rewards, following)
@@ -56,11 +58,11 @@ def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]
 
 
 def compare(loaded: Loaded, act: Callable[[Batch], np.ndarray], steps_at_least: int = 2 * K) -> int:
-    """Holds `act` against `loaded` over an episode that outlives its context -> its length."""
+    """Compare `act` with `loaded` over an episode longer than the context -> its length."""
     seen = []
     for batch, ours in episode(loaded):
         np.testing.assert_allclose(act(batch), ours, rtol=0, atol=1e-5)
         seen.append(ours[0])
     assert len(seen) >= steps_at_least
-    assert np.std(seen, axis=0).min() > 0.01  # not one action over and over
+    assert np.std(seen, axis=0).min() > 0.01  # the actions vary
     return len(seen)

@@ -1,4 +1,4 @@
-"""The model card says what was measured, and the Hub's own reader understands it."""
+"""Tests of the model card: its contents, and parsing by the Hub's own reader."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Pushed to a Hub on this machine by the real client, and imported from there."""
+"""Tests of pushing to a local Hub with the real client, and of importing from it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The exported graph acts as the policy does, in a runtime that knows nothing of it."""
+"""Tests of ONNX export: the graph acts as the policy does, in onnxruntime."""
 
 import builtins
 import copy
@@ -52,7 +52,7 @@ def test_an_episode_and_what_a_caller_must_know(
     assert json.loads(told["env_id"]) == "Hopper-v4"
     assert tuple(json.loads(told["targets"])) == FACTS.targets
 
-    # Rows of unequal lengths: each acts at its own newest step, and padding is not seen.
+    # Rows of unequal lengths: each acts at its own newest step, and padding has no effect.
     inputs = onnx_file._example(loaded.policy.spec, 6, K)
     fed = {name: tensor.numpy() for name, tensor in inputs.items()}
     fed["lengths"] = np.array([1, 2, 3, 4, 5, 5])
@@ -107,9 +107,9 @@ def test_a_stochastic_head_is_written_as_its_mean(
 
 
 class Cloning(torch.nn.Module):
-    """Acts by the newest observation alone, as behaviour cloning does.
+    """Policy that acts on the newest observation only, like behaviour cloning.
 
-    carried: its state; fixed: whether its code asks for the `len` of a tensor.
+    carried: its state; fixed: whether its code calls `len` on a tensor.
     """
 
     def __init__(self, spec: Spec, carried: object = None, fixed: bool = False) -> None:

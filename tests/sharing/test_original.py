@@ -1,6 +1,6 @@
-"""State dicts of the original repository and of CORL act as their own models do.
+"""Tests of imported state dicts of the original repository and of CORL: actions as in theirs.
 
-Their forward passes are restated here from the facts: independently of our layers and of theirs.
+Their forward passes are reimplemented here, independently of our layers and of their code.
 """
 
 import math
@@ -48,7 +48,7 @@ def kzl_state() -> Tensors:
         at = f"transformer.h.{layer}."
         shapes |= {**both(f"{at}ln_1", D), **both(f"{at}ln_2", D)}
         matrices = {"attn.c_attn": 3 * D, "attn.c_proj": D, "mlp.c_fc": 4 * D, "mlp.c_proj": D}
-        for name, out in matrices.items():  # GPT-2 keeps its matrices [in, out]
+        for name, out in matrices.items():  # GPT-2 stores matrices as [in, out]
             inner = 4 * D if name == "mlp.c_proj" else D
             shapes |= {f"{at}{name}.weight": (inner, out), f"{at}{name}.bias": (out,)}
     tensors = drawn(shapes)
@@ -77,7 +77,7 @@ def corl_state() -> Tensors:
 
 
 def tokens(w: Tensors, batch: Batch, names: tuple[str, str, str, str, str]) -> Tensor:
-    """[1, 3T, D]: return, state, action, step by step, normalised."""
+    """Normalised tokens [1, 3T, D]: return, state and action of each step."""
     of_return, of_state, of_action, of_time, norm = names
     states = torch.as_tensor((batch.observations - MEAN) / STD).float()
     inputs = (torch.as_tensor(batch.conditions), states, torch.as_tensor(batch.actions))
@@ -118,7 +118,7 @@ def kzl_act(w: Tensors, heads: int) -> Callable[[Batch], np.ndarray]:
             x = x + conv("attn.c_proj", attend(*projected, heads))
             x = x + conv("mlp.c_proj", conv("mlp.c_fc", norm("ln_2", x)).clamp(min=0))
         x = F.layer_norm(x, (D,), w["transformer.ln_f.weight"], w["transformer.ln_f.bias"])
-        newest = x[:, -2]  # the newest state: its action follows
+        newest = x[:, -2]  # the newest state, before its action
         return (newest @ w["predict_action.0.weight"].T + w["predict_action.0.bias"]).tanh().numpy()
 
     return act
@@ -182,7 +182,7 @@ def test_corls_checkpoint_says_its_statistics(tmp_path: Path, heads: int) -> Non
     reporter = Lines()
     given = Given(env_id="Hopper-v4", heads=heads)
     loaded = checkpoint.load(import_policy(str(file), tmp_path / "mine", given, reporter))
-    assert loaded.policy_config.context_length == K  # by the causal mask it keeps
+    assert loaded.policy_config.context_length == K  # by the stored causal mask
     assert loaded.policy.spec.max_timestep == STEPS  # without the rows for padding
     compare(loaded, corl_act(state, heads))
 

@@ -1,4 +1,4 @@
-"""transformers' own model acts as ours does, in both directions."""
+"""Tests of exchange with transformers: its model and ours act alike, in both directions."""
 
 import json
 import re
@@ -29,7 +29,7 @@ S, A = 11, 3
 
 
 def their_act(model: DecisionTransformerModel, mean, std, length: int) -> Callable:
-    """As users of transformers call it: normalised by hand, padded on the left, masked."""
+    """Act as users of transformers would: normalise, pad on the left, mask."""
 
     @torch.no_grad()
     def act(batch: Batch) -> np.ndarray:
@@ -83,19 +83,19 @@ def test_there_and_back(make_checkpoint: Callable[..., Path], tmp_path: Path) ->
     assert back.facts.targets == FACTS.targets
     assert back.facts.family == "hopper"
     assert back.facts.reference_scores == FACTS.reference_scores
-    assert reporter.lines == []  # everything was said
+    assert reporter.lines == []  # nothing was guessed
 
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A folder as others publish it: statistics in the card's text, nothing else said."""
+    """A folder as published by others: statistics in the card's text, nothing else."""
     torch.manual_seed(1)
     config = TheirConfig(
         state_dim=S, act_dim=A, hidden_size=16, n_layer=2, n_head=1, max_ep_len=1000
     )
     model = DecisionTransformerModel(config)
     with torch.no_grad():
-        for weight in model.parameters():  # the positions' row 0 too
+        for weight in model.parameters():  # including the positions' row 0
             weight += 0.15 * torch.randn_like(weight)
     folder = tmp_path / "decision-transformer-gym-hopper-medium"
     model.save_pretrained(folder)
@@ -116,7 +116,7 @@ def test_anothers_model_acts_as_it_did(theirs: Path, tmp_path: Path) -> None:
     compare(loaded, their_act(model, np.arange(S) / 4, 1 + np.arange(S) / 8, K))
     assert loaded.facts.env_id == "Hopper-v4"
     assert loaded.facts.targets == (3600.0, 1800.0)
-    assert any("Hopper-v4" in line for line in reporter.lines)  # what was guessed was said
+    assert any("Hopper-v4" in line for line in reporter.lines)  # guesses are reported
 
 
 @pytest.mark.parametrize("forgotten", ["state_mean", "state_std"])
@@ -148,7 +148,7 @@ def test_the_dataset_gives_statistics_and_task(
         mean = data["observations"][:].astype(np.float64).mean(0)
     np.testing.assert_allclose(loaded.policy.state_dict()["encoder.mean"], mean, rtol=1e-5)
     assert loaded.facts.family == "hopper"
-    assert len(loaded.facts.return_percentiles or ()) == 101  # targets may be given by word
+    assert len(loaded.facts.return_percentiles or ()) == 101  # targets may be words
     assert "hopper_medium-v2.hdf5" in loaded.facts.source
 
 
@@ -230,7 +230,7 @@ def test_the_cards_snippet_runs(
     capsys: pytest.CaptureFixture,
     delayed: bool,
 ) -> None:
-    """And comes to the return of our own rollout, in which a delayed policy is told no reward."""
+    """It gives the return of our own rollout; a delayed policy receives no rewards in it."""
     path = make_checkpoint(conditioning=ReturnToGo(10.0))
     tree = read_yaml(path / "config.yaml")
     tree["data"]["delayed"] = delayed

@@ -1,4 +1,4 @@
-"""What is typed, and what is said: export, import, and what follows an import."""
+"""Tests of the verbs export and import, and of runs after an import."""
 
 from collections.abc import Callable
 from pathlib import Path

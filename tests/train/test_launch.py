@@ -1,4 +1,4 @@
-"""What a launch must be, said before anything is trained."""
+"""Tests of the checks of a launch before training."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_a_launch_that_is_not_what_was_asked_for_is_refused(
 def test_settings_of_the_launcher_that_agree_are_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # a scheduler's, of a job of one process
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # set by a scheduler for one process
     config = TrainConfig(precision="bf16", accumulation=4)
     assert start_accelerator(config, 1).num_processes == 1
 

@@ -1,4 +1,4 @@
-"""What decays, and how the learning rate falls."""
+"""Tests of weight decay and of the learning rate's schedule."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_decay_acts_on_weights_of_layers_alone_where_asked() -> None:
         for name, weight in named.items():
             ending = any(name.endswith(part) for part in spared)
             assert found[id(weight)] == (0.0 if ending else 0.5), name
-    # It reaches the weights: without a gradient's pull, only what decays becomes smaller.
+    # Decay has an effect: without gradients, only decayed weights become smaller.
     before = {name: weight.detach().clone() for name, weight in named.items()}
     for weight in named.values():
         weight.grad = torch.zeros_like(weight)

@@ -19,7 +19,7 @@ class Linear(Policy):
 
 
 def test_the_flops_of_a_window_are_those_of_its_products(gatherer: WindowGatherer) -> None:
-    """One product forward, one for the weight's gradient, two FLOPs each multiply-and-add."""
+    """One forward product and one for the weight's gradient; two FLOPs per multiply-add."""
     source = HostSource(gatherer, torch.device("cpu"))
     policy = Linear()
     cost = cost_of_a_window(policy, source)
@@ -35,7 +35,7 @@ def test_a_transformer_costs_about_6_flops_a_parameter_and_token(
     cost = cost_of_a_window(policy, HostSource(gatherer, torch.device("cpu")))
     assert cost.tokens == 3 * 8 - 1
     weights = sum(weight.numel() for weight in policy.backbone.parameters())
-    # The last block's queries and MLP are computed for a third of the tokens alone.
+    # The last block's queries and MLP are computed for only a third of the tokens.
     assert 0.6 < cost.flops / (6 * weights * cost.tokens) < 1.0
 
 

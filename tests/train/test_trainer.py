@@ -1,4 +1,4 @@
-"""The loop: evaluations on the way, what is kept, and signals at awkward moments."""
+"""Tests of the training loop: evaluations, retained checkpoints, and signals at any moment."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_evaluations_on_the_way_change_nothing(
     assert list(evaluations(tmp_path / "with")) == [8, 16, 24, 32, 40]
     assert finished is not None
     assert finished.scores is not None
-    # and a score is what the checkpoint alone gives
+    # and a score equals that of the checkpoint alone
     alone = evaluate_checkpoint(finished.checkpoint)
     assert [t.returns for t in alone.targets] == [t.returns for t in finished.scores.targets]
     assert json.loads((tmp_path / "with" / "scores.json").read_text())["targets"][0]["returns"] == (
@@ -89,7 +89,7 @@ def test_the_best_is_kept_beside_the_last(config: Callable[..., Config], tmp_pat
 
 
 class StopAt(Reporter):
-    """Sends this process SIGTERM after so many updates."""
+    """Reporter that sends this process SIGTERM after `update` updates."""
 
     def __init__(self, update: int) -> None:
         self.left = update
@@ -110,7 +110,7 @@ class StopAt(Reporter):
 def test_no_weights_are_saved_that_nobody_has_looked_at(
     config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal between two records: the update before it was not finite."""
+    """A signal arrives between two records, after an update that was not finite."""
     calls = []
 
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ def test_a_damaged_newer_checkpoint_does_not_displace_a_sound_one(
 def test_the_best_is_noted_though_a_kill_came_between(
     config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """Behind the record of the evaluation, before the note of the best."""
+    """The kill comes after the record of the evaluation and before that of the best."""
     run = tmp_path / "run"
     made = config({"every": 20}, keep_best="return", keep_checkpoints=1)
     experiment.train(made, run)
@@ -164,7 +164,7 @@ def test_a_run_is_not_resumed_into_fewer_updates(
 
 
 class Signalling(Reporter):
-    """Sends this process a signal when the n-th rollout has ended its first episode."""
+    """Reporter that sends a signal when the n-th rollout has ended its first episode."""
 
     def __init__(self, rollout: int) -> None:
         self.left = rollout
@@ -183,7 +183,7 @@ class Signalling(Reporter):
 def test_a_signal_ends_an_evaluation_at_once(
     config: Callable[..., Config], tmp_path: Path, rollout: int
 ) -> None:
-    """Its checkpoint is written before; the resumed run begins with the evaluation left out."""
+    """The checkpoint is written before; the resumed run begins with the missing evaluation."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     experiment.train(config(), whole)
     with pytest.raises(Interrupted) as caught:

@@ -1,4 +1,4 @@
-"""One update: what slices the batch does not change it, wherever its windows come from."""
+"""Tests of an update: its result does not depend on slicing or on the source of the windows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_the_shares_of_a_batch_add_up_to_its_mean() -> None:
 
 @pytest.mark.parametrize("accumulation", [2, 3, 8])
 def test_accumulation_changes_nothing(job: Callable[..., Job], accumulation: int) -> None:
-    """Uneven parts and windows with padding among them: the same gradient, to rounding."""
+    """Uneven parts, with padded windows, give the same gradient, to rounding."""
     whole = trace(make_update(job(precision="fp64")))
     parts = trace(make_update(job(precision="fp64", accumulation=accumulation)))
     assert parts == pytest.approx(whole, rel=1e-12)
@@ -81,7 +81,7 @@ def test_accumulation_changes_nothing(job: Callable[..., Job], accumulation: int
 def test_a_mean_of_means_would_be_seen(
     job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The guard of the test above: divided by its own count, a part with padding weighs more."""
+    """Guard of the test above: with its own count, a padded part would have more weight."""
     whole = trace(make_update(job(precision="fp64")))
 
     def each_by_itself(values: Tensor, weights: Tensor, total: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def test_windows_gathered_on_the_device_are_the_same(gatherer: WindowGatherer) -
     "how", [{"data_on_device": True}, {"checkpoint_activations": True}], ids=str
 )
 def test_how_it_is_computed_changes_no_bit(job: Callable[..., Job], how: dict) -> None:
-    """Dropout is on: recomputed activations are dropped alike."""
+    """Dropout is on; recomputed activations use the same masks."""
     plain, other = make_update(job(dropout=0.3)), make_update(job(dropout=0.3, **how))
     assert trace(plain) == trace(other)
     for name, tensor in weights(plain).items():
@@ -133,7 +133,7 @@ def test_how_it_is_computed_changes_no_bit(job: Callable[..., Job], how: dict) -
 
 
 def test_a_gradient_may_go_unclipped(job: Callable[..., Job]) -> None:
-    """train.clip null is what a limit beyond reach is, and no limit that is reached."""
+    """train.clip null equals a limit that is never reached, and differs from one that is."""
     traces = [trace(make_update(job(clip=clip))) for clip in (None, 1e6, 1e-3)]
     assert traces[0] == traces[1] != traces[2]
 
@@ -151,7 +151,7 @@ def test_activations_are_really_recomputed(job: Callable[..., Job]) -> None:
 def test_the_recorded_update_is_the_update(
     job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a CUDA graph would hold, run here as it stands: the same losses and weights."""
+    """The body of a CUDA graph, run eagerly, gives the same losses and weights."""
     monkeypatch.setattr(GraphedUpdate, "_record", _replayed)
     made = job(dropout=0.3)
     plain, graphed = make_update(made), make_update(made, GraphedUpdate)
@@ -172,9 +172,9 @@ def _replayed(update: GraphedUpdate) -> Callable[[], None]:
 
 
 def test_a_rehearsal_leaves_the_weights_as_they_were(job: Callable[..., Job]) -> None:
-    """Before a graph is recorded its body is run a few times; no run may feel it."""
+    """The body runs a few times before a graph is recorded; this must not affect the run."""
     update = make_update(job(), GraphedUpdate)
-    for step in (None, 3):  # before the first update, and after a resumed one's
+    for step in (None, 3):  # before the first update, and after a resume
         if step is not None:
             update.ids.copy_(torch.as_tensor(update.parts(step)[0]))
             update.rate.fill_(1e-3)
@@ -193,11 +193,11 @@ def test_a_rehearsal_leaves_the_weights_as_they_were(job: Callable[..., Job]) ->
 
 
 def test_the_recorded_update_reads_no_number_on_the_host(job: Callable[..., Job]) -> None:
-    """A graph cannot be recorded around a wait for the device: fake tensors refuse it likewise."""
+    """A graph cannot record a synchronization with the device; fake tensors fail on it too."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     update = make_update(job(), GraphedUpdate)
-    update._body()  # the optimiser's state is made at the first step
+    update._body()  # the first step makes the optimiser's state
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         update._body()
@@ -221,7 +221,7 @@ def test_no_two_micro_batches_draw_alike() -> None:
     places = [(step, rank, part) for step in range(8) for rank in range(4) for part in range(3)]
     seeds = {(seed, place): update_seeds(seed, *place) for seed in (0, 1) for place in places}
     assert len({everyones for everyones, _ in seeds.values()}) == 2 * len(places)
-    # The policy's own are the update's, wherever a window is, and are not dropout's.
+    # The policy's generator depends only on the update, and differs from dropout's.
     owned = {(seed, place[0]): own for (seed, place), (_, own) in seeds.items()}
     assert all(own == owned[seed, place[0]] for (seed, place), (_, own) in seeds.items())
     assert len({*owned.values(), *(everyones for everyones, _ in seeds.values())}) == (
@@ -230,7 +230,7 @@ def test_no_two_micro_batches_draw_alike() -> None:
 
 
 def test_uneven_batches_and_weights_of_ones_own(job: Callable[..., Job]) -> None:
-    """A policy with two losses of different weights, one drawn at random: still the global mean."""
+    """A policy with two losses and different weights, one random, still gives the global mean."""
     made = job(precision="fp64", dropout=0.0)
 
     def two_losses(update: Update) -> Update:
