@@ -123,7 +123,7 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     made = configs.load(Config, configs.read_yaml(tmp_path / "config.yaml"))
     sampler = make_sampler(made, prepare(made, Reporter()).store)
     expected = np.stack([sampler.ids(step) for step in range(steps)])
-    np.testing.assert_array_equal(asked(tmp_path, "one", 1), expected)
+    np.testing.assert_array_equal(requested_windows(tmp_path, "one", 1), expected)
     for world in worlds:
         together = losses(train(f"on{world}", world, *whole))
         np.testing.assert_array_equal(requested_windows(tmp_path, f"on{world}", world), expected)
