@@ -159,3 +159,25 @@ def test_sharded_or_not_it_is_the_same_run(
         more = ["--train.steps", steps, "--train.parallel", parallel, "--train.accumulation", "2"]
         moved = train("two", 2, *more, *policy, "--resume", "auto")
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
+
+
+# A recurrent policy that carries its state over segments, with a burn-in.
+CARRIED = (
+    *("--policy.backbone", "{name: lstm, width: 16, layers: 2}", "--windows", "segments"),
+    *("--policy.burn_in", "2"),
+)
+
+
+@pytest.mark.parametrize("worlds", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)])
+def test_carried_state_is_that_of_the_global_batchs_rows(
+    worlds: tuple[int, ...], train: Callable[..., Path]
+) -> None:
+    """On any number of processes and micro-batches, and moved between them."""
+    alone = losses(train("one", 1, "--train.steps", "30", *CARRIED))
+    for world in worlds:
+        together = losses(train(f"on{world}", world, "--train.steps", "30", *CARRIED))
+        assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
+    for steps, world, parts in (("7", 1, "3"), ("16", 2, "2"), ("30", 1, "1")):
+        more = ["--train.steps", steps, "--train.accumulation", parts, "--resume", "auto"]
+        moved = train("moving", world, *more, *CARRIED)
+    assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
