@@ -82,6 +82,7 @@ class Loopback:
     folder: Path
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[Asked] = field(default_factory=list)
+    hung: int = 0  # requests left without an answer
 
     def __enter__(self) -> Loopback:
         self.stopped = threading.Event()
@@ -189,6 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             path = str(file.relative_to(self.loopback.folder))
         fault = self.loopback.fault(path, self.command)
         if fault and fault.kind == "hang":
+            self.loopback.hung += 1
             self.loopback.stopped.wait()
             self.close_connection = True
         elif fault and fault.kind == "status":

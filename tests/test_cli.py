@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import yaml
 from decision_seq import cli
 from decision_seq.commands.console import Console
 from tests.test_train import TINY
+from tests.waiting import LIMIT, until
 
 NEWS = ("1 process trains", "data: ")
 Run = Callable[..., subprocess.CompletedProcess]
@@ -27,7 +27,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=LIMIT,
     )
 
 
@@ -170,16 +170,12 @@ def test_a_terminated_collection_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "decision_seq", *arguments], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".partial-*/rewards.npy")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: bool(list(tmp_path.glob(".partial-*/rewards.npy"))), process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    _, alive = psutil.wait_procs(children, timeout=20)
+    assert process.wait(LIMIT) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=LIMIT)
     assert alive == []
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ import yaml
 from decision_seq.checkpoint import checkpoints, fault
 from tests.test_distributed import BIN, CPU, accelerate, port
 from tests.test_train import TINY, command, losses
+from tests.waiting import LIMIT, logged, until
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "launch"
-PATIENCE = 240  # seconds; nothing here is a matter of speed
 EVERY = 50
 STEPS = 300  # some seconds of updates, so that a signal comes in their midst
 HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -53,14 +52,10 @@ class Launch:
         return self.log.read_text()
 
     def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+        return self.process.wait(LIMIT)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not holds():
-            assert self.process.poll() is None, f"it ended too soon\n{self.said}"
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.01)
+        until(holds, self.process, lambda: self.said)
 
     def workers(self) -> list[psutil.Process]:
         """The processes that train, of this launcher alone."""
@@ -73,7 +68,7 @@ class Launch:
             victim = psutil.Process(self.process.pid)
             for process in (victim, *victim.children(recursive=True)):
                 process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(LIMIT)
 
 
 Start = Callable[..., Launch]
@@ -128,12 +123,6 @@ def uninterrupted(given: list[str], start: Start, tmp_path: Path) -> dict[int, f
         TRACES["two"] = losses(tmp_path / "whole")
         assert list(TRACES["two"]) == list(range(1, STEPS + 1))
     return TRACES["two"]
-
-
-def logged(run: Path) -> int:
-    """Updates in the run's log so far."""
-    path = run / "metrics.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
 
 
 def listens(port: str) -> bool:
@@ -268,7 +257,7 @@ def test_a_lost_machine_is_done_without(
     dataset = write_d4rl()
     one, run = tmp_path / "one", tmp_path / "run"
     subprocess.run(command(one, dataset, config), check=True, capture_output=True)
-    asked = {"NODES": "1:2", "PROCESSES": "1", "LAST_CALL": "20", "ID": "pair"}
+    asked = {"NODES": "1:2", "PROCESSES": "1", "LAST_CALL": "60", "ID": "pair"}
     meeting = port()
     asked["ENDPOINT"] = f"127.0.0.1:{meeting}"
     given = ["--config", str(config), "--dataset", str(dataset)]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.test_train import TINY, command, losses
+from tests.waiting import LIMIT
 
 BIN = Path(sys.executable).parent
 CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -39,7 +40,7 @@ def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedPro
         env={**os.environ, **CPU},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -112,7 +113,7 @@ def test_a_plain_accelerator_under_torchrun_is_refused(
         env=env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
     assert run.returncode != 0

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from decision_seq.types import UserError
 from tests.conftest import Lines
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, command, losses, tiny
+from tests.waiting import LIMIT, held, logged, until
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -29,17 +29,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "trackers": []}}))
     return path
-
-
-def wait_for_lines(process: subprocess.Popen, run: Path, lines: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (
-        (run / "metrics.jsonl").is_file()
-        and (run / "metrics.jsonl").read_text().count("\n") >= lines
-    ):
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # The operating system refuses every larger file from the second checkpoint on, as a full disk does.
@@ -78,7 +67,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
         env={**os.environ, **CPU},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
     assert process.returncode == (2 if world == 1 else 1), process.stderr  # torchrun's own is 1
@@ -105,12 +94,11 @@ def test_a_store_deleted_under_the_run_is_still_there_for_it(
     dataset, run, whole = write_d4rl(), tmp_path / "run", tmp_path / "whole"
     subprocess.run(command(whole, dataset, config), check=True, capture_output=True, env=ONE_THREAD)
     folder = open_dataset(str(dataset)).path
-    process = subprocess.Popen(
-        command(run, dataset, config), stderr=subprocess.DEVNULL, env=ONE_THREAD
-    )
-    wait_for_lines(process, run, 3)
+    arguments, go = command(run, dataset, config), tmp_path / "go"
+    process = held(arguments, tmp_path / "held.py", 3, go, **ONE_THREAD)
     shutil.rmtree(folder)
-    assert process.wait(120) == 0
+    go.touch()
+    assert process.wait(LIMIT) == 0
     assert losses(run) == losses(whole)
 
 
@@ -180,9 +168,9 @@ def test_a_signal_ends_a_single_process_saved(
     dataset, run = write_d4rl(), tmp_path / "run"
     arguments = command(run, dataset, config, "--train.steps", "100000")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, env=ONE_THREAD, text=True)
-    wait_for_lines(process, run, 5)
+    until(lambda: logged(run) >= 5, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number
     assert f"stopped by signal {int(number)}; saved" in said
     saved = checkpoint.checkpoints(run / "checkpoints")[-1]

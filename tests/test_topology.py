@@ -17,6 +17,7 @@ from decision_seq.problem import Config, prepare, window_index
 from decision_seq.types import Reporter
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, losses
+from tests.waiting import LIMIT
 
 BATCH = 16
 
@@ -82,7 +83,7 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path
             env={**os.environ, **CPU, "WITNESS": str(tmp_path / f"{name}.{world}")},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=LIMIT,
             check=False,
         )
         assert run.returncode == 0, run.stderr
