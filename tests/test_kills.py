@@ -19,6 +19,10 @@ from tests.waiting import LIMIT, logged, until
 RUNS, STEPS = 20, 60
 
 
+def until_or_end(process: subprocess.Popen, holds: Callable[[], bool]) -> None:
+    until(lambda: process.poll() is not None or holds())
+
+
 def killed_and_resumed(
     arguments: list[str], output: Path, moment: random.Random, saves_always: bool
 ) -> bool:
@@ -28,9 +32,9 @@ def killed_and_resumed(
     for _ in range(2):
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=environment)
         wanted = moment.randint(1, STEPS - 5)
-        until(lambda: process.poll() is not None or logged(output) >= wanted)
+        until_or_end(process, lambda wanted=wanted: logged(output) >= wanted)
         if saves_always:  # at work on a checkpoint, or between two
-            until(lambda: process.poll() is not None or any(folder.glob(partial)))
+            until_or_end(process, lambda: any(folder.glob(partial)))
         else:
             time.sleep(moment.random() * 0.02)
         process.send_signal(signal.SIGKILL)

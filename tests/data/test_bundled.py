@@ -89,7 +89,7 @@ def test_another_policy_or_simulator_means_another_store(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_of_halfcheetah_are_counted_out() -> None:
-    """By two workers, neither of which makes an episode too many."""
+    """Two workers make exactly what was asked for."""
     store = open_dataset("bundled/halfcheetah-medium", Request(size=Size(100_000), workers=2))
     assert store.num_transitions == 100_000
 
