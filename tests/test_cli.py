@@ -54,7 +54,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_train_evaluate_and_what_they_write(
-    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path
+    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = tmp_path / "run"
     made = run("train", "--config", recipe, "--dataset", write_d4rl(), "--output", output)
@@ -78,11 +78,12 @@ def test_train_evaluate_and_what_they_write(
     provenance = json.loads((output / "provenance.json").read_text())
     assert provenance["data"]["source"]["sha256"]
     assert provenance["packages"]["torch"]
-    again = run("evaluate", output, "--episodes", 3, "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["targets"] == scores["targets"]
-    asked = run("evaluate", output, "--episodes", 1, "--target", 100, 200, 300)
-    assert [line.split()[0] for line in asked.stdout.splitlines()[-3:]] == ["100", "200", "300"]
+    assert cli.main(["evaluate", str(output), "--episodes", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["targets"] == scores["targets"]
+    arguments = ["evaluate", str(output), "--episodes", "1", "--target", "100", "200", "300"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in shown] == ["100", "200", "300"]
 
 
 def test_evaluation_needs_no_data(

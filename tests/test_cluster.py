@@ -18,7 +18,7 @@ import yaml
 
 from decision_seq.checkpoint import checkpoints, fault
 from tests.test_distributed import BIN, CPU, accelerate, port
-from tests.test_train import TINY, command, losses
+from tests.test_train import TINY, command, losses, run_here
 from tests.waiting import LIMIT, logged, until
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "launch"
@@ -152,7 +152,7 @@ def test_two_machines_train_one_model(
     """Each with a home of its own, by the configuration for many machines."""
     dataset, config = write_d4rl(), write_config(0.0, precision="fp64")
     one, two, meeting = tmp_path / "one", tmp_path / "two", port()
-    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
+    run_here(command(one, dataset, config))
     machines = []
     for rank in ("0", "1"):
         launcher = [
@@ -256,7 +256,7 @@ def test_a_lost_machine_is_done_without(
     config = write_config(0.0, steps=3 * STEPS, checkpoint_every=EVERY, precision="fp64")
     dataset = write_d4rl()
     one, run = tmp_path / "one", tmp_path / "run"
-    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
+    run_here(command(one, dataset, config))
     asked = {"NODES": "1:2", "PROCESSES": "1", "LAST_CALL": "60", "ID": "pair"}
     meeting = port()
     asked["ENDPOINT"] = f"127.0.0.1:{meeting}"

@@ -18,7 +18,7 @@ from decision_seq.data import open_dataset
 from decision_seq.types import UserError
 from tests.conftest import Lines
 from tests.test_distributed import BIN, CPU, port
-from tests.test_train import TINY, command, losses, tiny
+from tests.test_train import TINY, command, losses, run_here, tiny
 from tests.waiting import LIMIT, held, logged, until
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -29,6 +29,18 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "trackers": []}}))
     return path
+
+
+WHOLE: dict[int, float] = {}
+
+
+def whole(dataset: Path, config: Path) -> dict[int, float]:
+    """The losses of a run that nothing disturbs; the same in every test, and made once."""
+    if not WHOLE:
+        run = config.with_name("whole")
+        run_here(command(run, dataset, config))
+        WHOLE.update(losses(run))
+    return WHOLE
 
 
 # The operating system refuses every larger file from the second checkpoint on, as a full disk does.
@@ -77,29 +89,23 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
     assert "decision_seq/train" not in process.stderr  # no traceback through us
     assert [path.name for path in checkpoint.checkpoints(run / "checkpoints")] == ["step-00000010"]
     assert checkpoint.fault(run / "checkpoints" / "step-00000010") is None
-    whole = tmp_path / "whole"
-    for output in (whole, run):  # with room again, to the very end
-        more = ["--resume", "auto"]
-        subprocess.run(
-            command(output, dataset, config, *more), check=True, capture_output=True, env=ONE_THREAD
-        )
-    assert list(losses(run)) == list(losses(whole))
+    run_here(command(run, dataset, config, "--resume", "auto"))  # with room again, to the end
+    assert list(losses(run)) == list(whole(dataset, config))
     if world == 1:  # with dropout, another topology draws other masks
-        assert losses(run) == losses(whole)
+        assert losses(run) == whole(dataset, config)
 
 
 def test_a_store_deleted_under_the_run_is_still_there_for_it(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    dataset, run, whole = write_d4rl(), tmp_path / "run", tmp_path / "whole"
-    subprocess.run(command(whole, dataset, config), check=True, capture_output=True, env=ONE_THREAD)
+    dataset, run = write_d4rl(), tmp_path / "run"
     folder = open_dataset(str(dataset)).path
     arguments, go = command(run, dataset, config), tmp_path / "go"
     process = held(arguments, tmp_path / "held.py", 3, go, **ONE_THREAD)
     shutil.rmtree(folder)
     go.touch()
     assert process.wait(LIMIT) == 0
-    assert losses(run) == losses(whole)
+    assert losses(run) == whole(dataset, config)
 
 
 # Every look at the wall clock finds it an hour further back, or a day ahead.
@@ -116,14 +122,13 @@ sys.exit(main(sys.argv[1:]))
 def test_a_clock_that_jumps_changes_nothing(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    dataset, run, whole = write_d4rl(), tmp_path / "run", tmp_path / "whole"
+    dataset, run = write_d4rl(), tmp_path / "run"
     script = tmp_path / "clock.py"
     script.write_text(CLOCK)
     more = ["--train.trackers", "[tensorboard]"]
-    subprocess.run(command(whole, dataset, config), check=True, capture_output=True, env=ONE_THREAD)
     arguments = [sys.executable, str(script), *command(run, dataset, config, *more)[3:]]
     subprocess.run(arguments, check=True, capture_output=True, env=ONE_THREAD)
-    assert losses(run) == losses(whole)
+    assert losses(run) == whole(dataset, config)
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         assert record["updates_per_second"] > 0

@@ -17,7 +17,7 @@ def test_bundled_data_are_as_said(name: str) -> None:
     found = recipe(name)
     for part in set(found.parts) - {"uniform"}:
         assert (POLICIES / part).stat().st_size <= SMALL
-    count = 300 if found.size.unit == "episode" else 12 * len(found.parts)
+    count = 300 if found.size.unit == "episode" else 6 * len(found.parts)
     request = Request(size=Size(count, "episode"))
     store = open_dataset(f"bundled/{name}", request)
     assert store.header["source"]["kind"] == "bundled"
