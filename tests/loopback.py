@@ -32,6 +32,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import yaml
 
+from tests.waiting import LIMIT
+
 
 @dataclass
 class Fault:
@@ -340,6 +342,8 @@ def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for limit in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, limit, LIMIT)
     monkeypatch.setenv("DECISION_SEQ_OFFLINE", "0")
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})

@@ -24,7 +24,10 @@ def until(
         if process is not None and process.poll() is not None:
             assert holds(), f"the process ended too soon\n{said()}"
             return
-        assert time.monotonic() < give_up, f"nothing came of it\n{said()}"
+        if time.monotonic() > give_up:
+            if process is not None:
+                process.kill()
+            raise AssertionError(f"nothing came of it\n{said()}")
         time.sleep(POLL)
 
 

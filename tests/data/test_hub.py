@@ -25,6 +25,7 @@ from decision_seq.data.writer import StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
 from tests.conftest import make_episode
 from tests.loopback import Fault, Loopback, cut, hang, no_range, point_hub_at, short, status
+from tests.waiting import LIMIT
 
 Rows = list[dict[str, Any]]
 
@@ -567,6 +568,8 @@ def test_a_process_of_its_own_reads_the_variables(server: Loopback, tmp_path: Pa
     """As users set them: HF_ENDPOINT and HF_HOME, read when the client is imported."""
     code = (
         "import sys; from pathlib import Path\n"
+        "from decision_seq.data import download\n"
+        f"download.CONNECT_SECONDS = {LIMIT}\n"
         "from decision_seq.data.hub_remote import open_remote\n"
         f"print(open_remote({NAME!r}, Path(sys.argv[1])).name)"
     )
