@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.waiting import LIMIT
 
@@ -41,6 +42,11 @@ def test_the_tests_leave_the_clock_alone() -> None:
     found = {name: lines for name, text in files.items() if (lines := offences(text))}
     assert {name: lines for name, lines in found.items() if name not in ALLOWED} == {}
     assert found.keys() == ALLOWED.keys()  # nor is any file allowed what it does not do
+
+
+def test_no_example_of_hypothesis_has_a_deadline() -> None:
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
 
 
 @pytest.mark.parametrize(
