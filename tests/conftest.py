@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,21 @@ def make_frame_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
             )
 
     return make
+
+
+@pytest.fixture
+def collect_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collections are made in this process; the start of another takes longer than they do."""
+
+    @contextmanager
+    def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+        made = ThreadPoolExecutor(1)  # the environments of a process serve one chunk at a time
+        try:
+            yield made
+        finally:
+            made.shutdown(cancel_futures=True)
+
+    monkeypatch.setattr("decision_seq.data.collection.process_pool", pool)
 
 
 @pytest.fixture

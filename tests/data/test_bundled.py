@@ -11,6 +11,7 @@ from decision_seq.types import UserError
 SMALL = 300_000  # bytes of a policy file
 
 
+@pytest.mark.usefixtures("collect_here")
 @pytest.mark.parametrize("name", sorted(bundled()))
 def test_bundled_data_are_as_said(name: str) -> None:
     """A collection's mean return lies within its error of the one on record."""
