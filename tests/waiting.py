@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT = 600.0  # seconds: only a hang takes so long, however busy the machine is
+LIMIT = 1800.0  # seconds: only a hang takes so long, however busy the machine is
 POLL = 0.005
 
 
