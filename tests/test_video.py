@@ -24,6 +24,13 @@ from decision_seq.video import Studio, rendering, writers
 from decision_seq.video.strip import KEPT, STILLS, Stills, draw_strip
 from tests.conftest import Lines
 from tests.test_train import TINY
+from tests.waiting import LIMIT
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is not one without OpenGL."""
+    monkeypatch.setattr(rendering, "PROBE_SECONDS", LIMIT)
 
 
 @pytest.fixture
