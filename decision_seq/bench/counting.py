@@ -7,17 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from decision_seq.models.products import OPERATOR
+from decision_seq.models.products import flop_formulas
 
-aten = torch.ops.aten
+# Fused attention, by operator: the place of the query among its arguments, and how many products
+# with its weights it computes. Its weights are computed once more on the way back, which is not
+# counted, as no model FLOPs are that are computed twice.
+ATTENTION = {
+    "_scaled_dot_product_flash_attention_for_cpu": (0, 2),
+    "_scaled_dot_product_flash_attention_for_cpu_backward": (1, 4),
+    "_scaled_dot_product_flash_attention": (0, 2),
+    "_scaled_dot_product_flash_attention_backward": (1, 4),
+    "_scaled_dot_product_efficient_attention": (0, 2),
+    "_scaled_dot_product_efficient_attention_backward": (1, 4),
+}
 
 
 def _attention(first: int, products: int) -> Callable[..., int]:
@@ -31,21 +40,25 @@ def _attention(first: int, products: int) -> Callable[..., int]:
     return flops
 
 
-# The operators that multiply matrices, plain ones by the formulas of torch's own counter. Fused
-# attention computes its weights once more on the way back, which is not counted, as no model FLOPs
-# are that are computed twice.
-PRODUCTS: dict[Any, Callable[..., int]] = {
-    **{plain: flop_registry[plain] for plain in (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)},
-    aten.addmm_: flop_registry[aten.addmm],
-    aten.baddbmm_: flop_registry[aten.baddbmm],
-    OPERATOR: flop_registry[OPERATOR],
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention(0, 2),
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention(1, 4),
-    aten._scaled_dot_product_flash_attention: _attention(0, 2),
-    aten._scaled_dot_product_flash_attention_backward: _attention(1, 4),
-    aten._scaled_dot_product_efficient_attention: _attention(0, 2),
-    aten._scaled_dot_product_efficient_attention_backward: _attention(1, 4),
-}
+@cache
+def product_flops() -> dict[Any, Callable[..., int]]:
+    """FLOPs of a call's arguments, by operator that multiplies matrices; those that torch has.
+
+    Plain products by the formulas of torch's own counter.
+    """
+    aten = torch.ops.aten
+    plain = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
+    return {
+        **{operator: flop_registry[operator] for operator in plain},
+        aten.addmm_: flop_registry[aten.addmm],
+        aten.baddbmm_: flop_registry[aten.baddbmm],
+        **{operator: shape_wrapper(flops) for operator, flops in flop_formulas().items()},
+        **{
+            getattr(aten, name): _attention(*places)
+            for name, places in ATTENTION.items()
+            if hasattr(aten, name)
+        },
+    }
 
 
 @dataclass(frozen=True)
@@ -81,20 +94,21 @@ class Product:
 
     def made(self) -> Callable[[], Any]:
         """The same product of random numbers."""
+        from torch.utils._pytree import tree_map_only
+
         arguments = tree_map_only(Like, Like.made, self.arguments)
         options = tree_map_only(Like, Like.made, self.options)
         return lambda: self.operator(*arguments, **options)
 
 
-class Counts(TorchDispatchMode):
-    """While it lasts, every operator that torch dispatches is noted, the backward pass's too.
+class Counts:
+    """The operators that torch dispatched in a computation, the backward pass's too.
 
     operators: how many; allocated: bytes of the results that were given memory of their own;
     products: in order. What an operator allocates within itself is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.operators, self.allocated = 0, 0
         self.products: list[Product] = []
 
@@ -103,26 +117,19 @@ class Counts(TorchDispatchMode):
         """Of the matrix products, two a multiplication and addition."""
         return sum(product.flops for product in self.products)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        options = kwargs or {}
-        if func.overloadpacket not in PRODUCTS:  # in inference mode torch takes nothing apart
-            with self:
-                parts = func.decompose(*args, **options)
-            if parts is not NotImplemented:
-                return parts
-        result = func(*args, **options)
+    def add(self, operator: Any, args: tuple, options: dict[str, Any], result: Any) -> None:
+        """Count one call of an operator."""
+        from torch.utils._pytree import tree_leaves, tree_map_only
+
         self.operators += 1
         held = {_memory(leaf) for leaf in tree_leaves((args, options)) if _is_tensor(leaf)}
         made = [leaf for leaf in tree_leaves(result) if _is_tensor(leaf)]
         fresh = {_memory(t): t.untyped_storage().nbytes() for t in made if _memory(t) not in held}
         self.allocated += sum(fresh.values())
-        flops = PRODUCTS.get(func.overloadpacket)
+        flops = product_flops().get(operator.overloadpacket)
         if flops is not None:
             arguments, named = tree_map_only(Tensor, Like.of, (args, options))
-            self.products.append(Product(func, arguments, named, flops(*args)))
-        return result
+            self.products.append(Product(operator, arguments, named, flops(*args)))
 
 
 def _is_tensor(leaf: Any) -> bool:
@@ -135,7 +142,25 @@ def _memory(tensor: Tensor) -> int:
 
 def counted(compute: Callable[[], Any]) -> Counts:
     """What `compute` consists of."""
-    with Counts() as counts:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    counts = Counts()
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            options = kwargs or {}
+            if func.overloadpacket not in product_flops():
+                with self:  # in inference mode torch takes nothing apart
+                    parts = func.decompose(*args, **options)
+                if parts is not NotImplemented:
+                    return parts
+            result = func(*args, **options)
+            counts.add(func, args, options, result)
+            return result
+
+    with Counting():
         compute()
     return counts
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decision_seq.bench import counting
+from decision_seq.bench.counting import product_flops
 from decision_seq.bench.timing import best_device, interleaved, machine, prepare
 from decision_seq.planner import PlannerConfig, plan
 from decision_seq.policies.imagination import Imagination
@@ -24,8 +24,6 @@ from decision_seq.types import Reporter, Sampling, Spec
 OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # hopper's
 BEAMS, EXPAND, CONTEXT = 32, 2, 5
 HORIZONS, ENVIRONMENTS = (5, 15), (1, 16)
-# Of the profiler: what multiplies matrices.
-PRODUCTS = {packet._qualified_op_name for packet in counting.PRODUCTS}
 LARGEST = 8  # other operators that are named
 
 
@@ -189,6 +187,11 @@ def plans(
     return run
 
 
+def product_names() -> set[str]:
+    """The operators that multiply matrices, as the profiler writes them: aten::mm for aten.mm."""
+    return {str(operator).replace(".", "::") for operator in product_flops()}
+
+
 def costs(entrant: Callable[[], Any]) -> dict[str, Any]:
     """What an entrant's time is spent on, by torch's profiler.
 
@@ -202,14 +205,15 @@ def costs(entrant: Callable[[], Any]) -> dict[str, Any]:
     with profile(activities=activities) as profiled:
         entrant()
     kind = "self_device_time_total" if on_cuda else "self_cpu_time_total"
+    products = product_names()
     events = sorted(profiled.key_averages(), key=lambda event: -getattr(event, kind))
     total = sum(getattr(event, kind) for event in events)
     shares = [(event.key, getattr(event, kind) / total, event.count) for event in events]
     return {
-        "products": sum(share for name, share, _ in shares if name in PRODUCTS),
+        "products": sum(share for name, share, _ in shares if name in products),
         "operators": [
             {"name": name, "share": share, "calls": calls}
             for name, share, calls in shares
-            if name not in PRODUCTS
+            if name not in products
         ][:LARGEST],
     }

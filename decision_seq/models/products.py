@@ -7,6 +7,7 @@ unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
@@ -14,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.flop_counter import register_flop_formula
 
-OPERATOR = torch.ops.mkldnn._linear_pointwise
 # What oneDNN calls what may follow a product.
 NAMES: dict[type[nn.Module], str] = {nn.Identity: "none", nn.ReLU: "relu", nn.GELU: "gelu"}
 NOTHING = nn.Identity()
@@ -97,8 +96,27 @@ def _low(inputs: Tensor, weight: Tensor) -> bool:
 
 
 @cache
+def operator() -> Any | None:
+    """oneDNN's linear layer, an operator private to torch; None where torch is built without it."""
+    return getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
+
+
+def flop_formulas() -> dict[Any, Callable[..., int]]:
+    """FLOPs of `operator` from shapes: the `custom_mapping` of torch's FlopCounterMode."""
+    found = operator()
+    return {} if found is None else {found: _operations}
+
+
+@cache
 def _multiplies_bf16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    supported = getattr(
+        getattr(torch.ops, "mkldnn", None), "_is_mkldnn_bf16_supported", lambda: False
+    )
+    return _has_onednn() and supported()
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and operator() is not None
 
 
 def _quicker(inputs: Tensor, weight: Tensor) -> bool:
@@ -108,16 +126,17 @@ def _quicker(inputs: Tensor, weight: Tensor) -> bool:
         and inputs.numel() >= FEWEST * inputs.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and _has_onednn()
     )
 
 
 def _product(
     inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    exact = "none"  # of oneDNN's two ways to a GELU
-    return OPERATOR.default(inputs, weight, bias, activation, [], exact)
+    multiply, exact = operator(), "none"  # of oneDNN's two ways to a GELU
+    assert multiply is not None, "asked for oneDNN where torch has none"
+    return multiply.default(inputs, weight, bias, activation, [], exact)
 
 
 class _Product(torch.autograd.Function):
@@ -147,7 +166,5 @@ class _Product(torch.autograd.Function):
         return tuple(found)
 
 
-@register_flop_formula(OPERATOR)
 def _operations(inputs: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """For torch's counter, which knows its own products alone."""
     return 2 * inputs.numel() * weight[0]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from decision_seq.models.products import flop_formulas
 from decision_seq.policies import Policy
 from decision_seq.train.source import HostSource
 from decision_seq.train.update import masked_mean
@@ -53,7 +54,8 @@ def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     rng = torch.Generator(batch.mask.device).manual_seed(0)
     weights = policy.weights(batch, rng)
     # The counter does not know the CPU's fused attention; the plain one has the same products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
+    with counter, sdpa_kernel(SDPBackend.MATH):
         values = policy(batch, rng.manual_seed(0))
         torch.stack([masked_mean(values[name], weights[name]) for name in values]).sum().backward()
     if hook is not None:

@@ -32,7 +32,9 @@ def test_every_entrant_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
             shares = [operator["share"] for operator in row["operators"]]
             assert shares == sorted(shares, reverse=True)
             assert 0 < shares[-1] < sum(shares) + row["products"] <= 1
-            assert not {operator["name"] for operator in row["operators"]} & set(planning.PRODUCTS)
+            assert (
+                not {operator["name"] for operator in row["operators"]} & planning.product_names()
+            )
     assert result["machine"]["threads"] == 1
     text = planning_text(result)
     assert "2 interleaved rounds" in text

@@ -54,7 +54,7 @@ def test_it_is_taken_where_it_helps_alone(monkeypatch: pytest.MonkeyPatch) -> No
     layer = products.Linear(8, 16)
 
     def taken(rows: int, dtype: torch.dtype = torch.float32) -> bool:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=products.flop_formulas()) as counter:
             layer.to(dtype)(torch.randn(rows, 8, dtype=dtype))
         assert counter.get_total_flops() == 2 * rows * 8 * 16
         names = [str(name) for name in counter.get_flop_counts()["Global"]]
@@ -74,7 +74,7 @@ def test_what_needs_no_gradient_costs_nothing() -> None:
     layer, inputs = products.Linear(8, 16), torch.randn(64, 8)
 
     def operations(inputs: torch.Tensor) -> int:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=products.flop_formulas()) as counter:
             layer(inputs).sum().backward()
         return counter.get_total_flops()
 
