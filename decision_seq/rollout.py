@@ -20,7 +20,7 @@ from torch import Tensor
 from decision_seq.context import Context, News
 from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments
-from decision_seq.models.products import lowered
+from decision_seq.models.fast.linear import lowered
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Sampling, Spec, Transition
 

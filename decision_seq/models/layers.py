@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decision_seq.models.cache import Cache
-from decision_seq.models.products import Linear, linear
+from decision_seq.models.fast.kv_cache import Cache
+from decision_seq.models.fast.linear import Linear, linear
 
 # Which positions of a sequence are wanted: a slice or [R] for all rows alike, [B, R] row by row.
 Read = slice | Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from decision_seq.models.cache import Cache
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.planner import Reader
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from decision_seq.data.columns import Column
 from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
-from decision_seq.models.cache import Memory
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
+from decision_seq.models.fast.kv_cache import Memory
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.policies.imagination import Imagination

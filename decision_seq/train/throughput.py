@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from decision_seq.models.products import flop_formulas
+from decision_seq.models.fast.linear import flop_formulas
 from decision_seq.policies import Policy
 from decision_seq.train.source import HostSource
 from decision_seq.train.update import masked_mean

@@ -22,8 +22,8 @@ from decision_seq.bench.steps import make_update
 from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.data.store import EpisodeStore
+from decision_seq.models.fast.sliding_decode import SlidingTransformer
 from decision_seq.models.layers import Block, Dropout, select
-from decision_seq.models.sliding import SlidingTransformer
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
 from decision_seq.rollout import SEATS

@@ -9,7 +9,7 @@ import draccus
 import torch
 from torch import Tensor, nn
 
-from decision_seq.models.cache import Cache, Memory
+from decision_seq.models.fast.kv_cache import Cache, Memory
 from decision_seq.models.layers import Read
 
 # A rule fixed when a backbone is built: True at the positions that others may look at. What stands

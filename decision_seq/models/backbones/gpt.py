@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
-from decision_seq.models.cache import Cache, Memory, Shape
+from decision_seq.models.fast.kv_cache import Cache, Memory, Shape
+from decision_seq.models.fast.sliding_decode import LONGEST, Slide, SlidingTransformer
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
-from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
 
 
 @BackboneConfig.register_subclass("gpt")

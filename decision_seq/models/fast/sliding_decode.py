@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from decision_seq.models.fast.linear import NOTHING, Product
 from decision_seq.models.layers import Block
-from decision_seq.models.products import NOTHING, Product
 
 LONGEST = 256  # tokens; attention over more would want a kernel that holds no whole map
 FAR = 1e9  # scores do not reach as far

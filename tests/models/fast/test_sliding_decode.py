@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from decision_seq.models.backbones import GPTConfig
-from decision_seq.models.sliding import LONGEST, Window
+from decision_seq.models.fast.sliding_decode import LONGEST, Window
 
 WIDTH = 12
 # How long the episodes of two rows are, one after the other.

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from decision_seq.models import products
+from decision_seq.models.fast import linear as products
 
 SHAPES = [((3, 59, 24), 40), ((130, 8), 3), ((64, 1), 16)]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.models.backbones import GPT, GPTConfig
-from decision_seq.models.cache import Memory
+from decision_seq.models.fast.kv_cache import Memory
 
 WIDTH = 32
 UNSEEN = tuple(place % 4 != 3 for place in range(48))
