@@ -133,7 +133,7 @@ class SequenceModel(Protocol):
 class Drawing:
     """Draws tokens, for each environment by numbers that depend on no other.
 
-    The numbers are functions of the environment's own and of a counter: see `models.fast.counter_rng`.
+    They are functions of the environment's own number and a counter: see `fast.counter_rng`.
     """
 
     def __init__(self, sampling: Sampling | None) -> None:

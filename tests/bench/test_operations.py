@@ -22,7 +22,7 @@ from decision_seq.bench.steps import make_update
 from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.data.store import EpisodeStore
-from decision_seq.models.fast.sliding_decode import SlidingTransformer
+from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
@@ -135,12 +135,12 @@ def test_a_last_block_computed_for_every_token_is_noticed(
 def test_tokens_computed_again_are_noticed(
     make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rest = SlidingTransformer.rest
+    newest_hidden = FoldedTransformer.newest_hidden
 
-    def again(self: SlidingTransformer, first: list[Tensor], *more: Tensor) -> Tensor:
-        return rest(self, self.first(first[0]), *more)
+    def again(self: FoldedTransformer, stored: list[Tensor], *more: Tensor) -> Tensor:
+        return newest_hidden(self, self.per_token(stored[0]), *more)
 
-    monkeypatch.setattr(SlidingTransformer, "rest", again)
+    monkeypatch.setattr(FoldedTransformer, "newest_hidden", again)
     assert of_step(make("dt/gym"), slides=True).flops > SLID
 
 

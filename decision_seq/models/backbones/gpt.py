@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
-from decision_seq.models.fast.kv_cache import Cache, Memory, Shape
-from decision_seq.models.fast.sliding_decode import LONGEST, Slide, SlidingTransformer
+from decision_seq.models.fast.kv_cache import BufferPool, Cache, CacheShape, extend_block
+from decision_seq.models.fast.sliding_decode import MAX_TOKENS, FoldedTransformer, SlidingDecoder
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
 
 
@@ -101,17 +101,17 @@ class GPT(Backbone):
         steps: int,
         tokens: int,
         dtype: torch.dtype = torch.float32,
-    ) -> list[Slide] | None:
+    ) -> list[SlidingDecoder] | None:
         """With one head, no rule of its own and windows of a usual length."""
-        if self.heads > 1 or self.places is not None or steps * tokens > LONGEST:
+        if self.heads > 1 or self.places is not None or steps * tokens > MAX_TOKENS:
             return None
         blocks = [cast(Block, block) for block in self.blocks]
-        shared = SlidingTransformer(blocks, self.norm, rows, steps, tokens, dtype)
-        return [Slide(shared) for _ in range(tables)]
+        shared = FoldedTransformer(blocks, self.norm, rows, steps, tokens, dtype)
+        return [SlidingDecoder(shared) for _ in range(tables)]
 
-    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
+    def begin(self, rows: int, shared: bool = True, memory: BufferPool | None = None) -> Cache:
         size = self.width // self.heads
-        shape = Shape(len(self.blocks), self.heads, size, self.norm.weight)
+        shape = CacheShape(len(self.blocks), self.heads, size, self.norm.weight)
         return Cache(shape, rows, shared, memory)
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
@@ -126,7 +126,7 @@ class GPT(Backbone):
             visible = places[kept] <= places[:, None]  # [q, k]
         cache.reserve(len(kept))
         for index, block in enumerate(self.blocks):
-            tokens = cast(Block, block).extend(tokens, cache, index, kept, visible)
+            tokens = extend_block(cast(Block, block), tokens, cache, index, kept, visible)
         cache.advance(count, len(kept))
         if lengths is not None:
             padding = (torch.arange(count, device=tokens.device) >= lengths[:, None])[:, kept]

@@ -1,9 +1,11 @@
-"""What a transformer keeps of the tokens it has read: keys and values, in rows that fork.
+"""KV cache for beam search: keys and values of the tokens read so far, in rows that fork.
 
-Rows that begin alike share what they have read: a prefix is kept once for all beams of a search, a
-beam once for all its expansions. So the rows stand on levels. Those of the first are the prefixes;
-`fork` lays a level on top, in which every row has become several; `keep` takes the rows that
-matter and melts the levels above the prefixes into one.
+Plain form: the backbone's `forward` over all tokens again, for every new token. Values are equal up
+to rounding (planning needs no gradient). A prefix is stored once for all its beams, and a beam once
+for all its expansions, in a stack of levels: the first level's rows are the prefixes, `fork` adds a
+level whose rows are copies, `keep` gathers the surviving rows and merges all levels but the prefix.
+
+GAIN
 """
 
 from __future__ import annotations
@@ -15,25 +17,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROOM = 8  # tokens by which a level grows: the denser it lies, the sooner it is read
+from decision_seq.models.layers import Block
+
+ROOM = 8  # tokens by which a level grows; few, because unused room between rows slows reads down
 
 
-class Memory:
-    """What levels lie in, used again when they are gone.
+class BufferPool:
+    """Memory for levels, reused when they are gone.
 
-    Memory that is new to a process costs six times what is then written to it: the system hands it
-    out page by page.
+    First-touch page faults cost six times the write itself.
     """
 
     def __init__(self) -> None:
         self.free: list[Tensor] = []
 
-    def __reduce__(self) -> tuple[type[Memory], tuple[()]]:
-        """A copy, or what another process is given, has memory of its own."""
-        return Memory, ()
+    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
+        """A copy is empty, in another process too."""
+        return BufferPool, ()
 
     def take(self, count: int, like: Tensor) -> Tensor:
-        """[count or more], of what is free the smallest that does."""
+        """The smallest free buffer of at least `count` numbers of the type of `like`, or a new one.
+
+        A new one replaces the oldest free buffer, which is too small.
+        """
         kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
         fitting = [
             part
@@ -44,71 +50,70 @@ class Memory:
             found = min(fitting, key=Tensor.numel)
             self.free = [part for part in self.free if part is not found]
             return found
-        self.free = self.free[1:]  # one that has become too small
+        self.free = self.free[1:]
         return like.new_empty(count + count // 4)
 
     def lend(self, borrower: object, storage: Tensor) -> None:
-        """It is free again when the borrower is gone."""
+        """Free the buffer when the borrower is garbage-collected."""
         weakref.finalize(borrower, lambda: self.free.append(storage)).atexit = False
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of a model's keys and values; like: of their type, on their device."""
+class CacheShape:
+    """The sizes of a model's keys and values; like: a tensor of their type on their device."""
 
     blocks: int
     heads: int
-    size: int
+    size: int  # D / H
     like: Tensor
 
 
 class Level:
-    """Keys and values of every block, [blocks, 2, heads, R, capacity, D / heads], and how many of
-    the capacity are there."""
+    """Keys and values of every block, [blocks, 2, H, R, capacity, D / H]; `length` are filled."""
 
-    def __init__(self, shape: Shape, rows: int, capacity: int, memory: Memory) -> None:
-        self.shape, self.rows, self.capacity, self.memory = shape, rows, capacity, memory
+    def __init__(self, shape: CacheShape, rows: int, capacity: int, pool: BufferPool) -> None:
+        self.shape, self.rows, self.capacity, self.pool = shape, rows, capacity, pool
         sizes = (shape.blocks, 2, shape.heads, rows, capacity, shape.size)
-        storage = memory.take(math.prod(sizes), shape.like)
-        memory.lend(self, storage)
+        storage = pool.take(math.prod(sizes), shape.like)
+        pool.lend(self, storage)
         self.entries = storage[: math.prod(sizes)].view(sizes)
         self.length = 0
-        self.padding: Tensor | None = None  # [R, length] True where a row had nothing to read
+        self.padding: Tensor | None = None  # [R, length], True = padding
 
     def with_room(self, tokens: int) -> Level:
-        """One that holds the same, and has room for so many more."""
+        """This level, or a larger copy, with room for so many more tokens."""
         if self.length + tokens <= self.capacity:
             return self
-        grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM), self.memory)
+        grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM), self.pool)
         grown.entries[..., : self.length, :] = self.entries[..., : self.length, :]
         grown.length = self.length
         return grown
 
-    def take(self, other: Level, rows: Tensor) -> None:
-        """Behind what is there, what another holds for these rows."""
+    def append(self, other: Level, rows: Tensor) -> None:
+        """Append the tokens of these rows [R] of another level."""
         end = self.length + other.length
         into = self.entries[..., self.length : end, :]
         torch.index_select(other.entries[..., : other.length, :], 3, rows, out=into)
         self.length = end
 
     def filled(self, block: int, length: int) -> tuple[Tensor, Tensor]:
-        """keys, values [heads, R, length, D / heads]."""
+        """A block's keys and values, [H, R, length, D / H] each."""
         keys, values = self.entries[block, :, :, :, :length]
         return keys, values
 
 
 class Cache:
-    """count: tokens that each row has read, whether or not they are there to be looked at.
+    """A stack of levels. count: tokens read by each row, those that no query attends to included.
 
-    shared: the rows of the first level stay, each with as many rows on it as every other, side by
-    side: `keep` is not to break that. Otherwise the first level is melted with those above.
+    shared: `keep` retains the first level, which requires that every row of it has equally many
+    surviving rows, next to each other. Otherwise `keep` merges the first level, too.
     """
 
     def __init__(
-        self, shape: Shape, rows: int, shared: bool = True, memory: Memory | None = None
+        self, shape: CacheShape, rows: int, shared: bool = True, pool: BufferPool | None = None
     ) -> None:
-        self.shape, self.memory = shape, memory or Memory()
-        self.levels = [Level(shape, rows, 0, self.memory)]
+        self.shape, self.pool = shape, pool or BufferPool()
+        self.levels = [Level(shape, rows, 0, self.pool)]
         self.count, self.shared = 0, shared
 
     @property
@@ -116,57 +121,79 @@ class Cache:
         return self.levels[-1].rows
 
     def fork(self, copies: int) -> None:
-        """Every row becomes so many, side by side."""
-        self.levels.append(Level(self.shape, self.rows * copies, 0, self.memory))
+        """Copy every row so many times; the copies of a row are next to each other."""
+        self.levels.append(Level(self.shape, self.rows * copies, 0, self.pool))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows [R], in this order."""
+        """Continue with these rows [R], in this order."""
         levels = self.levels[self.shared :]
         length = sum(level.length for level in levels)
-        melted = Level(self.shape, len(rows), length + ROOM, self.memory)
+        merged = Level(self.shape, len(rows), length + ROOM, self.pool)
         for level in levels:
-            melted.take(level, rows // (self.rows // level.rows))
-        self.levels[self.shared :] = [melted]
+            merged.append(level, rows // (self.rows // level.rows))
+        self.levels[self.shared :] = [merged]
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many more."""
+        """Make room for so many more tokens."""
         assert self.levels[-1].padding is None, "rows of unequal lengths have to fork first"
         self.levels[-1] = self.levels[-1].with_room(tokens)
 
     def attend(
         self, block: int, query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None
     ) -> Tensor:
-        """Take in the keys and values of new tokens, and look at all there are.
+        """Store the keys and values of new tokens, then attend to all that are stored.
 
-        query [heads, R, q, D / heads]; key, value [heads, R, k, D / heads], k of them being there
-        to be looked at; visible [q, k]: which of the new ones each query may see, None for all.
-        -> mixed values [heads, R, q, D / heads]
+        query [H, R, q, D / H]; key, value [H, R, k, D / H] of the k new tokens that may be attended
+        to; visible: their mask [q, k], True = may attend, None = all -> [H, R, q, D / H]
         """
         heads, rows, count, size = query.shape
         query = query * size**-0.5
         scores, values = [], []
         for level in self.levels:
             new = key.shape[2] if level is self.levels[-1] else 0
-            if level.length + new == 0:  # forked just now
+            if level.length + new == 0:  # no token since the fork
                 continue
-            kept = level.filled(block, level.length + new)
+            stored = level.filled(block, level.length + new)  # [H, n, l, D / H] each
             if new:
-                kept[0][:, :, level.length :], kept[1][:, :, level.length :] = key, value
-            score = query.reshape(heads, level.rows, -1, size) @ kept[0].mT  # [h, n, R / n * q, l]
+                stored[0][:, :, level.length :], stored[1][:, :, level.length :] = key, value
+            # Rows that share a row of the level share one product: [H, n, R / n * q, l].
+            score = query.reshape(heads, level.rows, -1, size) @ stored[0].mT
             if level.padding is not None:
                 score = score.masked_fill(level.padding[:, None], -torch.inf)
             if new and visible is not None:
                 score[..., level.length :].masked_fill_(~visible, -torch.inf)
-            scores.append(score.view(heads, rows, count, -1))
-            values.append(kept[1])
+            scores.append(score.view(heads, rows, count, -1))  # [H, R, q, l]
+            values.append(stored[1])
         weights = torch.cat(scores, -1).softmax(-1).split([s.shape[3] for s in scores], -1)
         mixed = [
             weight.reshape(heads, value.shape[1], -1, value.shape[2]) @ value
             for weight, value in zip(weights, values, strict=True)
-        ]
+        ]  # [H, n, R / n * q, D / H] each
         return torch.stack([part.view(heads, rows, count, size) for part in mixed]).sum(0)
 
-    def advance(self, read: int, kept: int) -> None:
-        """All blocks have taken in `read` tokens, of which `kept` are there to be looked at."""
-        self.levels[-1].length += kept
+    def advance(self, read: int, stored: int) -> None:
+        """Count `read` tokens, of which all blocks have stored `stored`."""
+        self.levels[-1].length += stored
         self.count += read
+
+
+def extend_block(
+    block: Block,
+    tokens: Tensor,
+    cache: Cache,
+    index: int,
+    stored: list[int],
+    visible: Tensor | None,
+) -> Tensor:
+    """`Block.forward` for new tokens only, after those in the cache: [R, q, D] -> [R, q, D].
+
+    index: of the block; stored: the k of the q new tokens that may be attended to; visible: [q, k].
+    """
+    attention = block.attention
+    projected = attention.query_key_value(block.attention_norm(tokens))  # [R, q, 3 D]
+    projected = projected.unflatten(2, (3, attention.heads, -1))
+    query, key, value = projected.permute(2, 3, 0, 1, 4)  # [H, R, q, D / H] each
+    if len(stored) < tokens.shape[1]:
+        key, value = key[:, :, stored], value[:, :, stored]  # [H, R, k, D / H]
+    mixed = cache.attend(index, query, key, value, visible)  # [H, R, q, D / H]
+    return block.after_attention(tokens, attention.output(mixed.permute(1, 2, 0, 3).flatten(2)))

@@ -1,7 +1,15 @@
-"""Linear layers that multiply with what a processor has.
+"""Linear layers by oneDNN, on processors where it multiplies faster than torch's own choice.
 
-On x86 torch hands fp32 products to MKL, which leaves the AVX-512 of other makers' processors
-unused; oneDNN, which torch brings along too, uses it (`decision-seq bench train`).
+Plain form: `F.linear`, then the activation. On x86 torch multiplies fp32 by MKL, which leaves the
+AVX-512 of other makers' processors unused. oneDNN, which comes with torch, uses it, and applies the
+activation while the product is in the processor's cache.
+
+Gain: only on processors with AVX-512 (fp32) or with bf16 arithmetic (bf16); elsewhere the plain
+form serves. Recorded in README.md, "Speed", on AMD EPYC, 2 cores, AVX-512, and not measured again
+on the AVX2 machine of today: an update of the paper's model in 66.7 ms, 2.03 times transformers'
+speed, where AVX2 without oneDNN had 1.46 times (`decision-seq bench train`); a plan for one
+environment in 179 ms, where AVX2 without oneDNN took 452 ms (`decision-seq bench plan`); a rollout
+with bf16 weights 6.53 times the original's speed, fp32 5.01 times (`decision-seq bench evaluate`).
 """
 
 from __future__ import annotations
@@ -16,83 +24,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# What oneDNN calls what may follow a product.
+# The names that oneDNN has for an activation after a product.
 NAMES: dict[type[nn.Module], str] = {nn.Identity: "none", nn.ReLU: "relu", nn.GELU: "gelu"}
-NOTHING = nn.Identity()
-FEWEST = 64  # rows from which oneDNN's longer way to a product is worth it
+IDENTITY = nn.Identity()
+FEWEST = 64  # rows of fp32 from which oneDNN is faster: its call costs more than MKL's
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def linear(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module = NOTHING
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: nn.Module = IDENTITY
 ) -> Tensor:
-    """`F.linear`, by oneDNN where that helps: [..., I], [O, I], [O] -> [..., O].
+    """A linear layer and the activation after it, one of `NAMES`.
 
-    activation: what follows, one of `NAMES`; oneDNN does it in passing.
+    inputs [..., I], weight [O, I], bias [O] -> [..., O]. bf16 weights, which copies by `lowered`
+    have, are for use without a gradient.
     """
-    low = _low(inputs, weight)
-    if not (low or _quicker(inputs, weight)):
+    if not onednn_helps(inputs, weight):
         return activation(F.linear(inputs, weight, bias))
     name = NAMES[type(activation)]
-    if low:
-        return _product(inputs.to(weight.dtype), weight, bias, name)
     if not torch.is_grad_enabled():
-        return _product(inputs, weight, bias, name)
+        return _multiply(inputs.to(weight.dtype), weight, bias, name)
     if name == "relu":
-        return _Product.apply(inputs, weight, bias, name)
-    return activation(_Product.apply(inputs, weight, bias, "none"))
+        return _OneDNNLinear.apply(inputs, weight, bias, name)
+    return activation(_OneDNNLinear.apply(inputs, weight, bias, "none"))
 
 
-class Product:
-    """`linear` without gradient, for so many rows, in the weight's type: who multiplies is decided
-    once."""
+def onednn_helps(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN multiplies these faster than `F.linear`.
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, rows: int, activation: nn.Module = NOTHING
-    ) -> None:
-        self.weight, self.bias, self.activation = weight, bias, activation
-        if weight.dtype == torch.bfloat16:
-            self.quicker = weight.device.type == "cpu" and _multiplies_bf16()
-        else:
-            self.quicker = _quicker(weight.new_empty(rows, weight.shape[1]), weight)
-        self.name = NAMES[type(activation)]
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """[rows, I] of the weight's type -> [rows, O]."""
-        if self.quicker:
-            return _product(inputs, self.weight, self.bias, self.name)
-        return self.activation(F.linear(inputs, self.weight, self.bias))
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` by way of `linear`."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return linear(inputs, self.weight, self.bias)
+    fp32: on AVX-512, from `FEWEST` rows on. bf16 weights: on processors with bf16 arithmetic,
+    without a gradient, where the inputs are bf16 or autocast would lower them.
+    """
+    if inputs.device.type != "cpu" or torch.compiler.is_compiling() or not has_onednn():
+        return False
+    lowers = torch.is_autocast_enabled("cpu")
+    if weight.dtype == torch.bfloat16:
+        suits = lowers or inputs.dtype == torch.bfloat16
+        return suits and not torch.is_grad_enabled() and _multiplies_bf16()
+    return (
+        inputs.dtype == weight.dtype == torch.float32
+        and not lowers
+        and inputs.numel() >= FEWEST * inputs.shape[-1]
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
 
 
-Lowered = TypeVar("Lowered", bound=nn.Module)
+def lowered(module: Module, dtype: torch.dtype) -> Module:
+    """A copy whose linear layers hold their weights in a lower precision.
 
-
-def lowered(module: Lowered, dtype: torch.dtype) -> Lowered:
-    """A copy whose linear layers hold their weights in a lower precision, as autocast, which is
-    still needed for all else, would make them of fp32 at every product."""
+    Under autocast, which the rest of the module still needs, it computes what the module does;
+    autocast alone would convert the weights at every product.
+    """
     made = copy.deepcopy(module)
     for part in made.modules():
         if isinstance(part, nn.Linear):
             part.to(dtype)
     return made
-
-
-def _low(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether autocast would let oneDNN multiply, of weights that are lowered, without gradient."""
-    return (
-        weight.dtype == torch.bfloat16
-        and inputs.device.type == "cpu"
-        and not torch.is_grad_enabled()
-        and torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and _multiplies_bf16()
-    )
 
 
 @cache
@@ -101,51 +88,41 @@ def operator() -> Any | None:
     return getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
 
 
-def flop_formulas() -> dict[Any, Callable[..., int]]:
-    """FLOPs of `operator` from shapes: the `custom_mapping` of torch's FlopCounterMode."""
-    found = operator()
-    return {} if found is None else {found: _operations}
+def has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and operator() is not None
 
 
 @cache
 def _multiplies_bf16() -> bool:
-    supported = getattr(
-        getattr(torch.ops, "mkldnn", None), "_is_mkldnn_bf16_supported", lambda: False
-    )
-    return _has_onednn() and supported()
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and supported()
 
 
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and operator() is not None
+def flop_formulas() -> dict[Any, Callable[..., int]]:
+    """FLOPs of `operator` from shapes: the `custom_mapping` of torch's FlopCounterMode."""
+    found = operator()
+    return {} if found is None else {found: _flops}
 
 
-def _quicker(inputs: Tensor, weight: Tensor) -> bool:
-    return (
-        inputs.dtype == weight.dtype == torch.float32
-        and inputs.device.type == "cpu"
-        and inputs.numel() >= FEWEST * inputs.shape[-1]
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and _has_onednn()
-    )
+def _flops(inputs: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * inputs.numel() * weight[0]
 
 
-def _product(
+def _multiply(
     inputs: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none"
 ) -> Tensor:
-    multiply, exact = operator(), "none"  # of oneDNN's two ways to a GELU
-    assert multiply is not None, "asked for oneDNN where torch has none"
+    multiply, exact = operator(), "none"  # `exact`: of oneDNN's two formulas of a GELU
+    assert multiply is not None, "oneDNN was chosen where torch has none"
     return multiply.default(inputs, weight, bias, activation, [], exact)
 
 
-class _Product(torch.autograd.Function):
+class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, activation: str
     ) -> Tensor:
-        result = _product(inputs, weight, bias, activation)
-        # The way back through a ReLU is known by its outcome alone.
+        result = _multiply(inputs, weight, bias, activation)  # [..., O]
+        # The gradient of a ReLU needs its output only.
         ctx.save_for_backward(inputs, weight, result if activation == "relu" else None)
         return result
 
@@ -158,13 +135,9 @@ class _Product(torch.autograd.Function):
         gradient = gradient.flatten(0, -2)  # [N, O]
         found: list[Tensor | None] = [None, None, None, None]
         if ctx.needs_input_grad[0]:
-            found[0] = _product(gradient, weight.mT).view_as(inputs)
+            found[0] = _multiply(gradient, weight.mT).view_as(inputs)  # [..., I]
         if ctx.needs_input_grad[1]:
-            found[1] = _product(gradient.mT, inputs.flatten(0, -2).mT)
+            found[1] = _multiply(gradient.mT, inputs.flatten(0, -2).mT)  # [O, I]
         if ctx.needs_input_grad[2]:
-            found[2] = gradient.sum(0)
+            found[2] = gradient.sum(0)  # [O]
         return tuple(found)
-
-
-def _operations(inputs: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    return 2 * inputs.numel() * weight[0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from decision_seq.models.backbones import GPTConfig
-from decision_seq.models.fast.sliding_decode import LONGEST, Window
+from decision_seq.models.fast.sliding_decode import MAX_TOKENS, TokenRing
 
 WIDTH = 12
 # How long the episodes of two rows are, one after the other.
@@ -50,17 +50,17 @@ def test_the_newest_token_is_told_the_same(
 def test_nothing_moves() -> None:
     """What has come stays, until its slot is taken by the step K later."""
     steps, tokens = 4, 3
-    window = Window(2, steps, tokens)
+    ring = TokenRing(2, steps, tokens)
     for t in range(20):
-        window.advance(torch.tensor([t in (0, 10), t == 0]))
+        ring.advance(torch.tensor([t in (0, 10), t == 0]))
         slots = [(t - 10 if t >= 10 else t) % steps, t % steps]
         places = [
             row * steps * tokens + (slot * tokens - 1 + i) % (steps * tokens)
             for row, slot in enumerate(slots)
             for i in range(tokens)
         ]
-        assert window.arrivals().tolist() == places
-        assert window.newest().tolist() == [places[tokens - 1], places[-1]]
+        assert ring.arrivals().tolist() == places
+        assert ring.newest().tolist() == [places[tokens - 1], places[-1]]
 
 
 def test_it_takes_the_weights_of_now() -> None:
@@ -89,5 +89,5 @@ def test_where_it_cannot_do_the_same_it_does_nothing() -> None:
     plain = GPTConfig(2, width=WIDTH).build()
     assert heads.slide(1, 1, 3, 2) is None
     assert ruled.slide(1, 1, 3, 2) is None
-    assert plain.slide(1, 1, LONGEST, 1) is not None
-    assert plain.slide(1, 1, LONGEST // 2 + 1, 2) is None
+    assert plain.slide(1, 1, MAX_TOKENS, 1) is not None
+    assert plain.slide(1, 1, MAX_TOKENS // 2 + 1, 2) is None
