@@ -25,7 +25,7 @@ class Imagination:
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.backbone.begin(len(tokens), shared, policy.memory)
+        cache = policy.backbone.begin(len(tokens), shared)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
         hidden = policy.backbone.extend(inputs, cache, None if lengths is None else ends)

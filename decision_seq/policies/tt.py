@@ -21,7 +21,6 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
-from decision_seq.models.fast.kv_cache import BufferPool
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Losses, Policy, PolicyConfig
 from decision_seq.policies.imagination import Imagination
@@ -97,7 +96,6 @@ class TrajectoryTransformer(Policy):
 
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__()
-        self.memory = BufferPool()  # that plans lie in, one after the other
         require(
             len(spec.observation_shape) == 1 and spec.action_kind == "continuous",
             "the policy tt needs vector observations and continuous actions",

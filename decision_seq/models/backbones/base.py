@@ -9,7 +9,7 @@ import draccus
 import torch
 from torch import Tensor, nn
 
-from decision_seq.models.fast.kv_cache import BufferPool, Cache
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.models.layers import Read
 
 # A rule fixed when a backbone is built: True at the positions that others may look at. What stands
@@ -55,8 +55,8 @@ class Backbone(nn.Module):
         """
         return None
 
-    def begin(self, rows: int, shared: bool = True, memory: BufferPool | None = None) -> Cache:
-        """Nothing read yet, by so many rows. shared, memory: see `Cache`."""
+    def begin(self, rows: int, shared: bool = True) -> Cache:
+        """Nothing read yet, by so many rows. shared: see `Cache`."""
         raise NotImplementedError
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:

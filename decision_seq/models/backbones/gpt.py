@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen
-from decision_seq.models.fast.kv_cache import BufferPool, Cache, CacheShape, extend_block
+from decision_seq.models.fast.kv_cache import Cache, CacheShape, extend_block
 from decision_seq.models.fast.sliding_decode import MAX_TOKENS, FoldedTransformer, SlidingDecoder
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
 
@@ -109,10 +109,10 @@ class GPT(Backbone):
         shared = FoldedTransformer(blocks, self.norm, rows, steps, tokens, dtype)
         return [SlidingDecoder(shared) for _ in range(tables)]
 
-    def begin(self, rows: int, shared: bool = True, memory: BufferPool | None = None) -> Cache:
+    def begin(self, rows: int, shared: bool = True) -> Cache:
         size = self.width // self.heads
         shape = CacheShape(len(self.blocks), self.heads, size, self.norm.weight)
-        return Cache(shape, rows, shared, memory)
+        return Cache(shape, rows, shared)
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
         """The same numbers as `forward` over all tokens, computed for the new ones alone."""

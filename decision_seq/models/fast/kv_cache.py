@@ -10,8 +10,6 @@ GAIN
 
 from __future__ import annotations
 
-import math
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -20,42 +18,6 @@ from torch import Tensor
 from decision_seq.models.layers import Block
 
 ROOM = 8  # tokens by which a level grows; few, because unused room between rows slows reads down
-
-
-class BufferPool:
-    """Memory for levels, reused when they are gone.
-
-    First-touch page faults cost six times the write itself.
-    """
-
-    def __init__(self) -> None:
-        self.free: list[Tensor] = []
-
-    def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
-        """A copy is empty, in another process too."""
-        return BufferPool, ()
-
-    def take(self, count: int, like: Tensor) -> Tensor:
-        """The smallest free buffer of at least `count` numbers of the type of `like`, or a new one.
-
-        A new one replaces the oldest free buffer, which is too small.
-        """
-        kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
-        fitting = [
-            part
-            for part in self.free
-            if part.numel() >= count and (part.dtype, part.device, part.is_inference()) == kind
-        ]
-        if fitting:
-            found = min(fitting, key=Tensor.numel)
-            self.free = [part for part in self.free if part is not found]
-            return found
-        self.free = self.free[1:]
-        return like.new_empty(count + count // 4)
-
-    def lend(self, borrower: object, storage: Tensor) -> None:
-        """Free the buffer when the borrower is garbage-collected."""
-        weakref.finalize(borrower, lambda: self.free.append(storage)).atexit = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +33,10 @@ class CacheShape:
 class Level:
     """Keys and values of every block, [blocks, 2, H, R, capacity, D / H]; `length` are filled."""
 
-    def __init__(self, shape: CacheShape, rows: int, capacity: int, pool: BufferPool) -> None:
-        self.shape, self.rows, self.capacity, self.pool = shape, rows, capacity, pool
+    def __init__(self, shape: CacheShape, rows: int, capacity: int) -> None:
+        self.shape, self.rows, self.capacity = shape, rows, capacity
         sizes = (shape.blocks, 2, shape.heads, rows, capacity, shape.size)
-        storage = pool.take(math.prod(sizes), shape.like)
-        pool.lend(self, storage)
-        self.entries = storage[: math.prod(sizes)].view(sizes)
+        self.entries = shape.like.new_empty(sizes)
         self.length = 0
         self.padding: Tensor | None = None  # [R, length], True = padding
 
@@ -84,7 +44,7 @@ class Level:
         """This level, or a larger copy, with room for so many more tokens."""
         if self.length + tokens <= self.capacity:
             return self
-        grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM), self.pool)
+        grown = Level(self.shape, self.rows, self.length + max(tokens, ROOM))
         grown.entries[..., : self.length, :] = self.entries[..., : self.length, :]
         grown.length = self.length
         return grown
@@ -109,11 +69,9 @@ class Cache:
     surviving rows, next to each other. Otherwise `keep` merges the first level, too.
     """
 
-    def __init__(
-        self, shape: CacheShape, rows: int, shared: bool = True, pool: BufferPool | None = None
-    ) -> None:
-        self.shape, self.pool = shape, pool or BufferPool()
-        self.levels = [Level(shape, rows, 0, self.pool)]
+    def __init__(self, shape: CacheShape, rows: int, shared: bool = True) -> None:
+        self.shape = shape
+        self.levels = [Level(shape, rows, 0)]
         self.count, self.shared = 0, shared
 
     @property
@@ -122,13 +80,13 @@ class Cache:
 
     def fork(self, copies: int) -> None:
         """Copy every row so many times; the copies of a row are next to each other."""
-        self.levels.append(Level(self.shape, self.rows * copies, 0, self.pool))
+        self.levels.append(Level(self.shape, self.rows * copies, 0))
 
     def keep(self, rows: Tensor) -> None:
         """Continue with these rows [R], in this order."""
         levels = self.levels[self.shared :]
         length = sum(level.length for level in levels)
-        merged = Level(self.shape, len(rows), length + ROOM, self.pool)
+        merged = Level(self.shape, len(rows), length + ROOM)
         for level in levels:
             merged.append(level, rows // (self.rows // level.rows))
         self.levels[self.shared :] = [merged]
