@@ -4,7 +4,9 @@ Plain form: `F.dropout`. Its masks come from one serial Mersenne twister, a numb
 torch's generator supplies a seed (so `torch.manual_seed` still decides everything) and numpy's
 SFC64 draws 16 bits an element, hence a probability to 1 in 65,536.
 
-GAIN
+Gain: an update of the paper's model takes 1.08 times as long with `F.dropout` in place of this
+(2026-11-28, AVX2 EPYC, one thread of a busy machine, CPU time, median of 20 interleaved rounds of
+the update of `decision-seq bench train`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ to rounding (planning needs no gradient). A prefix is stored once for all its be
 for all its expansions, in a stack of levels: the first level's rows are the prefixes, `fork` adds a
 level whose rows are copies, `keep` gathers the surviving rows and merges all levels but the prefix.
 
-GAIN
+Gain: README.md, "Speed", has a plan of horizon 5 for one environment 22.1 times as fast as without
+the cache, one of horizon 15 17.7 times (`decision-seq bench plan`, AVX-512, 2 threads).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from decision_seq.models.layers import Block
 
-ROOM = 8  # tokens by which a level grows; few, because unused room between rows slows reads down
+# Tokens by which a level grows; few, because unused room between rows slows reads down: with 64 the
+# plans of `decision-seq bench plan` take 1.07 to 1.09 times as long (2026-11-28, AVX2, 1 thread).
+ROOM = 8
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ up to rounding (a rollout needs no gradient). Two things make it faster:
     (Wq x + bq) . (Wk y + bk) = (Wk' Wq x + Wk' bq) . y + a constant that softmax drops,
     Wo sum(w_j (Wv y_j + bv)) + bo = sum(w_j (Wo Wv y_j + Wo bv + bo)), as the w_j add up to 1.
 
-GAIN
+Gain: a step of 8 windows of the paper's model takes 1.43 times as long by the plain form
+(2026-11-28, AVX2 EPYC, one thread of a busy machine, wall clock, median of 200 interleaved rounds
+of a step of `decision-seq bench evaluate` without its environments; 1.44 by CPU time).
 """
 
 from __future__ import annotations
