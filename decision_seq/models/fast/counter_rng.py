@@ -5,7 +5,9 @@ et al., 2014) mixes the key and the counter.
 
 Plain form: SplitMix64 in Python's integers, a number at a time.
 
-GAIN
+Gain: 1,024 numbers of 16 keys take 0.12 ms, the plain form 1.6 ms, 13 times as long (2026-11-28,
+AVX2 EPYC, one thread of a busy machine, CPU time, 10th percentile of 100 interleaved rounds of
+`uniforms`). They are drawn in plans (`decision-seq bench plan`).
 """
 
 from __future__ import annotations
