@@ -13,16 +13,19 @@ import torch
 from torch import Tensor
 
 from decision_seq.models.backbones import GPT
+from decision_seq.models.fast.linear import lowered
+from decision_seq.models.fast.sliding_decode import (
+    MAX_TOKENS,
+    FoldedTransformer,
+    SlidingDecoder,
+)
 from decision_seq.models.layers import Block, select
-from decision_seq.models.products import lowered
-from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
 from decision_seq.policies import (
     BidirectionalTransformer,
     DecisionTransformer,
     Policy,
     ReturnPredictor,
 )
-from decision_seq.policies.base import begins_episode
 from decision_seq.types import Batch, Sampling
 
 
@@ -61,7 +64,7 @@ class Actor:
 
 
 class SlidingActor(Actor):
-    """A Decision Transformer over a one-head GPT, whose windows slide: see `models.sliding`.
+    """A Decision Transformer over a one-head GPT, whose windows slide (`fast.sliding_decode`).
 
     It has the weights of the moment it is made, with products in `precision`.
     """
@@ -78,8 +81,8 @@ class SlidingActor(Actor):
         count, backbone = policy.tokens_per_step, cast(GPT, policy.backbone)
         blocks = [cast(Block, block) for block in backbone.blocks]
         steps = context_length, count
-        shared = SlidingTransformer(blocks, backbone.norm, rows, *steps, precision)
-        self.states = [Slide(shared) for _ in range(batches)]
+        shared = FoldedTransformer(blocks, backbone.norm, rows, *steps, precision)
+        self.states = [SlidingDecoder(shared) for _ in range(batches)]
         self.shown = min(context_length, 2)
         # By a context's length, where its newest tokens are: the action before the newest step,
         # then that step's tokens without its action; [K + 1, M].
@@ -90,8 +93,7 @@ class SlidingActor(Actor):
     def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
         policy = cast(DecisionTransformer, self.policy)
         tokens = select(policy.all_tokens(batch), self.newest.index_select(0, batch.lengths))
-        # In a window of one step every step begins anew.
-        begins = begins_episode(batch) if self.shown > 1 else batch.lengths == 1
+        begins = batch.lengths == 1  # a context of two steps is that short at an episode's first
         return policy.actions.choose(self.states[number](tokens, begins), sampling)
 
 
@@ -111,7 +113,7 @@ def slides(policy: Policy, context_length: int) -> bool:
     if type(backbone) not in backbones:
         return False
     gpt = cast(GPT, backbone)
-    fits = context_length * transformer.tokens_per_step <= LONGEST
+    fits = context_length * transformer.tokens_per_step <= MAX_TOKENS
     return gpt.heads == 1 and gpt.places is None and transformer.positions.lasting and fits
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.config import require
-from decision_seq.models.draws import keys_of, uniforms
+from decision_seq.models.fast.counter_rng import keys_of, uniforms
 from decision_seq.types import Sampling
 
 MOST = 100_000  # steps ahead, futures, and continuations of each
@@ -133,7 +133,7 @@ class SequenceModel(Protocol):
 class Drawing:
     """Draws tokens, for each environment by numbers that depend on no other.
 
-    The numbers are functions of the environment's own and of a counter: see `models.draws`.
+    They are functions of the environment's own number and a counter: see `fast.counter_rng`.
     """
 
     def __init__(self, sampling: Sampling | None) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from decision_seq import cli, experiment, video
 from decision_seq import config as configs
+from decision_seq.acting import make_actor
 from decision_seq.data.bundled import collect_recipe, recipe
 from decision_seq.data.collection import Size
 from decision_seq.envs import make
@@ -95,10 +96,9 @@ def test_films_are_of_the_precision_evaluated(
 ) -> None:
     opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
     scores = opened.scores()
-    carry = opened.loaded.policy.carry
     asked = []
     monkeypatch.setattr(
-        opened.loaded.policy, "carry", lambda *args: asked.append(args[-1]) or carry(*args)
+        "decision_seq.rollout.make_actor", lambda *args: asked.append(args[-1]) or make_actor(*args)
     )
     Studio(opened, tmp_path, 1, Reporter()).film(scores)
     assert set(asked) == {torch.bfloat16}

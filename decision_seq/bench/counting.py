@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from decision_seq.models.products import flop_formulas
+from decision_seq.models.fast.linear import flop_formulas
 
 # Fused attention, by operator: the place of the query among its arguments, and how many products
 # with its weights it computes. Its weights are computed once more on the way back, which is not

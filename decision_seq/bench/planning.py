@@ -60,7 +60,7 @@ class Rereader:
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device) % width
         inputs = policy.embedded(self.tokens, columns, self.goal)
-        hidden = policy.backbone(inputs + policy.positions[: inputs.shape[1]])
+        hidden, _ = policy.backbone(inputs + policy.positions[: inputs.shape[1]])
         rows = torch.arange(len(hidden), device=hidden.device)
         newest = hidden[rows, policy.goal + self.lengths - 1]
         return newest @ policy.heads[self.count % width].T

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from decision_seq.models.cache import Cache
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.planner import Reader
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Imagination:
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.searched.begin(len(tokens), shared, policy.plan_memory)
+        cache = policy.searched.begin(len(tokens), shared)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
         hidden = policy.searched.extend(inputs, cache, None if lengths is None else ends)

@@ -21,7 +21,6 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.backbones.base import Searchable, State
-from decision_seq.models.cache import Memory
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Learnt, Policy, PolicyConfig, begins_episode
@@ -112,7 +111,6 @@ class TrajectoryTransformer(Policy):
 
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__()
-        self.plan_memory = Memory()  # reused from plan to plan
         size = spec.observation_shape[0]
         self.config, self.spec = config, spec
         self.layout = Layout(size, spec.action_size, stop=config.bins)
