@@ -92,8 +92,9 @@ class SlidingActor(Actor):
 
     def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
         policy = cast(DecisionTransformer, self.policy)
-        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, batch.lengths))
-        begins = batch.lengths == 1  # a context of two steps is that short at an episode's first
+        lengths = batch.lengths
+        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, lengths))
+        begins = lengths == 1  # a context of two steps is that short at an episode's first
         return policy.actions.choose(self.states[number](tokens, begins), sampling)
 
 

@@ -42,7 +42,7 @@ batch = Batch(
 before = policy.backbone.blocks[0].mlp[0].weight.detach().clone()
 
 def update():
-    policy(batch, torch.Generator())["action"].mean().backward()
+    policy(batch, torch.Generator()).losses["action"].mean().backward()
     optimizer.step()
 
 assert counted(update).flops > 1e6
