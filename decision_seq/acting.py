@@ -64,9 +64,10 @@ class Actor:
 
 
 class SlidingActor(Actor):
-    """A Decision Transformer over a one-head GPT, whose windows slide (`fast.sliding_decode`).
+    """Actor of a Decision Transformer over a one-head GPT, whose windows slide.
 
-    See `models.sliding`. It copies the weights at construction; products are in `precision`.
+    See `models.fast.sliding_decode`. It copies the weights at construction; products are in
+    `precision`.
     """
 
     def __init__(
