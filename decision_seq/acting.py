@@ -1,8 +1,8 @@
 """Actors: how a rollout calls a policy, batch by batch of environment slots.
 
-`Actor` calls `Policy.decide`. `SlidingActor` computes the same actions faster for the policies and
+`PolicyActor` calls `Policy.decide`. `SlidingActor` computes the same actions faster for the policies and
 backbones that it was written for. They are looked up by exact type, so a subclass that changes
-either of them uses the plain `Actor`.
+either of them uses the plain `PolicyActor`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from decision_seq.policies import (
 from decision_seq.types import Batch, Sampling
 
 
-class Actor:
+class PolicyActor:
     """A policy in a rollout, for `batches` policy batches of `rows` environment slots each.
 
     shown: how many of the newest steps of each context `decide` receives. precision: dtype of
@@ -63,8 +63,8 @@ class Actor:
         return actions
 
 
-class SlidingActor(Actor):
-    """Actor of a Decision Transformer over a one-head GPT, whose windows slide.
+class SlidingActor(PolicyActor):
+    """PolicyActor of a Decision Transformer over a one-head GPT, whose windows slide.
 
     See `models.fast.sliding_decode`. It copies the weights at construction; products are in
     `precision`.
@@ -127,9 +127,9 @@ def make_actor(
     rows: int,
     context_length: int,
     precision: torch.dtype = torch.float32,
-) -> Actor:
+) -> PolicyActor:
     """The fastest actor that supports the policy."""
     if slides(policy, context_length):
         made = cast(DecisionTransformer, policy)
         return SlidingActor(made, batches, rows, context_length, precision)
-    return Actor(policy, batches, rows, context_length, precision)
+    return PolicyActor(policy, batches, rows, context_length, precision)

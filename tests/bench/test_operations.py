@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from decision_seq.acting import Actor, SlidingActor
+from decision_seq.acting import PolicyActor, SlidingActor
 from decision_seq.bench import planning, steps
 from decision_seq.bench.counting import Counts, alone, counted, dt_update_flops
 from decision_seq.bench.planning import make_policy, plans
@@ -91,7 +91,7 @@ def of_step(update: Update, slides: bool = False) -> Counts:
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
     rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
-    actor = (SlidingActor if slides else Actor)(policy, 1, SEATS, 20)
+    actor = (SlidingActor if slides else PolicyActor)(policy, 1, SEATS, 20)
 
     @torch.inference_mode()
     def act() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.acting import Actor, SlidingActor, slides
+from decision_seq.acting import PolicyActor, SlidingActor, slides
 from decision_seq.data.conditioning import Conditioning, label
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.data.store import EpisodeStore
@@ -300,7 +300,7 @@ def test_a_rollout_step_by_step_is_the_training_forward(
     """
     kind = case[3]
     rng = np.random.default_rng(0)
-    actors = [Actor(policy, 1, 2, LENGTH)]
+    actors = [PolicyActor(policy, 1, 2, LENGTH)]
     if slides(policy, LENGTH):
         actors.append(SlidingActor(policy, 1, 2, LENGTH))
     for index in range(store.num_episodes):
