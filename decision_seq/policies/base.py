@@ -340,7 +340,7 @@ def check_labels(policy: PolicyConfig, conditioning: Conditioning) -> None:
     found = ", ".join(conditioning.fields) or "nothing"
     wanted = f"needs the labels {', '.join(policy.needs)}" if policy.needs else "cannot use them"
     if set(conditioning.fields) & HINDSIGHT_ONLY and not policy.needs:
-        wanted = "would have to know them when it acts, and no rollout does"
+        wanted = "would need them as input, and they are unknown in a rollout"
     known = Conditioning.get_known_choices()
     fitting = " or ".join(sorted(n for n, cls in known.items() if policy.accepts(cls.fields)))
     raise UserError(
