@@ -1,8 +1,8 @@
 """Actors: how a rollout calls a policy, batch by batch of environment slots.
 
-`PolicyActor` calls `Policy.decide`. `SlidingActor` computes the same actions faster for the policies and
-backbones that it was written for. They are looked up by exact type, so a subclass that changes
-either of them uses the plain `PolicyActor`.
+`PolicyActor` calls `Policy.decide`. `SlidingActor` computes the same actions faster for the
+policies and backbones that it was written for. They are looked up by exact type, so a subclass that
+changes either of them uses the plain `PolicyActor`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PolicyActor:
 
 
 class SlidingActor(PolicyActor):
-    """PolicyActor of a Decision Transformer over a one-head GPT, whose windows slide.
+    """Actor of a Decision Transformer over a one-head GPT, whose windows slide.
 
     See `models.fast.sliding_decode`. It copies the weights at construction; products are in
     `precision`.
