@@ -16,7 +16,7 @@ def test_every_field_has_a_docstring_of_its_own(cls: type) -> None:
     without = [field.name for field in fields(cls) if field.name not in documented]
     assert without == []
     for name, text in documented.items():
-        assert text.endswith("."), f"{name}: {text}"
+        assert text.endswith((".", ".)")), f"{name}: {text}"
 
 
 def test_all_registries_are_reached() -> None:

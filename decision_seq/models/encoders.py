@@ -104,15 +104,14 @@ class VectorEncoder(Standardizer):
 @EncoderConfig.register_subclass("image")
 @dataclass(frozen=True)
 class ImageConfig(EncoderConfig):
-    """channels: of the three convolutions. Defaults: kzl/decision-transformer atari/.
-
-    centered: subtract the data's mean frame, and divide by the standard deviation of the pixels in
-    place of 255. Without it the static background dominates: in an hour on two cores, a small
-    network learns to see Pong's ball with it and not without it.
-    """
+    """Three convolutions. Defaults: kzl/decision-transformer atari/."""
 
     channels: tuple[int, int, int] = (32, 64, 64)
+    """Channels of the three convolutions."""
     centered: bool = False
+    """Subtract the data's mean frame, and divide by the standard deviation of the pixels instead of
+    255. Without it the static background dominates: in an hour on two cores, a small network
+    learns to see Pong's ball with it and not without it."""
 
     def __post_init__(self) -> None:
         for count in self.channels:

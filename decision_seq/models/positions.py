@@ -46,13 +46,12 @@ class PositionsConfig(draccus.ChoiceRegistry):
 @PositionsConfig.register_subclass("timestep")
 @dataclass(frozen=True)
 class TimestepConfig(PositionsConfig):
-    """std: standard deviation of the timestep embedding's initial values.
-
-    With 1, PyTorch's default and the original's, rarely trained timestep embeddings dominate the
-    sum, and policies fail beyond the timesteps that the data reach; 0.02 avoids that.
-    """
+    """One learned vector per timestep."""
 
     std: float = 1.0
+    """Standard deviation of the timestep embedding's initial values. With 1, PyTorch's default and
+    the original's, rarely trained timestep embeddings dominate the sum, and policies fail beyond
+    the timesteps that the data reach; 0.02 avoids that."""
 
     def __post_init__(self) -> None:
         std = self.std
