@@ -24,12 +24,14 @@ class OptimizerConfig(draccus.ChoiceRegistry):
     """An optimizer's settings and the only place of their defaults.
 
     moments: names of its tensors of a weight's shape. counts: names of its single numbers a weight.
+    group_counts: names of the numbers that it counts in each parameter group.
     graphs: whether a CUDA graph can hold its step. shards: whether it computes element by element,
     so that it can step on a shard of a weight.
     """
 
     moments: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[tuple[str, ...]] = ()
+    group_counts: ClassVar[tuple[str, ...]] = ()
     graphs: ClassVar[bool] = False
     shards: ClassVar[bool] = True
 
@@ -109,6 +111,7 @@ class LambConfig(OptimizerConfig):
     """LAMB (You et al., 2020), of the package pytorch-optimizer: a trust ratio for each weight."""
 
     moments = ("exp_avg", "exp_avg_sq")
+    group_counts = ("step",)  # its bias correction depends on it
     shards = False  # the ratio is that of whole weights
 
     eps: float = 1e-6
