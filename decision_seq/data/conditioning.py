@@ -38,9 +38,11 @@ class Conditioning(draccus.ChoiceRegistry):
     fields: the names of its labels, in the order of a condition's columns. Policies find their
     labels by these names (`PolicyConfig.needs`). A label may be several columns wide.
     size: C, the width of a condition.
+    shuffles: whether `relabel_store` gives transitions the labels of others, as a control does.
     """
 
     fields: ClassVar[tuple[str, ...]] = ()
+    shuffles: ClassVar[bool] = False
 
     @classmethod
     def default_choice_name(cls) -> str:
@@ -199,6 +201,7 @@ class ShuffledReturnToGo(ReturnToGo):
     """
 
     fields: ClassVar[tuple[str, ...]] = ("shuffled_return_to_go",)
+    shuffles: ClassVar[bool] = True
     shuffle_seed: int = 0
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
