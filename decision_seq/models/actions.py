@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.models.draws import keys_of, mix, normals
+from decision_seq.models.fast.counter_rng import keys_of, mix, normals
 from decision_seq.types import Batch, Sampling, Spec
 
 LOG_STD = (-5.0, 2.0)  # the least and the largest

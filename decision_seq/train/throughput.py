@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from decision_seq.models.products import flop_formulas
+from decision_seq.models.fast.linear import flop_formulas
 from decision_seq.policies import Policy
 from decision_seq.train.source import HostSource
 from decision_seq.train.update import masked_mean

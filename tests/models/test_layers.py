@@ -52,7 +52,7 @@ def test_the_weights_are_those_that_values_are_mixed_by(hidden: int | None) -> N
     mask = None if hidden is None else torch.ones(7, 7).tril().bool() & (torch.arange(7) != hidden)
     expected = layer(tokens, mask=mask)
     weights = layer.weights(tokens, mask)
-    values = layer._split(layer.query_key_value(tokens).chunk(3, -1)[2])
+    values = layer.split(layer.query_key_value(tokens).chunk(3, -1)[2])
     mixed = (weights @ values).transpose(1, 2).flatten(2)
     torch.testing.assert_close(layer.output(mixed), expected)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 7))

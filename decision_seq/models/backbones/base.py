@@ -10,7 +10,7 @@ import draccus
 import torch
 from torch import Tensor, nn
 
-from decision_seq.models.cache import Cache, Memory
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.models.layers import Read
 
 # A rule fixed when a backbone is built: True at the positions that may be attended to. Other
@@ -64,8 +64,8 @@ class Searchable(Protocol):
 
     width: int
 
-    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
-        """The cache of so many rows that have read nothing. shared, memory: see `Cache`."""
+    def begin(self, rows: int, shared: bool = True) -> Cache:
+        """The cache of so many rows that have read nothing. shared: see `Cache`."""
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
         """Read tokens [R, q, D] after those in the cache -> hidden [R, q, D].

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen, State
-from decision_seq.models.cache import Cache, Memory, Shape
+from decision_seq.models.fast.kv_cache import Cache, CacheShape, extend_block
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
 
 
@@ -102,10 +102,10 @@ class GPT(Backbone):
         mask = causal_mask(length, slice(None), tokens.device, self.seen[:length])
         return self.dropout(tokens), mask
 
-    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
+    def begin(self, rows: int, shared: bool = True) -> Cache:
         size = self.width // self.heads
-        shape = Shape(len(self.blocks), self.heads, size, self.norm.weight)
-        return Cache(shape, rows, shared, memory)
+        shape = CacheShape(len(self.blocks), self.heads, size, self.norm.weight)
+        return Cache(shape, rows, shared)
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
         """The same numbers as `forward` over all tokens, computed for the new ones alone."""
@@ -119,7 +119,7 @@ class GPT(Backbone):
             visible = places[kept] <= places[:, None]  # [q, k]
         cache.reserve(len(kept))
         for index, block in enumerate(self.blocks):
-            tokens = cast(Block, block).extend(tokens, cache, index, kept, visible)
+            tokens = extend_block(cast(Block, block), tokens, cache, index, kept, visible)
         cache.advance(count, len(kept))
         if lengths is not None:
             padding = (torch.arange(count, device=tokens.device) >= lengths[:, None])[:, kept]

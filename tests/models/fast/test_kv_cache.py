@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from decision_seq.models.backbones import GPT, GPTConfig
-from decision_seq.models.cache import Memory
 
 WIDTH = 32
 UNSEEN = tuple(place % 4 != 3 for place in range(48))
@@ -85,29 +84,3 @@ def test_prefixes_may_differ_in_length(gpt: GPT) -> None:
         for row, length in enumerate(lengths.repeat_interleave(2).tolist()):
             whole = torch.cat([prefix[row // 2, :length], following[row, : step + 1]])
             close(found[row], gpt(whole[None])[0][0, -1])
-
-
-@torch.no_grad()
-def test_memory_is_used_again_when_it_is_free_and_not_before() -> None:
-    torch.manual_seed(0)
-    gpt, memory = GPTConfig(layers=2, heads=2, width=WIDTH).build().eval(), Memory()
-    tokens, others = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)
-    first, second = gpt.begin(2, memory=memory), gpt.begin(2, memory=memory)
-    gpt.extend(tokens[:, :3], first)
-    gpt.extend(others[:, :3], second)
-    close(gpt.extend(tokens[:, 3:], first), gpt(tokens)[0][:, 3:])  # no overwriting
-    close(gpt.extend(others[:, 3:], second), gpt(others)[0][:, 3:])
-    places = {cache.levels[0].entries.data_ptr() for cache in (first, second)}
-    assert len(places) == 2
-    del first, second
-    third = gpt.begin(2, memory=memory)
-    close(gpt.extend(tokens, third), gpt(tokens)[0])
-    assert third.levels[0].entries.data_ptr() in places
-
-
-@torch.no_grad()
-def test_memory_that_is_free_does_not_pile_up() -> None:
-    gpt, memory = GPTConfig(layers=1, heads=1, width=WIDTH).build().eval(), Memory()
-    for rows in range(1, 30):
-        gpt.extend(torch.randn(rows, 4, WIDTH), gpt.begin(rows, memory=memory))
-    assert len(memory.free) <= 2
