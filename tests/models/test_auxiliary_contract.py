@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from decision_seq.models.auxiliary.base import Sizes
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.train import masked_mean
+from decision_seq.train.update import Update
 from decision_seq.types import Batch, Spec
 from tests.test_train import TINY
 
@@ -25,9 +28,9 @@ LENGTH, LABEL = 8, "extra"
 INPUTS = ("observations", "actions", "rewards", "conditions")
 
 
-def build(name: str, spec: Spec) -> Policy:
+def build(name: str, spec: Spec, weight: float = 1.0) -> Policy:
     torch.manual_seed(0)
-    loss = AuxiliaryConfig.get_choice_class(name)()
+    loss = AuxiliaryConfig.get_choice_class(name)(weight=weight)
     backbone = GPTConfig(1, 1, 16, 0.0)
     config = DecisionTransformerConfig(LENGTH, backbone, auxiliary={LABEL: loss})
     return config.build(spec).eval()
@@ -196,8 +199,15 @@ def test_an_update_moves_the_slow_copy(
     assert (values > 0).all()
 
 
+def test_the_sum_that_is_minimised_has_its_factor(spec: Spec) -> None:
+    policy = build(NAMES[0], spec, weight=0.25)
+    shares = {"action": torch.tensor(3.0), LABEL: torch.tensor(8.0)}
+    summed = Update.total(cast(Update, SimpleNamespace(policy=policy)), shares)
+    assert summed.item() == 3 + 0.25 * 8
+
+
 def test_a_run_logs_it_without_its_factor(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
-    """The sum that is minimised is the action's loss and 0.1 times the auxiliary one."""
+    """The loss of a run is that of the action and 0.1 times the auxiliary one."""
     run, chosen = tmp_path / "run", tmp_path / "tiny.yaml"
     chosen.write_text(yaml.safe_dump(TINY))
     arguments = ["train", "--config", str(chosen), "--dataset", str(write_d4rl())]
