@@ -359,6 +359,18 @@ class Remembered(Protocol):
 
     moments: ClassVar[tuple[str, ...]]
     counts: ClassVar[tuple[str, ...]]
+    group_counts: ClassVar[tuple[str, ...]]
+
+
+def check_counts(state: dict[str, Any], optimizer: Remembered, groups: int, path: Path) -> None:
+    """UserError unless the trainer's state has every number that the optimizer counts in each of
+    its parameter groups."""
+    found = state.get("optimizer", [])
+    expected = [set(optimizer.group_counts)] * groups if optimizer.group_counts else []
+    require(
+        [set(counts) for counts in found] == expected,
+        f"checkpoint {path}: {STATE} lacks what the optimizer counts, or has other counts",
+    )
 
 
 def read_moments(path: Path, policy: Policy, optimizer: Remembered) -> dict[str, Tensor]:

@@ -38,6 +38,8 @@ class Conditioning(draccus.ChoiceRegistry):
     fields: ClassVar[tuple[str, ...]] = ()
     """Names of its labels, in the order of a condition's columns. Policies find their labels by
     these names (`PolicyConfig.needs`). A label may be several columns wide."""
+    shuffles: ClassVar[bool] = False
+    """Whether `relabel_store` gives transitions the labels of others, as a control does."""
 
     @classmethod
     def default_choice_name(cls) -> str:
@@ -196,6 +198,7 @@ class ShuffledReturnToGo(ReturnToGo):
     """
 
     fields: ClassVar[tuple[str, ...]] = ("shuffled_return_to_go",)
+    shuffles: ClassVar[bool] = True
     shuffle_seed: int = 0
     """Seed of the shuffling."""
 

@@ -7,6 +7,7 @@ builds it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, final
 
 import draccus
 import numpy as np
@@ -32,7 +33,12 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderConfig(draccus.ChoiceRegistry):
-    """An encoder's hyper-parameters and the only place of their defaults."""
+    """An encoder's hyper-parameters and the only place of their defaults.
+
+    observations: the kinds of observation that it encodes, of `vector` and `frames`.
+    """
+
+    observations: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def default_choice_name(cls) -> str:
@@ -41,6 +47,19 @@ class EncoderConfig(draccus.ChoiceRegistry):
     def build(self, shape: tuple[int, ...], width: int) -> Encoder:
         """shape: of one observation; UserError where the encoder does not take such a shape."""
         raise NotImplementedError
+
+    @final
+    def check(self, shape: tuple[int, ...]) -> None:
+        """UserError unless observations of this shape are of a kind that is encoded."""
+        kind = {1: "vector", 3: "frames"}.get(len(shape), "other")
+        known = sorted(EncoderConfig.get_known_choices().items())
+        fitting = [name for name, config in known if kind in config.observations]
+        remedy = f"; take --policy.encoder.name {' or '.join(fitting)}" if fitting else ""
+        require(
+            kind in self.observations,
+            f"the encoder `{EncoderConfig.get_choice_name(type(self))}` needs"
+            f" {' or '.join(self.observations)} observations, not ones of shape {shape}{remedy}",
+        )
 
 
 class Standardizer(Encoder):
@@ -80,12 +99,10 @@ class Standardizer(Encoder):
 class VectorConfig(EncoderConfig):
     """An encoder of vectors: standardisation, then a linear layer."""
 
+    observations: ClassVar[tuple[str, ...]] = ("vector",)
+
     def build(self, shape: tuple[int, ...], width: int) -> VectorEncoder:
-        require(
-            len(shape) == 1,
-            f"the encoder `vector` needs vector observations, not ones of shape {shape}; stacks of"
-            " frames take --policy.encoder.name image",
-        )
+        self.check(shape)
         return VectorEncoder(shape[0], width)
 
 
@@ -106,6 +123,7 @@ class VectorEncoder(Standardizer):
 class ImageConfig(EncoderConfig):
     """Three convolutions. Defaults: kzl/decision-transformer atari/."""
 
+    observations: ClassVar[tuple[str, ...]] = ("frames",)
     channels: tuple[int, int, int] = (32, 64, 64)
     """Channels of the three convolutions."""
     centered: bool = False
@@ -121,8 +139,9 @@ class ImageConfig(EncoderConfig):
             )
 
     def build(self, shape: tuple[int, ...], width: int) -> ImageEncoder:
+        self.check(shape)
         require(
-            len(shape) == 3 and min(shape[1:]) >= 36,
+            min(shape[1:]) >= 36,
             f"the encoder `image` needs stacks of frames of 36 pixels at least, not observations of"
             f" shape {shape}",
         )

@@ -27,6 +27,8 @@ class OptimizerConfig(draccus.ChoiceRegistry):
     """Names of its tensors that have a weight's shape."""
     counts: ClassVar[tuple[str, ...]] = ()
     """Names of its tensors that hold one number per weight."""
+    group_counts: ClassVar[tuple[str, ...]] = ()
+    """Names of the numbers that it counts in each parameter group."""
     graphs: ClassVar[bool] = False
     """Whether a CUDA graph can contain its step."""
     shards: ClassVar[bool] = True
@@ -108,6 +110,7 @@ class LambConfig(OptimizerConfig):
     """LAMB (You et al., 2020), from pytorch-optimizer: a trust ratio for each weight."""
 
     moments = ("exp_avg", "exp_avg_sq")
+    group_counts = ("step",)
     shards = False  # the ratio needs whole weights
 
     eps: float = 1e-6

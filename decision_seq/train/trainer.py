@@ -134,8 +134,11 @@ class Trainer:
             checkpoint.check_fit(held[0], self.policy, path)
             held[2] = checkpoint.read_moments(path, self.policy, self.config.optimizer)
             held[3] = checkpoint.read_carried(path)
+            state = checkpoint.read_trainer(path)
+            groups = len(self.optimizer.param_groups)
+            checkpoint.check_counts(state, self.config.optimizer, groups, path)
             self.reporter.say(f"resumed from {path}")
-            return checkpoint.read_trainer(path)
+            return state
 
         state = self.ranks.from_main(read)
         if state is None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.models.encoders import EncoderConfig, ImageConfig, ImageEncoder, VectorConfig
+from decision_seq.models.encoders import ImageConfig, ImageEncoder, VectorConfig
 from decision_seq.types import Spec, UserError
 
 SHAPE = (4, 36, 40)
@@ -40,13 +40,6 @@ def test_a_frame_is_seen_by_the_steps_whose_stacks_hold_it(encoder: ImageEncoder
     frames[0, 4] = 255 - frames[0, 4]  # the newest frame of step 1, the oldest of step 4
     moved = (encoder(frames) != before).any(-1)[0]
     assert moved.tolist() == [False, True, True, True, True, False]
-
-
-@pytest.mark.parametrize("name", sorted(EncoderConfig.get_known_choices()))
-def test_the_wrong_kind_of_observation_is_refused(name: str) -> None:
-    shape = (11,) if name == "image" else SHAPE
-    with pytest.raises(UserError, match=f"the encoder `{name}` needs"):
-        EncoderConfig.get_choice_class(name)().build(shape, 8)
 
 
 def test_a_frame_too_small_for_the_convolutions_is_refused() -> None:
