@@ -73,7 +73,7 @@ def test_what_is_taken_of_logs_is_configured(tmp_path: Path) -> None:
             load(Config, override(f"replay.{key}", value))
 
 
-# The conditionings that each policy can be trained on. Later entries of the registries need no line.
+# The conditionings that each policy can be trained on. Later entries of the registries need none.
 FITTING = {
     "dt": {"return", "shuffled_return", "none", "feature", "histogram"},
     "bc": {"return", "shuffled_return", "none", "feature", "histogram"},
