@@ -1,8 +1,8 @@
 """Actors: how a rollout calls a policy, batch by batch of environment slots.
 
-`Actor` calls `Policy.decide` itself. `SlidingActor` gives the same actions faster for the policies
-and backbones that it was written for; they are looked up by exact type, so a subclass that changes
-either acts by the plain one.
+`PolicyActor` calls `Policy.decide`. `SlidingActor` computes the same actions faster for the
+policies and backbones that it was written for. They are looked up by exact type, so a subclass that
+changes either of them uses the plain `PolicyActor`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ import torch
 from torch import Tensor
 
 from decision_seq.models.backbones import GPT
+from decision_seq.models.fast.linear import lowered
+from decision_seq.models.fast.sliding_decode import (
+    MAX_TOKENS,
+    FoldedTransformer,
+    SlidingDecoder,
+)
 from decision_seq.models.layers import Block, select
-from decision_seq.models.products import lowered
-from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer
 from decision_seq.policies import (
     BidirectionalTransformer,
     DecisionTransformer,
     Policy,
     ReturnPredictor,
 )
-from decision_seq.policies.base import begins_episode
 from decision_seq.types import Batch, Sampling
 
 
-class Actor:
+class PolicyActor:
     """A policy in a rollout, for `batches` policy batches of `rows` environment slots each.
 
-    shown: how many of the newest steps of each context `decide` receives. precision: of the matrix
-    products (autocast).
+    shown: how many of the newest steps of each context `decide` receives. precision: dtype of
+    the matrix products (autocast).
     """
 
     def __init__(
@@ -54,16 +57,17 @@ class Actor:
             return self.policy.encode(observations)
 
     def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
-        """The actions of policy batch `number` at its newest steps; its state is carried on."""
+        """The actions of policy batch `number` at its newest steps; updates its state."""
         with self.autocast:
             actions, self.states[number] = self.policy.decide(batch, self.states[number], sampling)
         return actions
 
 
-class SlidingActor(Actor):
-    """A Decision Transformer over a one-head GPT, whose windows slide: see `models.sliding`.
+class SlidingActor(PolicyActor):
+    """Actor of a Decision Transformer over a one-head GPT, whose windows slide.
 
-    It has the weights of the moment it is made, with products in `precision`.
+    See `models.fast.sliding_decode`. It copies the weights at construction; products are in
+    `precision`.
     """
 
     def __init__(
@@ -78,20 +82,20 @@ class SlidingActor(Actor):
         count, backbone = policy.tokens_per_step, cast(GPT, policy.backbone)
         blocks = [cast(Block, block) for block in backbone.blocks]
         steps = context_length, count
-        shared = SlidingTransformer(blocks, backbone.norm, rows, *steps, precision)
-        self.states = [Slide(shared) for _ in range(batches)]
+        shared = FoldedTransformer(blocks, backbone.norm, rows, *steps, precision)
+        self.states = [SlidingDecoder(shared) for _ in range(batches)]
         self.shown = min(context_length, 2)
-        # By a context's length, where its newest tokens are: the action before the newest step,
-        # then that step's tokens without its action; [K + 1, M].
+        # Positions of the newest tokens by context length, [K + 1, M]: the action before the newest
+        # step, then that step's tokens without its action.
         firsts = count * torch.arange(-1, max(context_length, 2), device=shared.device)[:, None]
         places = torch.arange(-1, count - 1, device=shared.device)
         self.newest = (firsts + places).clamp_(min=0)
 
     def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
         policy = cast(DecisionTransformer, self.policy)
-        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, batch.lengths))
-        # In a window of one step every step begins anew.
-        begins = begins_episode(batch) if self.shown > 1 else batch.lengths == 1
+        lengths = batch.lengths
+        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, lengths))
+        begins = lengths == 1  # a context of two steps is that short at an episode's first
         return policy.actions.choose(self.states[number](tokens, begins), sampling)
 
 
@@ -100,8 +104,10 @@ SLIDING = (DecisionTransformer, BidirectionalTransformer, ReturnPredictor), (GPT
 
 
 def slides(policy: Policy, context_length: int) -> bool:
-    """Whether `SlidingActor` can act for the policy: one head, no rule of its own, positions that
-    follow the episode, and windows of a usual length.
+    """Whether `SlidingActor` can act for the policy.
+
+    It needs one head, attention to all earlier tokens, positions that do not depend on the window,
+    and windows of at most `LONGEST` tokens.
     """
     policies, backbones = SLIDING
     if type(policy) not in policies:
@@ -111,7 +117,7 @@ def slides(policy: Policy, context_length: int) -> bool:
     if type(backbone) not in backbones:
         return False
     gpt = cast(GPT, backbone)
-    fits = context_length * transformer.tokens_per_step <= LONGEST
+    fits = context_length * transformer.tokens_per_step <= MAX_TOKENS
     return gpt.heads == 1 and gpt.places is None and transformer.positions.lasting and fits
 
 
@@ -121,9 +127,9 @@ def make_actor(
     rows: int,
     context_length: int,
     precision: torch.dtype = torch.float32,
-) -> Actor:
-    """The fastest actor that gives the policy's actions."""
+) -> PolicyActor:
+    """The fastest actor that supports the policy."""
     if slides(policy, context_length):
         made = cast(DecisionTransformer, policy)
         return SlidingActor(made, batches, rows, context_length, precision)
-    return Actor(policy, batches, rows, context_length, precision)
+    return PolicyActor(policy, batches, rows, context_length, precision)

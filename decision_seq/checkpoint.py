@@ -1,14 +1,15 @@
-"""Checkpoints: a directory, written beside its name and renamed when whole.
+"""Checkpoints: directories, each written under a temporary name and renamed when complete.
 
-    model.safetensors              weights and everything fitted (statistics are buffers)
+    model.safetensors              weights, and all fitted statistics (as buffers)
     config.yaml                    the run's resolved configuration and the data's facts
     trainer/optimizer.safetensors  the optimizer's tensors, as `exp_avg/NAME`
-    trainer/weights.safetensors    weights to train on from, where model.safetensors has averages
-    trainer/carried.safetensors    state that windows carry on, rows of the global batch, if any
-    trainer/state.json             step, processes, what else the loop carries; the files' sha256
+    trainer/weights.safetensors    weights that training resumes from, if the model's are averages
+    trainer/carried.safetensors    backbone states carried between windows, if any: one row per row
+                                   of the global batch
+    trainer/state.json             step, processes, the loop's other state; the files' sha256
 
-Tensors are whole and named, so any number of processes can go on from it. Nothing is unpickled.
-Evaluation needs the checkpoint alone, not the dataset.
+Tensors are whole and named, so training can resume on any number of processes. No pickle is read.
+Evaluation needs only the checkpoint, not the dataset.
 """
 
 from __future__ import annotations
@@ -39,34 +40,39 @@ PREFIX, PARTIAL = "step-", ".partial-"
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
 TRAINED, CARRIED_ROWS = "trainer/weights.safetensors", "trainer/carried.safetensors"
-ALWAYS = (WEIGHTS, MOMENTS, CONFIG)  # files of every checkpoint that have a checksum
-CARRIED = ("topology", "scaler")  # what the loop puts into the state beside the step
+ALWAYS = (WEIGHTS, MOMENTS, CONFIG)  # files with a checksum that every checkpoint has
+CARRIED = ("topology", "scaler")  # the training loop's own keys of the state
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What evaluation must know of the data, so that it never opens them.
+    """Facts of the data that evaluation needs, so that it never opens the data.
 
-    dataset: the name asked for; source: what was really used; env_id: where to evaluate; family:
-    the task, a key of `envs.FACTS`; reference_scores: (random, expert) raw returns, by which
-    returns are normalised; targets: the pre-declared raw returns; return_percentiles: the 0th to
-    100th of the data's episode returns; checksum: the store's; delayed: rewards came as one sum
-    with the last step of an episode. Older checkpoints lack the last three.
+    Older checkpoints lack the last three.
     """
 
     dataset: str
+    """The dataset's name in the configuration."""
     source: str
+    """Origin of the data that were used."""
     env_id: str | None
+    """Environment to evaluate in."""
     family: str | None
+    """The task, a key of `envs.FACTS`."""
     targets: tuple[float, ...]
+    """Target raw returns, declared before training."""
     reference_scores: tuple[float, float] | None
+    """(random, expert) raw returns, which normalise returns."""
     return_percentiles: tuple[float, ...] | None = None
+    """The 0th to 100th percentiles of the data's episode returns."""
     checksum: str | None = None
+    """Checksum of the store."""
     delayed: bool = False
+    """Whether rewards came as one sum with the last step of an episode."""
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of scores has to know of them, a sentence each."""
+        """Notes on the data for a report of scores, one sentence each."""
         if not self.delayed:
             return []
         return [
@@ -76,33 +82,40 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A policy with everything needed to roll it out; config: its run's, as it was saved."""
+    """A loaded checkpoint: the policy with everything needed to roll it out."""
 
     policy: Policy
+    """The policy, with its weights."""
     policy_config: PolicyConfig
+    """Its hyper-parameters."""
     conditioning: Conditioning
+    """Labels that the policy is conditioned on."""
     facts: DataFacts
+    """Facts of the training data."""
     step: int
+    """Updates done."""
     path: Path
+    """Path of the checkpoint."""
     config: dict[str, Any]
+    """The saved `config.yaml`."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """The tensors of a checkpoint, whole and by name.
-
-    averages: of the weights, by which the policy acts; None where it acts by the weights. carried:
-    state of the global batch's rows; empty where nothing is carried.
-    """
+    """The tensors of a checkpoint, whole and by name."""
 
     weights: dict[str, Tensor]
+    """Trained weights, and buffers."""
     moments: dict[str, Tensor]
+    """The optimizer's tensors."""
     averages: dict[str, Tensor] | None = None
+    """Averages of the weights, which the policy acts by; None where it acts by the weights."""
     carried: dict[str, Tensor] = field(default_factory=dict)
+    """Backbone states of the global batch's rows; empty where none are carried."""
 
     @property
     def files(self) -> dict[str, dict[str, Tensor]]:
-        """By file."""
+        """The tensors of each file, by its name."""
         files = {WEIGHTS: self.averages or self.weights, MOMENTS: self.moments}
         if self.averages:
             files[TRAINED] = self.weights
@@ -118,10 +131,10 @@ def save(
     described: dict[str, Any],
     state: dict[str, Any],
 ) -> Path:
-    """Write `folder/step-NNNNNNNN`, whole or not at all. UserError when the disk refuses.
+    """Write `folder/step-NNNNNNNN` completely or not at all. UserError when the disk fails.
 
-    described: the run's config, and the `spec` and `data` facts that `load` needs; state: what
-    `read_trainer` gives back.
+    described: the run's config, and the `spec` and `data` facts that `load` needs; state: the
+    trainer's state, which `read_trainer` returns.
     """
     final = folder / f"{PREFIX}{step:08d}"
     partial = folder / f"{PARTIAL}{final.name}"
@@ -135,14 +148,14 @@ def save(
         text = json.dumps({**state, "step": step, "sha256": sums}, indent=1)
         (partial / STATE).write_text(text)
         for path in [*(partial / name for name in (*sums, STATE)), partial / "trainer", partial]:
-            _to_disk(path)
+            _fsync(path)
         former = folder / f"{PARTIAL}former-{final.name}"
-        if final.exists():  # damaged, else the run would have gone on from it
+        if final.exists():  # a damaged one: a run resumes from a sound one
             os.replace(final, former)
         os.replace(partial, final)
-        _to_disk(folder)
+        _fsync(folder)
         shutil.rmtree(former, ignore_errors=True)
-    except (OSError, SafetensorError, RuntimeError) as error:  # each writer reports in its own way
+    except (OSError, SafetensorError, RuntimeError) as error:  # each writer raises its own
         shutil.rmtree(partial, ignore_errors=True)
         reason = (
             error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
@@ -154,8 +167,8 @@ def save(
     return final
 
 
-def _to_disk(path: Path) -> None:
-    """What a crash of the machine must not undo."""
+def _fsync(path: Path) -> None:
+    """Flush a file or folder to the disk, to survive a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -166,20 +179,21 @@ def _to_disk(path: Path) -> None:
 def prune(folder: Path, newest: int, last: int, every: int, best: int | None) -> None:
     """Remove all but the newest `last`, those of every `every` updates (0: none) and the best.
 
-    newest: the step just saved; what lies beyond it is damaged, else it had been gone on from.
+    newest: the step just saved. Later checkpoints are ignored: they are damaged, because the run
+    would otherwise have resumed from them.
     """
     written = [path for path in checkpoints(folder) if _step(path) <= newest]
     for path in written[:-last]:
         step = _step(path)
         if step != best and not (every and step % every == 0):
-            # Renamed first: a removal cut short leaves nothing that looks like a checkpoint.
+            # Renamed first, so that an interrupted removal leaves no partial checkpoint.
             doomed = path.with_name(f"{PARTIAL}{path.name}")
             os.replace(path, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process had begun to write or to remove."""
+    """Remove the partial checkpoints of a killed process."""
     for path in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -195,7 +209,7 @@ def _step(path: Path) -> int:
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where they are what was written."""
+    """Description of the damage to a checkpoint's files; None for a sound checkpoint."""
     try:
         state = read_trainer(path)
         if path.name != f"{PREFIX}{state['step']:08d}":
@@ -216,9 +230,9 @@ def fault(path: Path) -> str | None:
 
 
 def newest_sound(folder: Path, reporter: Reporter) -> Path | None:
-    """The newest whole checkpoint, with a line for each newer one; None where there is none at all.
+    """The newest sound checkpoint; reports each damaged one after it. None in an empty folder.
 
-    UserError when there are some and all are damaged.
+    UserError when all checkpoints are damaged.
     """
     found = checkpoints(folder)
     for path in reversed(found):
@@ -231,7 +245,7 @@ def newest_sound(folder: Path, reporter: Reporter) -> Path | None:
 
 
 def find(path: Path) -> Path:
-    """The checkpoint itself, or the newest one of a run. UserError when there is none."""
+    """Path of a checkpoint: `path` itself, or the newest of a run. UserError when there is none."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or one of its checkpoints")
@@ -280,7 +294,7 @@ def load(
 ) -> Loaded:
     """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged.
 
-    planner: keys of its planner that are to differ from those it was trained with.
+    planner: keys of its planner that replace the saved ones.
     """
     path = find(path)
     tree = read_yaml(path / CONFIG)
@@ -294,7 +308,7 @@ def load(
         policy_config = load_config(PolicyConfig, tree["policy"], changed)
         conditioning = load_config(Conditioning, tree["conditioning"])
         check_labels(policy_config, conditioning)
-        conditioning.prompt(np.zeros(1))  # as a rollout will: a scale may be lacking
+        conditioning.prompt(np.zeros(1))  # as in a rollout: fails without a scale
         labelled = (conditioning.size, conditioning.discount)
         require(
             (spec.condition_size, spec.discount) == labelled,
@@ -303,7 +317,7 @@ def load(
         policy = policy_config.build(spec)
     except UserError:
         raise
-    except Exception as error:  # whatever a hand-edited file makes of our constructors
+    except Exception as error:  # a hand-edited file can raise any error in the constructors
         raise UserError(f"checkpoint {path}: config.yaml lacks or misstates {error}") from error
     load_weights(policy, path)
     step = read_trainer(path)["step"]
@@ -330,7 +344,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
-    """UserError unless the policy has just these parameters and buffers, of these shapes."""
+    """UserError unless the weights have the policy's parameter and buffer names and shapes."""
     shapes = {name: tensor.shape for name, tensor in policy.state_dict().items()}
     wrong = sorted(
         name
@@ -341,17 +355,17 @@ def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
 
 
 class Remembered(Protocol):
-    """What an optimizer remembers of a weight: see `train.optimizers.OptimizerConfig`."""
+    """Names of an optimizer's tensors of a weight: see `train.optimizers.OptimizerConfig`."""
 
     moments: ClassVar[tuple[str, ...]]
     counts: ClassVar[tuple[str, ...]]
 
 
 def read_moments(path: Path, policy: Policy, optimizer: Remembered) -> dict[str, Tensor]:
-    """The optimizer's tensors by name; UserError unless each trained weight has those of its shape,
-    and nothing has another.
+    """The optimizer's tensors by name.
 
-    A fused kernel does not look at their shapes: it writes past the end of them.
+    UserError unless each trained weight has its tensors in its shape, and no others exist. A fused
+    kernel does not check the shapes and would write past the end of a tensor.
     """
     moments = _read_tensors(path, MOMENTS)
     weights = {name: w for name, w in policy.named_parameters() if w.requires_grad}
@@ -370,12 +384,12 @@ def read_moments(path: Path, policy: Policy, optimizer: Remembered) -> dict[str,
 
 
 def read_trained_weights(path: Path) -> dict[str, Tensor]:
-    """The weights that training goes on from, where the policy acts by averages of them."""
+    """The weights that training resumes from, where the policy acts by averages of them."""
     return _read_tensors(path, TRAINED)
 
 
 def read_carried(path: Path) -> dict[str, Tensor]:
-    """The state that windows carry on, [batch_size, ...] each; empty where nothing was carried."""
+    """Carried backbone states by name, [batch_size, ...] each; empty where none were carried."""
     return _read_tensors(path, CARRIED_ROWS) if (path / CARRIED_ROWS).exists() else {}
 
 

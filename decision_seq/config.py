@@ -11,12 +11,16 @@ An unknown key, a value of the wrong type or an unreadable file raises `UserErro
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
+import inspect
+import itertools
 import os
+import textwrap
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import draccus
 import yaml
@@ -234,3 +238,53 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError unless `condition` holds; used in the `__post_init__` of configurations."""
     if not condition:
         raise UserError(message)
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstring of every field of a configuration dataclass, by name, its bases' too.
+
+    A field's docstring is the string on the line after it. Fields without one are absent.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for node, after in itertools.pairwise(body.body):
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and documented:
+                text = after.value.value  # type: ignore[attr-defined]
+                if isinstance(node.target, ast.Name) and isinstance(text, str):
+                    found[node.target.id] = inspect.cleandoc(text)
+    return {
+        field.name: found[field.name] for field in dataclasses.fields(cls) if field.name in found
+    }
+
+
+def config_classes(root: type) -> list[type]:
+    """The configuration dataclasses that a root's keys can hold, each choice of a registry too."""
+    found: list[type] = []
+
+    def visit(hint: Any) -> None:
+        for part in get_args(hint):
+            visit(part)
+        if not isinstance(hint, type) or not dataclasses.is_dataclass(hint) or hint in found:
+            return
+        if issubclass(hint, draccus.ChoiceRegistry) and hint.get_known_choices():
+            # A registry's base is no choice; each of its choices is visited by itself.
+            for choice in hint.get_known_choices().values():
+                if choice is not hint:
+                    visit_class(choice)
+            return
+        visit_class(hint)
+
+    def visit_class(cls: type) -> None:
+        if cls in found:
+            return
+        found.append(cls)
+        for part in get_type_hints(cls).values():
+            visit(part)
+
+    visit_class(root)
+    return found

@@ -1,4 +1,4 @@
-"""What a policy sees of live episodes, and how it is told."""
+"""Contexts of running episodes, and the buffer that brings each step to the policy's device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from decision_seq.types import Batch, Spec
 
 
 class Context:
-    """The last K steps of N live episodes on the policy's device, padded on the right.
+    """The last K steps of N running episodes on the policy's device, padded on the right.
 
-    The newest step of row i is at `lengths[i] - 1`; its action and reward are not known yet and
-    are 0, which no causal policy reads. Shapes never change, and nothing is read back.
+    The newest step of row i is at `lengths[i] - 1`. Its action and reward are not known yet; they
+    are 0, and no causal policy reads them. Shapes never change, and nothing is copied back from the
+    device.
 
-    size: F, of what the policy keeps of an observation.
+    size: F, the number of features of an encoded observation.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class Context:
         self.spec = spec
         self.continuous = spec.action_kind == "continuous"
         width = spec.action_size if self.continuous else 1
-        # One array, so that a step moves one: what is known as a step begins, and as it ends.
+        # One array, so that a step moves only one. First what is known when a step begins, then
+        # what is known when it ends.
         sizes = spec.condition_size, size, 1, width
         self._data = torch.zeros(count, context_length, sum(sizes), device=device)
         self._conditions, self._observations, self._rewards, self._actions = self._data.split(
@@ -41,36 +43,36 @@ class Context:
         self.lengths = torch.zeros(count, dtype=torch.int64, device=device)
         self._timestep = torch.zeros_like(self.lengths)  # of the newest step
         self._rows = torch.arange(count, device=device) * context_length
-        # What follows from a row's length, 0 to K, is looked up: its newest step, the length once
-        # the next step is there, and the steps that are kept for it.
+        # Lookup tables by a row's length, 0 to K: its newest step, its length with the next step
+        # added, and the steps that are retained then.
         lengths = torch.arange(context_length + 1, device=device)
         self._steps = lengths[:-1]
         self._newest = (lengths - 1).clamp(min=0)
         self._longer = (lengths + 1).clamp(max=context_length)
         full = (lengths == context_length)[:, None]
-        self._kept = (self._steps + full).clamp(max=context_length - 1)  # [K + 1, K]
+        self._retained = (self._steps + full).clamp(max=context_length - 1)  # [K + 1, K]
 
     def advance(self, actions: Tensor, numbers: Tensor, observations: Tensor) -> None:
-        """Complete every row's newest step and open the next; a fresh row begins anew.
+        """Complete every row's newest step and append the next; a fresh row starts empty.
 
-        actions: [N, A] or [N], as the policy gave them; numbers: [N, 3 + C], see `News`;
-        observations: [N, F], what the policy keeps of the new ones.
+        actions: [N, A] or [N], as the policy returned them; numbers: [N, 3 + C], see `News`;
+        observations: [N, F], encoded by the policy.
         """
         fresh = numbers[:, News.FRESH] > 0
         filled = self.lengths.masked_fill(fresh, 0)
         acted = actions.view(len(actions), -1).to(self._data.dtype)
         ended = torch.cat([numbers[:, News.REWARD, None], acted], 1)
         self._ends.index_copy_(0, self._newest[filled] + self._rows, ended)
-        kept = self._kept.index_select(0, filled) + self._rows[:, None]
-        self._flat.copy_(self._flat.index_select(0, kept.flatten()))
-        self._data.masked_fill_(fresh[:, None, None], 0)  # NaN would spoil what it is hidden from
+        retained = self._retained.index_select(0, filled) + self._rows[:, None]
+        self._flat.copy_(self._flat.index_select(0, retained.flatten()))
+        self._data.masked_fill_(fresh[:, None, None], 0)  # NaN would pass the attention mask
         self.lengths = self._longer[filled]
         self._timestep = (self._timestep + 1).masked_fill_(fresh, 0)
         begun = torch.cat([numbers[:, News.CONDITION :], observations, self._to_come], 1)
         self._flat.index_copy_(0, self._newest[self.lengths] + self._rows, begun)
 
     def batch(self, rows: slice = slice(None)) -> Batch:
-        """The contexts of `rows`, [R, K] whatever their lengths, observations as they are kept."""
+        """The contexts of `rows`, [R, K] for any lengths, with encoded observations."""
         first = self._timestep[rows, None] - self.lengths[rows, None] + 1
         actions = self._actions[rows]
         return Batch(
@@ -84,11 +86,11 @@ class Context:
 
 
 class News:
-    """What the environments told, in one buffer of bytes, so that a step moves it by one copy.
+    """Step buffer: the environments' output of one step in a single byte buffer.
 
-    numbers [N, 3 + C] float32: whether an episode begins, the reward of the step before, a number
-    in [0, 1) to draw an action by, the condition. observations [N, ...] of the new step: float32,
-    or uint8 where they are frames.
+    A step moves it to the device by one copy. numbers [N, 3 + C] float32: whether an episode
+    begins, the reward of the previous step, a number in [0, 1) to draw an action by, the condition.
+    observations [N, ...] of the new step: float32, or uint8 for frames.
     """
 
     FRESH, REWARD, DRAW, CONDITION = range(4)

@@ -1,11 +1,11 @@
-"""One run, from its configuration to its scores: what `decision-seq train` does.
+"""One run, from its configuration to its scores: the command `decision-seq train`.
 
-`run` opens the data, resolves the configuration by them, trains, evaluates the last checkpoint and
-writes what a reader needs to believe it:
+`train` opens the data, resolves the configuration by them, trains, evaluates the last checkpoint
+and writes a record of all of it:
 
-    config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   on the way
+    config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   during training
     provenance.json   data, code, packages, machine  checkpoints/step-NNNNNNNN/    see checkpoint.py
-    scores.json       every episode of every target  evaluations.jsonl   those during training too
+    scores.json       every episode of every target  evaluations.jsonl   scores of all evaluations
     offline.json      errors on held-out episodes, where some were held out
 """
 
@@ -37,8 +37,8 @@ from decision_seq.train.launch import watched
 from decision_seq.train.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, TargetScore
 
-# Keys in which a resumed run may differ from the one it goes on from: they change what is kept and
-# written, and how an update of the same windows is computed.
+# Keys in which a resumed run may differ from the original run. They change the saved files, and how
+# an update of the same windows is computed.
 RESUMABLE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
     *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
@@ -48,12 +48,12 @@ RESUMABLE = (
 
 
 def check_same_run(output: Path, problem: Problem) -> None:
-    """UserError naming the keys in which a resumed run would differ in a way that matters."""
+    """UserError with the keys that make the resumed run another run, see `differing_keys`."""
     config = problem.config
     saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
     tree = read_yaml(output / "config.yaml")
     if saved is not None:
-        # The checkpoint's, which its checksum guards: the run's own may have been edited or cut.
+        # The checkpoint's copy has a checksum; the run's own file may have been edited or cut.
         tree = read_yaml(saved / "config.yaml")
         source = tree.pop("data", {}).get("source")
         tree.pop("spec", None)
@@ -83,20 +83,20 @@ def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
     }
-    if now.train.schedule == "constant":  # then more steps leave the former ones as they were
+    if now.train.schedule == "constant":  # then more steps do not change the earlier ones
         differing.pop("train.steps", None)
     return differing
 
 
 class Finished(NamedTuple):
-    """What became of a run: its last checkpoint, and the scores of it (None without a rollout).
-
-    offline: measured on held-out episodes, None where none were held out.
-    """
+    """Results of a finished run."""
 
     checkpoint: Path
+    """The last checkpoint."""
     scores: Scores | None
+    """Its scores; None without a rollout."""
     offline: OfflineScores | None
+    """Its measures on held-out episodes; None where none were held out."""
 
 
 def train(
@@ -109,9 +109,9 @@ def train(
 ) -> Finished | None:
     """Train and evaluate a run in `output`; None on all processes but the main one.
 
-    processes: refuse to start with any other number; command: what was typed, for the record.
-    Every process of a launch calls it. UserError on anything the user can mend; then nothing is
-    left behind by a run that could not begin.
+    Every process of a launch calls it. processes: the required number of processes, None for any;
+    command: the command line, for the provenance. UserError on anything the user can mend; a run
+    that could not begin leaves no files.
     """
     reporter = reporter or Reporter()
     with ExitStack() as held_by_main, watched():
@@ -121,12 +121,12 @@ def train(
 
         def begin() -> Problem:
             held_by_main.enter_context(run_folder(output, resume))
-            return _examined(config, output, reporter)
+            return _prepare_checked(config, output, reporter)
 
         problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output), accelerator, ranks, reporter)
         launched = Launched.now(command, ranks.world, accelerator.device)
-        ranks.from_main(lambda: _write_first(problem, output, launched))
+        ranks.from_main(lambda: _write_first_files(problem, output, launched))
         if resume != "never":
             trainer.resume()
         with trainer.signals.caught():
@@ -151,13 +151,13 @@ def train(
 
 
 def leave(accelerator: Accelerator) -> None:
-    """End the launch where every rank ends it: apart from each other, gloo may abort at exit."""
+    """End the launch on all ranks together; when they exit at different times, gloo may abort."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
 def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
-    """How many processes train together, on what: the first line of every launch."""
+    """The first line of every launch: the number of processes, the device and the precision."""
     together = "1 process trains"
     if ranks.world > 1:
         how = "sharded (FSDP2)" if config.train.parallel == "fsdp" else "DDP"
@@ -169,7 +169,7 @@ def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
 
 
 def make_job(problem: Problem, output: Path) -> Job:
-    """The problem as the trainer takes it."""
+    """The trainer's job for a problem."""
     config, store, facts = problem.config, problem.store, problem.facts
     conditions = label(store, config.conditioning)
 
@@ -209,11 +209,11 @@ def make_job(problem: Problem, output: Path) -> Job:
     )
 
 
-def _examined(config: Config, output: Path, reporter: Reporter) -> Problem:
-    """The problem, when nothing stands against beginning or resuming the run."""
+def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
+    """Prepare the problem; UserError where the run cannot begin or resume."""
     check_trackers(config.train.trackers)
     problem = prepare(config, reporter)
-    label(problem.store, problem.config.conditioning)  # before the other ranks ask for it
+    label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if problem.config.evaluation.episodes:
         check_environment(str(problem.facts.env_id), problem.spec)
     if is_run(output):
@@ -221,14 +221,17 @@ def _examined(config: Config, output: Path, reporter: Reporter) -> Problem:
     return problem
 
 
-def _write_first(problem: Problem, output: Path, launched: Launched) -> None:
-    """A run's first files: from now on there is something to resume."""
+def _write_first_files(problem: Problem, output: Path, launched: Launched) -> None:
+    """Write a run's first files; after them it can be resumed."""
     save_text(output / "config.yaml", dump(problem.config))
     launched.record(output / "provenance.json", to_tree(problem.config), problem.store)
 
 
 def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
-    """`begin` on the main process; if it failed everywhere fails, else the others open the data."""
+    """Call `begin` on the main process, then open the same data on the others.
+
+    An error on one process is raised on all.
+    """
     found: list[Problem] = []
 
     def on_main() -> dict[str, Any]:
@@ -241,7 +244,7 @@ def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
     def open_here() -> None:
         if not found:
             config = load(Config, said["config"])
-            if Path(said["store"]).is_dir():  # the very data, where the disk is shared
+            if Path(said["store"]).is_dir():  # the same store, where the disk is shared
                 config = dataclasses.replace(config, dataset=said["store"])
             found.append(prepare(config, Reporter()))
 
@@ -257,7 +260,7 @@ def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
 
 
 def _scores(problem: Problem, path: Path, record: dict[str, Any]) -> Scores:
-    """The last evaluation with what a reader needs to understand it."""
+    """The scores of the last evaluation, with the facts and notes of the data."""
     facts = problem.facts
     return Scores(
         dataset=facts.dataset,

@@ -177,7 +177,7 @@ def _context(windows: Batch, lengths: np.ndarray) -> Batch:
 def _newest_losses(
     policy: Policy, context: Batch, taken: np.ndarray, device: torch.device
 ) -> np.ndarray:
-    """The loss `action` [M] of the newest step of each row, with `taken` as its action."""
+    """The loss `action` of the newest step of each row, with `taken` as its action, [M]."""
     at = np.arange(len(taken)), context.lengths - 1
     actions = context.actions.copy()
     actions[at] = taken
@@ -240,7 +240,7 @@ def offline_checkpoint(
     require(
         store.checksum == facts.checksum,
         f"{dataset or config.dataset} is not what {path} was trained on ({facts.source}); name"
-        " those data with --dataset",
+        " the training data with --dataset",
     )
     episodes = held_out(store.num_episodes, config.held_out)
     groups = offline_metrics(
@@ -281,13 +281,13 @@ def offline_text(scores: OfflineScores) -> str:
         ]
         for group in scores.groups
     ]
-    looked_at = scores.groups[0].steps
+    measured = scores.groups[0].steps
     lines = [
         f"dataset      {scores.dataset}",
         f"source       {scores.source}",
         f"checkpoint   {scores.checkpoint}",
-        f"held out     {scores.held_out_episodes:,} episodes, {scores.held_out_steps:,} steps, of"
-        f" which {looked_at:,} are looked at; actions against the data's, no rollout",
+        f"held out     {scores.held_out_episodes:,} episodes, {scores.held_out_steps:,} steps;"
+        f" {measured:,} measured; actions compared with the data's, no rollout",
         "",
         table(["episodes of", "return", "episodes", "steps", *spread], rows),
     ]

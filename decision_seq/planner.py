@@ -1,9 +1,9 @@
 """Planning by beam search in a model of token sequences (Janner et al., 2021, section 3).
 
-Many environments are planned for at once. Each has `beams` imagined futures; at every step of the
-plan each of these is continued by `expand` drawn actions, the model says what reward and what value
-follow, and the best `beams` go on. The planner knows no policy: it reads tokens into a
-`SequenceModel` and is told what a step is worth.
+Plans for many environments are computed together. Each environment has `beams` imagined futures. At
+every step of the plan each future is continued by `expand` drawn actions, the model predicts the
+reward and the value after them, and the best `beams` are retained. The planner does not depend on a
+policy: it passes tokens to a `SequenceModel`, which returns estimates of rewards and values.
 
 Facts of the search: jannerm/trajectory-transformer trajectory/search.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from decision_seq.config import require
-from decision_seq.models.draws import keys_of, uniforms
+from decision_seq.models.fast.counter_rng import keys_of, uniforms
 from decision_seq.types import Sampling
 
 MOST = 100_000  # steps ahead, futures, and continuations of each
@@ -25,17 +25,18 @@ MOST = 100_000  # steps ahead, futures, and continuations of each
 
 @dataclass(frozen=True)
 class Layout:
-    """The tokens of a transition: observation (S), action (A), reward, value.
-
-    stop: the token that stands in every place behind the end of an episode.
-    """
+    """The tokens of a transition: observation (S), action (A), reward, value."""
 
     observation: int
+    """S, the tokens of an observation."""
     action: int
+    """A, the tokens of an action."""
     stop: int
+    """The stop token, which fills every place after the end of an episode."""
 
     @property
     def size(self) -> int:
+        """Tokens of a transition, S + A + 2."""
         return self.observation + self.action + 2
 
     @property
@@ -46,37 +47,45 @@ class Layout:
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Defaults: jannerm/trajectory-transformer config/offline.py.
+    """Settings of the beam search. Defaults: jannerm/trajectory-transformer config/offline.py.
 
-    horizon: transitions looked ahead; beams, expand: futures kept, and continuations of each;
-    context: past transitions that are read, at most; every: steps between plans, in between the
-    last one is followed; objective: `return` keeps the futures of the highest expected discounted
-    reward and value, `likelihood` the likeliest, token by token (imitation).
-
-    cdf_*: of a token's distribution, the least likely part that is never drawn; k_*: draw among the
-    k likeliest, 1 takes the likeliest, null all. What is drawn is drawn at
-    `evaluation.temperature`; where that is 0, all futures would be one, and one is planned.
-    percentile: estimate rewards and values by this quantile of their distributions, null by the
-    mean.
-
-    keep: where the context and the plan fill the policy's window, so many of the newest transitions
-    stay and the rest are forgotten. (The original's window is one of 5 transitions for which it
-    forgets one at a time.)
+    Tokens are drawn at `evaluation.temperature`. At temperature 0 all futures would be equal, so
+    only one is planned.
     """
 
     horizon: int = 15
+    """Transitions in a plan."""
     beams: int = 128
+    """Futures retained after each step of a plan."""
     expand: int = 2
+    """Continuations of each future at each step."""
     context: int = 5
+    """Past transitions that a plan reads, at most."""
     keep: int = 5
+    """Newest transitions that are read again when the context and the plan fill the policy's
+    window; the rest are dropped. (The original has a window of 5 transitions and drops one at a
+    time.)"""
     every: int = 1
+    """Steps between plans; between them the last plan is followed."""
     objective: Literal["return", "likelihood"] = "return"
+    """`return` retains the futures of the highest expected discounted reward and value;
+    `likelihood` the likeliest, token by token (imitation)."""
     cdf_observation: float | None = None
+    """Least likely part of an observation token's distribution that is never drawn; null for
+    none."""
     cdf_action: float | None = 0.6
+    """Least likely part of an action token's distribution that is never drawn; null for none."""
     k_observation: int | None = 1
+    """Draw an observation's tokens among the k likeliest; 1 takes the likeliest, null draws among
+    all."""
     k_action: int | None = None
+    """Draw an action's tokens among the k likeliest; 1 takes the likeliest, null draws among
+    all."""
     k_reward: int | None = 1
+    """Draw the reward's and the value's token among the k likeliest; 1 takes the likeliest, null
+    draws among all."""
     percentile: float | None = None
+    """Quantile of their distributions that estimates rewards and values; null for the mean."""
 
     def __post_init__(self) -> None:
         where = "config: policy.planner."
@@ -85,7 +94,7 @@ class PlannerConfig:
             value = getattr(self, key)
             fine = (value is None and key not in counts) or (value is not None and value >= 1)
             require(fine, f"{where}{key} {value} must be at least 1")
-        for key in ("horizon", "beams", "expand"):  # else a run fails at its evaluation
+        for key in ("horizon", "beams", "expand"):  # else a run would fail only at its evaluation
             value = getattr(self, key)
             require(value <= MOST, f"{where}{key} {value} must be at most {MOST:,}")
         require(self.context >= 0, f"{where}context {self.context} must not be negative")
@@ -100,58 +109,60 @@ class PlannerConfig:
 
 
 class Reader(Protocol):
-    """What a model has read, in R rows, and what it expects to follow."""
+    """State of a sequence model after the tokens it has read, in R rows."""
 
     def logits(self) -> Tensor:
-        """[R, N + 1] of the token to come."""
+        """Logits of the next token, [R, N + 1]."""
 
     def read(self, tokens: Tensor) -> None:
-        """The next token of each row, [R]."""
+        """Append the next token of each row, [R]."""
 
     def fork(self, copies: int) -> None:
-        """Every row becomes so many, side by side."""
+        """Repeat every row `copies` times, copies adjacent."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows; of each environment as many as of any other, side by side."""
+        """Retain these rows: the same number for each environment, adjacent."""
 
 
 class SequenceModel(Protocol):
-    """What the planner asks of a policy."""
+    """Sequence model that the planner needs from a policy."""
 
     def begin(self, tokens: Tensor, lengths: Tensor | None, shared: bool) -> Reader:
         """Read the first lengths [R] (default all) of tokens [R, L], from the start of a window.
 
-        shared: the rows are environments, on each of which all of its futures will stand.
+        shared: the rows are environments, and all futures of an environment share its row.
         """
 
     def appraise(self, transitions: Tensor, reward: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What transitions [R, D - 1] (all but their values' tokens) are worth, given the logits
-        [R, N + 1] of their rewards and values: the expected reward of the step, and the expected
-        discounted return from it on, [R] each."""
+        """Expected reward of a step, and expected discounted return from this step on, [R] each.
+
+        transitions: [R, D - 1], the tokens of the step without its value; reward, value: the logits
+        [R, N + 1] of its reward and value.
+        """
 
 
 class Drawing:
-    """Draws tokens, for each environment by numbers that depend on no other.
+    """Draws tokens, with random numbers for each environment that depend on no other environment.
 
-    The numbers are functions of the environment's own and of a counter: see `models.draws`.
+    They are functions of the environment's own number and a counter: see `fast.counter_rng`.
     """
 
     def __init__(self, sampling: Sampling | None) -> None:
-        """None: takes the likeliest."""
+        """sampling: None takes the likeliest tokens."""
         self.sampling, self.used = sampling, 0
 
     def tokens(self, logits: Tensor, cdf: float | None, k: int | None) -> Tensor:
-        """[R] of logits [R, N + 1]; see `PlannerConfig` and `filtered`."""
+        """Tokens [R] from logits [R, N + 1]; cdf, k: see `PlannerConfig` and `filtered`."""
         if self.sampling is None or k == 1:
             return logits.argmax(-1)
         likely = filtered((logits.float() / self.sampling.temperature).softmax(-1), cdf, k)
-        # In double precision, as a sum whose rounding falls would draw what cannot be.
+        # In double precision: a rounded sum that falls could draw a token of probability 0.
         reached = likely.double().cumsum(-1)
         numbers = self._numbers(len(logits))[:, None] * reached[:, -1:]
         return (reached <= numbers).sum(-1).clamp(max=logits.shape[1] - 1)
 
     def _numbers(self, rows: int) -> Tensor:
-        """[R] float32 in [0, 1), as many of each environment."""
+        """Random numbers [R] float32 in [0, 1), equally many for each environment."""
         assert self.sampling is not None
         keys = keys_of(self.sampling.draws)
         count = rows // len(keys)
@@ -161,11 +172,11 @@ class Drawing:
 
 
 def filtered(probabilities: Tensor, cdf: float | None, k: int | None) -> Tensor:
-    """The same with 0 where a token is not to be drawn; not renormalised.
+    """The probabilities with 0 for tokens that must not be drawn; not renormalised.
 
-    cdf: sorted upwards, what comes before the sum reaches it goes, and with it all that is as
-    likely as the last of it; the smallest always goes, the largest always stays. k: the k largest
-    stay, and what is as large as the last of them.
+    cdf: the smallest probabilities whose sum is below it are set to 0, at least the smallest one,
+    and so are those equal to the largest of them; the largest probability always remains. k: the k
+    largest remain, and those equal to the smallest of them.
     """
     stays = torch.ones_like(probabilities, dtype=torch.bool)
     if cdf is not None:
@@ -179,9 +190,9 @@ def filtered(probabilities: Tensor, cdf: float | None, k: int | None) -> Tensor:
 
 
 class Futures:
-    """Imagined futures, and what a model has read of each; it forgets as `keep` says.
+    """Imagined futures, and the model's state for each; see `PlannerConfig.keep` for its window.
 
-    tokens: [R, horizon * W], `length` of them there, from each environment's newest observation on.
+    tokens: [R, horizon * W] from each environment's newest observation on, the first `length` set.
     """
 
     def __init__(
@@ -196,7 +207,7 @@ class Futures:
         self.model, self.layout, self.config, self.window = model, layout, config, window
         self.reader = model.begin(prefix, lengths, shared=True)
         self.environments = len(prefix)
-        self.held = config.context  # transitions in the model's window, counted as if all were full
+        self.held = config.context  # transitions in the window, as if every context were full
         size = config.horizon * layout.size
         self.tokens = prefix.new_zeros(len(prefix), size)
         places = (lengths - layout.observation)[:, None]
@@ -213,7 +224,7 @@ class Futures:
         self.reader.keep(rows)
 
     def logits(self) -> Tensor:
-        """[R, N + 1]; an action that the environment will be given is not the stop token."""
+        """Logits [R, N + 1]; the stop token is excluded for actions that will be executed."""
         logits = self.reader.logits()
         transition, place = divmod(self.length, self.layout.size)
         if transition < self.config.every and place in self.layout.actions:
@@ -222,19 +233,19 @@ class Futures:
         return logits
 
     def read(self, tokens: Tensor) -> None:
-        """Tokens [R] into every future; where the window is full, its newest part is read anew."""
+        """Append tokens [R] to the futures; read the newest part again when the window is full."""
         self.tokens[:, self.length] = tokens
         self.length += 1
         self.held += self.length % self.layout.size == 0
         if self.held < self.window:
             self.reader.read(tokens)
             return
-        kept = self.tokens[:, self.length - self.config.keep * self.layout.size : self.length]
-        self.reader = self.model.begin(kept, None, shared=False)
+        newest = self.tokens[:, self.length - self.config.keep * self.layout.size : self.length]
+        self.reader = self.model.begin(newest, None, shared=False)
         self.held = self.config.keep
 
     def transition(self) -> Tensor:
-        """The tokens of the transition that is being imagined, [R, ...]."""
+        """The tokens of the current, incomplete transition, [R, ...]."""
         return self.tokens[:, self.length - self.length % self.layout.size : self.length]
 
     def best(self, scores: Tensor) -> Tensor:
@@ -257,15 +268,15 @@ def plan(
 ) -> Tensor:
     """The actions of the best future of each environment, [B, horizon, A] tokens.
 
-    prefix: [B, L] tokens of up to `context` transitions and the newest observation, each row's own
-    at its first lengths [B]; window: transitions that the model can read at once; sampling: by what
-    the tokens of each environment are drawn, None takes the likeliest everywhere.
+    prefix: [B, L] tokens of up to `context` transitions and the newest observation, valid in the
+    first lengths [B] of each row; window: transitions that the model can read at once; sampling:
+    the random numbers and the temperature, None takes the likeliest tokens.
     """
     beams = Futures(model, prefix, lengths, layout, config, window)
     if config.objective == "likelihood":
         _imitate(beams, config)
     else:
-        if sampling is None:  # futures that nothing is drawn for are all the same
+        if sampling is None:  # without draws all futures are equal
             config = replace(config, beams=1, expand=1)
         _maximise(beams, config, discount, Drawing(sampling))
     futures = beams.tokens.view(len(prefix), -1, config.horizon, layout.size)
@@ -273,7 +284,7 @@ def plan(
 
 
 def _maximise(beams: Futures, config: PlannerConfig, discount: float, drawing: Drawing) -> None:
-    """Keep the futures of the highest expected discounted reward and value."""
+    """Retain the futures of the highest expected discounted reward and value."""
     gained = torch.zeros(beams.environments, device=beams.tokens.device)  # [R]
     for depth in range(config.horizon):
         copies = config.expand * (1 if depth else config.beams)
@@ -297,10 +308,10 @@ def _maximise(beams: Futures, config: PlannerConfig, discount: float, drawing: D
 
 
 def _imitate(beams: Futures, config: PlannerConfig) -> None:
-    """Keep the likeliest futures, token by token."""
+    """Retain the likeliest futures, token by token."""
     beams.fork(config.beams)
     scores = torch.full((beams.environments, config.beams), -torch.inf, device=beams.tokens.device)
-    scores[:, 0] = 0.0  # the copies are all alike: one is enough to begin with
+    scores[:, 0] = 0.0  # the copies are equal: start with one
     scores = scores.flatten()
     for _ in range(config.horizon * beams.layout.size - beams.layout.observation - 1):
         reached = scores[:, None] + beams.logits().log_softmax(-1)  # [R, N + 1]

@@ -1,4 +1,4 @@
-"""What a run is about: its configuration, and that configuration resolved by its data."""
+"""A run's configuration, and its problem: that configuration resolved by its data."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ from decision_seq.types import Reporter, Spec
 
 @dataclass(frozen=True)
 class CollectionConfig:
-    """Size and seed of a bundled collection; other datasets have their own.
-
-    steps: null for the collection's own size.
-    """
+    """Size and seed of a bundled collection; other datasets have their own."""
 
     steps: int | None = None
+    """Transitions to collect; null for the collection's own size."""
     seed: int = 0
+    """Seed of the collection."""
 
     def __post_init__(self) -> None:
         steps = self.steps
@@ -47,37 +46,45 @@ class CollectionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, whole: what `config.yaml` in its folder holds.
-
-    unfinished: what becomes of episodes that neither terminate nor time out, whose returns-to-go
-    are therefore lower bounds: `keep` trains on them as they are, `exclude` draws no window there.
-    best_fraction: train on the episodes of the highest returns alone that make up this part of the
-    steps (the X % of %BC). least_return: train on episodes of this raw return at least alone, null
-    for all; 1 are the successes of Key-to-Door. delayed: rewards come as one sum with the last step
-    of an episode, in the data and in what a rollout is told; scores count those of the environment.
-    windows: begin at `any` step; are `whole` episodes, drawn alike however long they are; or are
-    `segments`, consecutive pieces of an episode in consecutive updates, over which a backbone that
-    remembers the episode carries its state.
-    held_out: part of the episodes that are not trained on, the same for every seed; on them
-    `offline` measures the policy without an environment. frame_memory: MiB of decoded frames that
-    are kept in memory, by every process.
-    """
+    """Configuration of one run: the contents of `config.yaml` in its folder."""
 
     dataset: str = DEFAULT_DATASET
+    """Name of a dataset, several names joined by `+`, or a path."""
     unfinished: Literal["keep", "exclude"] = "keep"
+    """Use of episodes that neither terminate nor time out, so that their returns-to-go are lower
+    bounds: `keep` trains on them unchanged, `exclude` draws no window from them."""
     best_fraction: float = 1.0
+    """Train only on the episodes of the highest returns that make up this part of the steps (the
+    X % of %BC)."""
     least_return: float | None = None
+    """Train only on episodes of at least this raw return; null for all. In Key-to-Door, 1 selects
+    the successes."""
     delayed: bool = False
+    """Give rewards as one sum with the last step of an episode, in the data and to the policy in a
+    rollout; scores count the environment's own rewards."""
     windows: Literal["any", "whole", "segments"] = "any"
+    """Windows begin at `any` step; are `whole` episodes, drawn with equal probability at any
+    length; or are `segments`, consecutive pieces of an episode in consecutive updates, over which a
+    recurrent backbone carries its state."""
     held_out: float = 0.0
+    """Part of the episodes that are not trained on, the same for every seed; `offline` measures the
+    policy on them without an environment."""
     seed: int = 0
+    """Seed of the initial weights and of training."""
     frame_memory: int = CACHE_MEBIBYTES
+    """MiB of decoded frames that every process holds in memory."""
     collection: CollectionConfig = field(default_factory=CollectionConfig)
+    """Size and seed of a bundled collection."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Draw of transitions from the DQN replay logs."""
     policy: PolicyConfig = field(default_factory=DecisionTransformerConfig)
+    """The policy and its hyper-parameters."""
     conditioning: Conditioning = field(default_factory=ReturnToGo)
+    """Labels that the policy is conditioned on."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """The optimizer and the training loop."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The evaluation by rollouts."""
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"config: seed {self.seed} must be in [0, 2**63)")
@@ -100,21 +107,25 @@ class Config:
 
 @dataclass(frozen=True)
 class Problem:
-    """A configuration with everything that depends on the data written out, and the data."""
+    """A configuration resolved by its data, together with the data."""
 
     config: Config
+    """The configuration, with every value that depends on the data written out."""
     store: EpisodeStore
+    """The data."""
     spec: Spec
+    """Shapes and sizes that the policy is built for."""
     facts: DataFacts
+    """Facts of the data that evaluation needs."""
 
 
 def config_of(tree: dict[str, Any]) -> Config:
-    """A checkpoint's own configuration, without what was written beside it."""
+    """The run's configuration from a checkpoint's `config.yaml`, without `spec` and `data`."""
     return load(Config, {key: value for key, value in tree.items() if key not in ("spec", "data")})
 
 
 def open_data(config: Config, reporter: Reporter) -> EpisodeStore:
-    """The dataset that the config names, fetched or collected where it is not at hand."""
+    """Open the config's dataset; fetch or collect it first where it is not stored locally."""
     steps = config.collection.steps
     size = None if steps is None else Size(steps)
     request = Request(size, config.collection.seed, reporter=reporter, replay=config.replay)
@@ -130,14 +141,14 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         f"data: {store.source}: {store.num_episodes:,} episodes,"
         f" {store.num_transitions:,} transitions"
     )
-    _say_what_to_know(config, store, reporter)
+    _report_data(config, store, reporter)
     conditioning = config.conditioning.resolved(store)
     family = store.header["family"]
     facts = FACTS.get(family or "")
     evaluation = config.evaluation
     env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
     reason = None
-    if evaluation.episodes and not evaluation.env_id:  # what the data ask for may not run here
+    if evaluation.episodes and not evaluation.env_id:  # the data's environment may not run here
         reason = obstacle(env_id, family)
     if reason:
         measured = "scored on the held-out episodes instead, in offline.json"
@@ -152,7 +163,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         " episodes held out",
     )
     returns = percentiles(store.returns)
-    # Where nobody published any: the best that the data hold, and the middle.
+    # Without published targets: the data's largest return and their median.
     asked = evaluation.targets or (facts.targets if facts else None) or ("max", "median")
     targets = resolve(asked, returns) if conditioning.asks else None
     resolved = dataclasses.replace(
@@ -178,13 +189,16 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     )
 
 
-def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -> None:
-    """What in the data bears on training; UserError when nothing would be left to train on."""
+def _report_data(config: Config, store: EpisodeStore, reporter: Reporter) -> None:
+    """Report the facts of the data that affect training.
+
+    UserError when no episode is left to train on.
+    """
     if store.delayed:
         reporter.say("data: rewards come as one sum with the last step of an episode (--delayed)")
     unfinished = ~store.terminated & ~store.truncated
     if unfinished.any():
-        does = "are left out" if config.unfinished == "exclude" else "are kept as they are"
+        does = "are left out" if config.unfinished == "exclude" else "are trained on"
         reporter.say(
             f"data: {int(unfinished.sum()):,} episodes stop without an end, so their returns-to-go"
             f" are lower bounds; they {does} (--unfinished)"
@@ -211,7 +225,7 @@ def _say_what_to_know(config: Config, store: EpisodeStore, reporter: Reporter) -
 
 
 def make_sampler(config: Config, store: EpisodeStore) -> Sampler:
-    """Draws the windows that the configuration asks for."""
+    """The sampler of the configuration's windows."""
     trained = trained_episodes(config, store)
     pool = Pool(
         store.offsets,
@@ -223,7 +237,7 @@ def make_sampler(config: Config, store: EpisodeStore) -> Sampler:
 
 
 def trained_episodes(config: Config, store: EpisodeStore) -> np.ndarray:
-    """Which episodes windows are drawn from, [E] bool."""
+    """Mask of the episodes that windows are drawn from, [E] bool."""
     return trained_on(
         store, config.unfinished, config.best_fraction, config.held_out, config.least_return
     )

@@ -1,9 +1,10 @@
-"""Rolling a policy out: the steps of many episodes together.
+"""Rollouts: many episodes of a policy, stepped together.
 
-The same episode gives the same return to the bit however many are rolled out at once, on however
-many processes: the last bits of a matrix product depend on the shape of the matrices, so a policy
-on a CPU always sees tables of `SEATS` rows and `context_length` steps, on one thread, and episode i
-sits in seat i % SEATS. An episode that ends makes room for the next one of its seat at once.
+On a CPU the return of an episode is bit-identical for any number of environments and processes. The
+last bits of a matrix product depend on the shapes of the matrices. A policy on a CPU therefore
+always receives policy batches of `SEATS` rows and `context_length` steps, on one thread, and
+episode i runs in environment slot i % SEATS. When an episode ends, the next one of its slot begins
+in the following step.
 """
 
 from __future__ import annotations
@@ -24,44 +25,48 @@ from decision_seq.envs import Environments
 from decision_seq.policies.base import Policy
 from decision_seq.types import Bar, Sampling, Spec, Transition
 
-SEATS = 8  # rows of a table; more are hardly faster a row on a CPU, and leave more seats empty
+SEATS = 8  # rows of a policy batch; more are hardly faster per row on a CPU, and more stay empty
 
 
 @dataclass(frozen=True)
 class Asked:
-    """An episode to roll out: its number, the raw return asked for (None: nothing), its seed."""
+    """Request for one episode."""
 
     index: int
+    """Number of the episode."""
     target: float | None
+    """Target of the raw return; None for a policy without a target."""
     seed: int
+    """Seed of the environment and of the drawn actions."""
 
 
 @dataclass(frozen=True)
 class Obtained:
-    """What became of it: the undiscounted raw return, the number of steps.
-
-    trace: what an observer noted of every step, [length]; None without one.
-    """
+    """Result of one episode."""
 
     index: int
+    """Number of the episode."""
     total: float
+    """Undiscounted raw return."""
     length: int
+    """Number of steps."""
     trace: np.ndarray | None = None
+    """The observer's number for each step, [length]; None without an observer."""
 
 
-# The next episode of a seat, None when there are no more.
+# Environment slot -> its next episode request; None when there are no more.
 Claim = Callable[[int], Asked | None]
-# Of one step of N environments, a number each, [N].
+# One step of N environments -> a number for each, [N].
 Observer = Callable[[Transition], np.ndarray]
 
 
 def draws_of(seed: int) -> np.random.Generator:
-    """What an episode's actions are drawn by: apart from what its environment draws of the seed."""
+    """Generator for the draws of an episode's actions, independent of its environment's draws."""
     return np.random.default_rng([seed, 0xD12A])
 
 
 def queue_up(policy: Policy, episodes: Sequence[Asked]) -> Claim:
-    """Each episode once, in order: on a CPU at the seat of its index, on a GPU at any."""
+    """Claim that gives each episode once, in order: on a CPU to its own slot, on a GPU to any."""
     if device_of(policy).type != "cpu":
         waiting = deque(episodes)
         return lambda seat: waiting.popleft() if waiting else None
@@ -80,9 +85,9 @@ def rollout(
     precision: torch.dtype = torch.float32,
     temperature: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One episode a target and seed, in this process -> returns [N], lengths [N].
+    """Roll out one episode per target and seed, in this process -> returns [N], lengths [N].
 
-    targets: raw returns; bar: is told of every episode that ends; the rest: see `roll`.
+    targets: raw returns; bar: updated after every episode; the rest: see `roll`.
     """
     asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(targets, seeds, strict=True))]
     returns, lengths = np.zeros(len(asked)), np.zeros(len(asked), np.int64)
@@ -98,7 +103,8 @@ def rollout(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """So small products gain little from threads, whose number shows in their last bits."""
+    """Set torch to one thread: the number of threads changes the last bits of a product, and
+    products this small gain little from more threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -122,12 +128,12 @@ def roll(
     stepped: Callable[[int], None] | None = None,
     observer: Observer | None = None,
 ) -> Iterator[Obtained]:
-    """Roll out what `claim` gives, `len(environments)` episodes at a time, each to its own end.
+    """Roll out the episodes that `claim` gives, `len(environments)` at a time, each to its end.
 
-    precision: of the policy's matrix products (autocast), for a `SlidingActor` the backbone's
-    alone; temperature: at which actions are drawn, each episode's from its own seed; 0 takes the
-    likeliest. stepped: called with the number of environments acted in; observer: gives a number
-    of every step, for `Obtained.trace`.
+    precision: dtype of the policy's matrix products (autocast); for a `SlidingActor` it applies to
+    the backbone only. temperature: temperature of the drawn actions, with draws from each episode's
+    own seed; 0 takes the likeliest. stepped: called after each step with the number of environments
+    stepped. observer: returns a number for every step, for `Obtained.trace`.
     """
     policy.eval()
     conditioning = policy.conditioning(conditioning)
@@ -143,7 +149,7 @@ def roll(
 
 
 class _Tables:
-    """The policy's side: contexts, and what the policy carries, in tables of fixed shape."""
+    """Policy batches of fixed shape: the contexts, the actor and its states."""
 
     def __init__(
         self,
@@ -157,16 +163,16 @@ class _Tables:
         self.seats = SEATS if self.device.type == "cpu" else environments
         self.count = -(-environments // self.seats)
         size = encoded_size(policy)
-        self.kept = torch.zeros(self.count * self.seats, size, device=self.device)
+        self.encoded = torch.zeros(self.count * self.seats, size, device=self.device)
         self.spec = policy.spec
-        with torch.autocast(self.device.type, enabled=False):  # which may be the caller's
+        with torch.autocast(self.device.type, enabled=False):  # the caller may be in autocast
             self.actor = make_actor(policy, self.count, self.seats, context_length, precision)
-        self.context = Context(len(self.kept), self.actor.shown, self.spec, size, self.device)
+        self.context = Context(len(self.encoded), self.actor.shown, self.spec, size, self.device)
         self.actions = torch.zeros_like(self.context.batch().actions[:, 0])
 
     @torch.inference_mode()
     def act(self, news: News, taken: np.ndarray) -> np.ndarray:
-        """Take in the news, then act at every table where somebody sits -> [N, A] or [N]."""
+        """Read the step buffer, then act in every policy batch in use -> actions [N, A] or [N]."""
         numbers, observations = news.on(self.device)
         tables = [
             (table, slice(table * self.seats, (table + 1) * self.seats))
@@ -175,8 +181,8 @@ class _Tables:
         ]
         for _, rows in tables:
             seen = self.spec.one_step(observations[rows])
-            self.kept[rows] = self.actor.encode(seen)[:, 0].to(self.kept.dtype)
-        self.context.advance(self.actions, numbers, self.kept)
+            self.encoded[rows] = self.actor.encode(seen)[:, 0].to(self.encoded.dtype)
+        self.context.advance(self.actions, numbers, self.encoded)
         for table, rows in tables:
             sampling = self._sampling(numbers[rows])
             self.actions[rows] = self.actor.decide(table, self.context.batch(rows), sampling)
@@ -188,13 +194,13 @@ class _Tables:
 
 @torch.inference_mode()
 def encoded_size(policy: Policy) -> int:
-    """F, of what the policy keeps of an observation."""
+    """F, the number of features into which the policy encodes an observation."""
     shape, device = policy.spec.observation_shape, device_of(policy)
     return policy.encode(policy.spec.one_step(torch.zeros(1, *shape, device=device))).shape[2]
 
 
 class _Seats:
-    """The environments' side: who sits where, and what became of him."""
+    """Environment slots: the running episodes, their environments and their returns so far."""
 
     def __init__(
         self,
@@ -211,7 +217,7 @@ class _Seats:
         self.conditioning, self.environments, self.claim = conditioning, environments, claim
         self.seats_a_table, self.drawn = tables.seats, tables.temperature > 0
         self.taken = np.zeros(count, bool)
-        self.environment = np.zeros(count, np.int64)  # of a taken seat
+        self.environment = np.zeros(count, np.int64)  # of a slot in use
         self.free = deque(range(len(environments)))
         self.exhausted = np.zeros(tables.seats, bool)
         self.asked: list[Asked | None] = [None] * count
@@ -221,7 +227,7 @@ class _Seats:
         self.news = News(count, spec, tables.device)
 
     def fill(self) -> None:
-        """Begin the next episodes where seats and environments are free."""
+        """Begin the next episodes where slots and environments are free."""
         self.news.fresh[:] = 0
         for row in np.flatnonzero(~self.taken):
             seat = row % self.seats_a_table
@@ -244,13 +250,13 @@ class _Seats:
             self.news.fresh[row] = 1
 
     def _draw(self, rows: Sequence[int] | np.ndarray) -> None:
-        """A number of each episode's own, where actions are drawn at all."""
+        """Draw each episode's number for its next action, where actions are drawn."""
         if self.drawn:
             for row in rows:
                 self.news.draws[row] = self.drawing[row].random(dtype=np.float32)
 
     def step(self, actions: np.ndarray) -> Iterator[Obtained]:
-        """Act in every environment in use; the episodes that ended with it leave their seats."""
+        """Step every environment in use; yield the finished episodes and free their slots."""
         rows = np.flatnonzero(self.taken)
         before = self.news.observations[rows]
         following, rewards, _, _ = self.environments.step(self.environment[rows], actions[rows])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
@@ -22,6 +25,13 @@ from decision_seq.data.writer import StoreWriter
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.types import Batch, Episode, Reporter, Spec
+from tests.waiting import LIMIT
+
+# How long an example takes says nothing: the machine may be busy.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Hopper's sizes, so that policies can be rolled out in the real environment.
 OBSERVATION, ACTION = 11, 3
@@ -45,8 +55,11 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("D4RL_DATASET_DIR", "MINARI_DATASETS_PATH"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests of fetching use loopback
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # comparisons to the bit need the CPU
+    monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests that fetch, fetch from loopback
+    # A busy machine is not an absent host.
+    monkeypatch.setattr("decision_seq.data.download.CONNECT_SECONDS", LIMIT)
+    monkeypatch.setattr("decision_seq.data.download.STALL_SECONDS", LIMIT)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what is compared to the bit runs on the CPU
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ
     return root
@@ -136,6 +149,21 @@ def make_frame_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
             )
 
     return make
+
+
+@pytest.fixture
+def collect_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collections are made in this process; the start of another takes longer than they do."""
+
+    @contextmanager
+    def pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+        made = ThreadPoolExecutor(1)  # the environments of a process serve one chunk at a time
+        try:
+            yield made
+        finally:
+            made.shutdown(cancel_futures=True)
+
+    monkeypatch.setattr("decision_seq.data.collection.process_pool", pool)
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import yaml
 
+from tests.waiting import LIMIT
+
 
 @dataclass
 class Fault:
@@ -88,6 +90,7 @@ class Loopback:
     folder: Path
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[Asked] = field(default_factory=list)
+    hung: int = 0  # requests left without an answer
 
     def __enter__(self) -> Loopback:
         self.stopped = threading.Event()
@@ -195,6 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             path = str(file.relative_to(self.loopback.folder))
         fault = self.loopback.fault(path, self.command)
         if fault and fault.kind == "hang":
+            self.loopback.hung += 1
             self.loopback.stopped.wait()
             self.close_connection = True
         elif fault and fault.kind == "status":
@@ -346,6 +350,8 @@ def point_hub_at(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for limit in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.setattr(constants, limit, LIMIT)
     monkeypatch.setenv("DECISION_SEQ_OFFLINE", "0")
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})

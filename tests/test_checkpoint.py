@@ -14,12 +14,17 @@ from safetensors.torch import load_file, save_file
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
-from decision_seq.data.conditioning import ReturnToGo, label
+from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.data.outcome import GoalOutcome, Outcome
 from decision_seq.data.store import EpisodeStore
 from decision_seq.evaluate import calibrate, open_checkpoint
 from decision_seq.models.backbones import GPTConfig
-from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.policies import (
+    DecisionTransformerConfig,
+    Policy,
+    PolicyConfig,
+    TrajectoryTransformerConfig,
+)
 from decision_seq.train.optimizers import AdamWConfig
 from decision_seq.train.parallel import fill_moments, full_moments, full_weights
 from decision_seq.types import Spec, UserError
@@ -29,6 +34,7 @@ FACTS = DataFacts(
     "hopper-medium", "a test", "Hopper-v4", "hopper", (3600.0, 1800.0), (-20.0, 3234.0)
 )
 CONFIG = DecisionTransformerConfig(8, GPTConfig(layers=1, width=16))
+TT = TrajectoryTransformerConfig(**TrajectoryTransformerConfig.example)
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def test_what_models_outcomes_is_told_their_discount_and_asked_for_nothing(
     for conditioning in (Outcome(0.9, -100.0), GoalOutcome(goal=(1.0,) * 11)):
         size = conditioning.size
         told = replace(spec, condition_size=size, discount=conditioning.discount)
-        path = make_checkpoint(conditioning=conditioning, spec=told, name=f"run-{size}")
+        path = make_checkpoint(TT, conditioning, told, f"run-{size}")
         loaded = checkpoint.load(path)
         assert (loaded.conditioning, loaded.policy.spec) == (conditioning, told)
         with pytest.raises(UserError, match="asked for nothing"):
@@ -88,11 +94,19 @@ def test_what_models_outcomes_is_told_their_discount_and_asked_for_nothing(
             calibrate(open_checkpoint(path), 3)
 
 
-@pytest.mark.parametrize(("of", "labels"), [(Outcome(0.9), 1), (Outcome(0.9), 13), (Outcome(), 2)])
+@pytest.mark.parametrize(
+    ("config", "of", "size"),
+    [(CONFIG, ReturnToGo(9.0), 2), (TT, Outcome(0.9), 13), (TT, Outcome(), 2)],
+    ids=["too wide", "a goal too many", "another discount"],
+)
 def test_a_policy_of_other_labels_is_refused(
-    make_checkpoint: Callable[..., Path], spec: Spec, of: Outcome, labels: int
+    config: PolicyConfig,
+    of: Conditioning,
+    size: int,
+    make_checkpoint: Callable[..., Path],
+    spec: Spec,
 ) -> None:
-    path = make_checkpoint(conditioning=of, spec=replace(spec, condition_size=labels, discount=0.9))
+    path = make_checkpoint(config, of, replace(spec, condition_size=size, discount=0.9))
     with pytest.raises(UserError, match="its spec does not fit its conditioning"):
         checkpoint.load(path)
 

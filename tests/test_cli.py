@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import yaml
 from decision_seq import cli
 from decision_seq.commands.console import Console
 from tests.test_train import TINY
+from tests.waiting import LIMIT, until
 
 NEWS = ("1 process trains", "data: ")
 Run = Callable[..., subprocess.CompletedProcess]
@@ -27,7 +27,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=LIMIT,
     )
 
 
@@ -54,7 +54,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_train_evaluate_and_what_they_write(
-    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path
+    write_d4rl: Callable[..., Path], tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture
 ) -> None:
     output = tmp_path / "run"
     made = run("train", "--config", recipe, "--dataset", write_d4rl(), "--output", output)
@@ -78,11 +78,12 @@ def test_train_evaluate_and_what_they_write(
     provenance = json.loads((output / "provenance.json").read_text())
     assert provenance["data"]["source"]["sha256"]
     assert provenance["packages"]["torch"]
-    again = run("evaluate", output, "--episodes", 3, "--json")
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["targets"] == scores["targets"]
-    asked = run("evaluate", output, "--episodes", 1, "--target", 100, 200, 300)
-    assert [line.split()[0] for line in asked.stdout.splitlines()[-3:]] == ["100", "200", "300"]
+    assert cli.main(["evaluate", str(output), "--episodes", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["targets"] == scores["targets"]
+    arguments = ["evaluate", str(output), "--episodes", "1", "--target", "100", "200", "300"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[0] for line in shown] == ["100", "200", "300"]
 
 
 def test_evaluation_needs_no_data(
@@ -170,16 +171,12 @@ def test_a_terminated_collection_leaves_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "decision_seq", *arguments], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".partial-*/rewards.npy")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: bool(list(tmp_path.glob(".partial-*/rewards.npy"))), process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    _, alive = psutil.wait_procs(children, timeout=20)
+    assert process.wait(LIMIT) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=LIMIT)
     assert alive == []
     assert list(tmp_path.iterdir()) == []
 

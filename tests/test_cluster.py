@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ import yaml
 
 from decision_seq.checkpoint import checkpoints, fault
 from tests.test_distributed import BIN, CPU, accelerate, port
-from tests.test_train import TINY, command, losses
+from tests.test_train import TINY, command, losses, run_here
+from tests.waiting import LIMIT, logged, until
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "launch"
-PATIENCE = 240  # seconds; generous, as no test here depends on speed
 EVERY = 50
 STEPS = 300  # some seconds of updates, so that a signal arrives during them
 HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -53,14 +52,10 @@ class Launch:
         return self.log.read_text()
 
     def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+        return self.process.wait(LIMIT)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not holds():
-            assert self.process.poll() is None, f"it ended too soon\n{self.said}"
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.01)
+        until(holds, self.process, lambda: self.said)
 
     def workers(self) -> list[psutil.Process]:
         """The training processes of this launcher."""
@@ -73,7 +68,7 @@ class Launch:
             victim = psutil.Process(self.process.pid)
             for process in (victim, *victim.children(recursive=True)):
                 process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(LIMIT)
 
 
 Start = Callable[..., Launch]
@@ -130,12 +125,6 @@ def uninterrupted(given: list[str], start: Start, tmp_path: Path) -> dict[int, f
     return TRACES["two"]
 
 
-def logged(run: Path) -> int:
-    """Updates in the run's log so far."""
-    path = run / "metrics.jsonl"
-    return path.read_text().count("\n") if path.is_file() else 0
-
-
 def listens(port: str) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
@@ -163,7 +152,7 @@ def test_two_machines_train_one_model(
     """Both machines have their own home and use the configuration for many machines."""
     dataset, config = write_d4rl(), write_config(0.0, precision="fp64")
     one, two, meeting = tmp_path / "one", tmp_path / "two", port()
-    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
+    run_here(command(one, dataset, config))
     machines = []
     for rank in ("0", "1"):
         launcher = [
@@ -267,8 +256,8 @@ def test_a_lost_machine_is_done_without(
     config = write_config(0.0, steps=3 * STEPS, checkpoint_every=EVERY, precision="fp64")
     dataset = write_d4rl()
     one, run = tmp_path / "one", tmp_path / "run"
-    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
-    asked = {"NODES": "1:2", "PROCESSES": "1", "LAST_CALL": "20", "ID": "pair"}
+    run_here(command(one, dataset, config))
+    asked = {"NODES": "1:2", "PROCESSES": "1", "LAST_CALL": "60", "ID": "pair"}
     meeting = port()
     asked["ENDPOINT"] = f"127.0.0.1:{meeting}"
     given = ["--config", str(config), "--dataset", str(dataset)]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.test_train import TINY, command, losses
+from tests.test_train import TINY, command, losses, run_here
+from tests.waiting import LIMIT
 
 BIN = Path(sys.executable).parent
 CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -19,8 +20,9 @@ CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Config without dropout, so that runs differ only by rounding; float64 is not needed."""
-    tree = {**TINY, "policy": {**TINY["policy"], "backbone": {"width": 16, "dropout": 0.0}}}
+    """float64 is not needed to compare: without dropout, rounding alone differs."""
+    policy = {**TINY["policy"], "backbone": {"width": 16, "dropout": 0.0}}
+    tree = {**TINY, "policy": policy, "train": {**TINY["train"], "trackers": []}}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -39,7 +41,7 @@ def launch(launcher: list[str], arguments: list[str]) -> subprocess.CompletedPro
         env={**os.environ, **CPU},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -54,6 +56,9 @@ LAUNCHERS: dict[str, Callable[[], list[str]]] = {
 }
 
 
+ALONE: dict[int, float] = {}  # the losses of one process, the same for every launcher
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS.values(), ids=LAUNCHERS.keys())
 def test_two_processes_train_one_model(
     launcher: Callable[[], list[str]],
@@ -64,14 +69,16 @@ def test_two_processes_train_one_model(
     """Invariants 5 and 8: a run on two processes equals that on one, to rounding."""
     dataset = write_d4rl()
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run(command(one, dataset, config), check=True, capture_output=True)
+    if not ALONE:
+        run_here(command(one, dataset, config))
+        ALONE.update(losses(one))
     run = launch(launcher(), command(two, dataset, config, "--processes", "2"))
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("2 processes train together") == 1
     assert "2 processes ended with the same parameters" in run.stderr
-    alone, together = losses(one), losses(two)
-    assert alone.keys() == together.keys()
-    for step, loss in alone.items():
+    together = losses(two)
+    assert ALONE.keys() == together.keys()
+    for step, loss in ALONE.items():
         assert together[step] == pytest.approx(loss, rel=1e-4), step
     state = json.loads(
         (two / "checkpoints" / "step-00000040" / "trainer" / "state.json").read_text()
@@ -112,7 +119,7 @@ def test_a_plain_accelerator_under_torchrun_is_refused(
         env=env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
     assert run.returncode != 0
@@ -133,12 +140,11 @@ def test_bad_input_ends_every_process_with_one_line(
 def test_two_ranks_obtain_the_very_scores_of_one(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    """Episodes are distributed in waves that are the same for every launch."""
+    """Episodes are shared out in waves that are the same for every launch; here there are three."""
     run = tmp_path / "run"
-    env = {**os.environ, **CPU}
-    more = ["--evaluation.episodes", "30", "--evaluation.targets", "[300, 100]"]
-    arguments = command(run, write_d4rl(), config, *more, "--train.steps", "10")
-    subprocess.run(arguments, check=True, capture_output=True, env=env)
+    more = ["--evaluation.episodes", "9", "--evaluation.targets", "[300, 100]"]
+    arguments = command(run, write_d4rl(), config, *more, "--train.steps", "3")
+    run_here(arguments)
     one = json.loads((run / "scores.json").read_text())
     (run / "evaluations.jsonl").unlink()
     done = launch(LAUNCHERS["torchrun"](), [*arguments, "--resume", "--processes", "2"])

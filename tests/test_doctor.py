@@ -25,6 +25,7 @@ from decision_seq.train import Ranks
 from decision_seq.types import Reporter, UserError
 from tests.test_distributed import LAUNCHERS, launch
 from tests.test_train import TINY, tiny
+from tests.waiting import LIMIT
 
 NAMES = ["launch", "clock", "trackers", "data", "simulator", "windows", "model", "replicas"]
 NAMES += ["repeat", "disk", "throughput", "whole run"]
@@ -48,8 +49,13 @@ def left(tmp_path: Path) -> set[Path]:
 
 
 def test_a_healthy_machine(
-    write_d4rl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    write_d4rl: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    still = SimpleNamespace(**{**vars(time), "time": lambda: 50.0})  # an exchange takes no time
+    monkeypatch.setattr(machine, "time", still)
     typed = arguments(tmp_path, write_d4rl(), 2)
     before = left(tmp_path)
     assert cli.main(typed) == 0
@@ -77,14 +83,17 @@ def test_two_healthy_processes(write_d4rl: Callable[..., Path], tmp_path: Path) 
 
 BROKEN = """
 import os, secrets, sys, time
+from types import SimpleNamespace
 import decision_seq.train.update as update
+from decision_seq.doctor import machine
 from decision_seq.policies import Policy
 
 cut = update.rank_slice
 update.rank_slice = lambda ids, rank, world: cut(ids, 0, world)
+ahead = SimpleNamespace(**vars(time))
+ahead.time = lambda: 100.0 * int(os.environ["RANK"])
+machine.time = ahead
 if os.environ["RANK"] == "1":
-    now = time.time
-    time.time = lambda: now() + 100
     update.update_seeds = lambda *place: (secrets.randbits(60), secrets.randbits(60))
 
     def drift(policy):
@@ -129,7 +138,7 @@ def two(act: Callable[[Ranks], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(LIMIT)
     assert sorted(said) == [0, 1]
     return [said[0], said[1]]
 
@@ -182,11 +191,12 @@ def test_a_rank_with_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(**changed: Any) -> None:
-        kept = {"time": time.time, "monotonic": time.monotonic, "sleep": time.sleep}
+        kept = {"time": lambda: 50.0, "monotonic": time.monotonic, "sleep": time.sleep}
         monkeypatch.setattr(machine, "time", SimpleNamespace(**{**kept, **changed}))
 
+    fake()
     assert [check.state for check in two(machine.clock)] == [OK, OK]
-    fake(time=lambda: time.time() - 3 * on_rank_1())
+    fake(time=lambda: 50.0 - 3 * on_rank_1())
     for check in two(machine.clock):
         assert check.state == WARNING
         assert "rank 0 is 3.0 s ahead of rank 1" in check.finding

@@ -7,7 +7,6 @@ import fcntl
 import os
 import resource
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,8 +159,11 @@ def test_training_that_is_not_as_it_should_be(
     batch = trainer.update.source.batch
 
     def slow(ids: Any) -> Any:
-        time.sleep(0.05)
+        clock[0] += 1
         return batch(ids)
+
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
     trainer.update.source.batch = slow  # type: ignore[method-assign]
     assert learning.throughput(trainer, ranks)[0].state == WARNING

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from decision_seq.data import open_dataset
 from decision_seq.types import UserError
 from tests.conftest import Lines
 from tests.test_distributed import BIN, CPU, port
-from tests.test_train import TINY, command, losses, tiny
+from tests.test_train import TINY, command, losses, run_here, tiny
+from tests.waiting import LIMIT, held, logged, until
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -31,15 +31,16 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def wait_for_lines(process: subprocess.Popen, run: Path, lines: int) -> None:
-    deadline = time.monotonic() + 120
-    while not (
-        (run / "metrics.jsonl").is_file()
-        and (run / "metrics.jsonl").read_text().count("\n") >= lines
-    ):
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+WHOLE: dict[int, float] = {}
+
+
+def whole(dataset: Path, config: Path) -> dict[int, float]:
+    """The losses of a run that nothing disturbs; the same in every test, and made once."""
+    if not WHOLE:
+        run = config.with_name("whole")
+        run_here(command(run, dataset, config))
+        WHOLE.update(losses(run))
+    return WHOLE
 
 
 # From the second checkpoint on, the operating system limits file sizes, like a full disk.
@@ -78,7 +79,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
         env={**os.environ, **CPU},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT,
         check=False,
     )
     assert process.returncode == (2 if world == 1 else 1), process.stderr  # torchrun returns 1
@@ -88,30 +89,23 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(
     assert "decision_seq/train" not in process.stderr  # no traceback from us
     assert [path.name for path in checkpoint.checkpoints(run / "checkpoints")] == ["step-00000010"]
     assert checkpoint.fault(run / "checkpoints" / "step-00000010") is None
-    whole = tmp_path / "whole"
-    for output in (whole, run):  # with space again, to the end
-        more = ["--resume", "auto"]
-        subprocess.run(
-            command(output, dataset, config, *more), check=True, capture_output=True, env=ONE_THREAD
-        )
-    assert list(losses(run)) == list(losses(whole))
-    if world == 1:  # dropout masks depend on the topology
-        assert losses(run) == losses(whole)
+    run_here(command(run, dataset, config, "--resume", "auto"))  # with room again, to the end
+    assert list(losses(run)) == list(whole(dataset, config))
+    if world == 1:  # with dropout, another topology draws other masks
+        assert losses(run) == whole(dataset, config)
 
 
 def test_a_store_deleted_under_the_run_is_still_there_for_it(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    dataset, run, whole = write_d4rl(), tmp_path / "run", tmp_path / "whole"
-    subprocess.run(command(whole, dataset, config), check=True, capture_output=True, env=ONE_THREAD)
+    dataset, run = write_d4rl(), tmp_path / "run"
     folder = open_dataset(str(dataset)).path
-    process = subprocess.Popen(
-        command(run, dataset, config), stderr=subprocess.DEVNULL, env=ONE_THREAD
-    )
-    wait_for_lines(process, run, 3)
+    arguments, go = command(run, dataset, config), tmp_path / "go"
+    process = held(arguments, tmp_path / "held.py", 3, go, **ONE_THREAD)
     shutil.rmtree(folder)
-    assert process.wait(120) == 0
-    assert losses(run) == losses(whole)
+    go.touch()
+    assert process.wait(LIMIT) == 0
+    assert losses(run) == whole(dataset, config)
 
 
 # Every reading of the wall clock jumps an hour back or a day ahead.
@@ -128,14 +122,13 @@ sys.exit(main(sys.argv[1:]))
 def test_a_clock_that_jumps_changes_nothing(
     write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:
-    dataset, run, whole = write_d4rl(), tmp_path / "run", tmp_path / "whole"
+    dataset, run = write_d4rl(), tmp_path / "run"
     script = tmp_path / "clock.py"
     script.write_text(CLOCK)
     more = ["--train.trackers", "[tensorboard]"]
-    subprocess.run(command(whole, dataset, config), check=True, capture_output=True, env=ONE_THREAD)
     arguments = [sys.executable, str(script), *command(run, dataset, config, *more)[3:]]
     subprocess.run(arguments, check=True, capture_output=True, env=ONE_THREAD)
-    assert losses(run) == losses(whole)
+    assert losses(run) == whole(dataset, config)
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         assert record["updates_per_second"] > 0
@@ -180,9 +173,9 @@ def test_a_signal_ends_a_single_process_saved(
     dataset, run = write_d4rl(), tmp_path / "run"
     arguments = command(run, dataset, config, "--train.steps", "100000")
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, env=ONE_THREAD, text=True)
-    wait_for_lines(process, run, 5)
+    until(lambda: logged(run) >= 5, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number
     assert f"stopped by signal {int(number)}; saved" in said
     saved = checkpoint.checkpoints(run / "checkpoints")[-1]

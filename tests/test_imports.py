@@ -25,6 +25,7 @@ LAYERS = [
     "policies",
     "checkpoint",
     "context",
+    "acting",
     "rollout",
     "evaluate",
     "train",

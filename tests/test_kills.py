@@ -14,27 +14,32 @@ import yaml
 
 from decision_seq import checkpoint
 from tests.test_train import TINY, command, losses
+from tests.waiting import LIMIT, logged, until
 
 RUNS, STEPS = 20, 60
 
 
-def killed_and_resumed(arguments: list[str], output: Path, moment: random.Random) -> bool:
-    """Kill the run twice, then let it finish -> whether a kill interrupted a checkpoint."""
+def until_or_end(process: subprocess.Popen, holds: Callable[[], bool]) -> None:
+    until(lambda: process.poll() is not None or holds())
+
+
+def killed_and_resumed(
+    arguments: list[str], output: Path, moment: random.Random, saves_always: bool
+) -> bool:
+    """Kill the run twice, then let it end -> whether a kill fell into a checkpoint's writing."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    while_saving = False
+    while_saving, folder, partial = False, output / "checkpoints", f"{checkpoint.PARTIAL}*"
     for _ in range(2):
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=environment)
-        metrics, wanted = output / "metrics.jsonl", moment.randint(1, STEPS - 5)
-        deadline = time.monotonic() + 240
-        while process.poll() is None and time.monotonic() < deadline:
-            if metrics.is_file() and metrics.read_text().count("\n") >= wanted:
-                break
-            time.sleep(0.001)
-        time.sleep(moment.random() * 0.02)
+        wanted = moment.randint(1, STEPS - 5)
+        until_or_end(process, lambda wanted=wanted: logged(output) >= wanted)
+        if saves_always:  # at work on a checkpoint, or between two
+            until_or_end(process, lambda: any(folder.glob(partial)))
+        else:
+            time.sleep(moment.random() * 0.02)
         process.send_signal(signal.SIGKILL)
-        process.wait(60)
-        folder = output / "checkpoints"
-        while_saving |= any(folder.glob(f"{checkpoint.PARTIAL}*"))
+        process.wait(LIMIT)
+        while_saving |= any(folder.glob(partial))
         for path in checkpoint.checkpoints(folder):
             assert checkpoint.fault(path) is None, path
         arguments = [*arguments, "--resume", "auto"]
@@ -62,7 +67,7 @@ def test_twenty_killed_runs_end_as_the_uninterrupted_one(
         every = ["--train.checkpoint_every", str(1 if number % 2 else 7)]
         output = tmp_path / f"run{number}"
         arguments = command(output, dataset, config, *every)
-        return killed_and_resumed(arguments, output, random.Random(number))
+        return killed_and_resumed(arguments, output, random.Random(number), bool(number % 2))
 
     with ThreadPoolExecutor(2) as pool:
         while_saving = list(pool.map(one, range(RUNS)))

@@ -88,6 +88,7 @@ def test_a_policy_is_shown_the_targets_labels(
         return honest(self, batch, *rest)
 
     monkeypatch.setattr(DecisionTransformer, "decide", decide)
+    monkeypatch.setattr("decision_seq.acting.slides", lambda *_: False)  # acts by `decide`
     store = open_dataset(opened.loaded.facts.dataset)
     measure = measure_of(opened.evaluation.conditioning, None, store)
     (target,) = choose(store, measure, HELD, 1)

@@ -74,8 +74,8 @@ def plainly(
                     for choice in range(CHOICES):
                         actions = batch.actions.clone()
                         actions[1, newest] = choice
-                        losses = policy(replace(batch, actions=actions), torch.Generator())
-                        costs.append(float(losses["action"][1, newest]))
+                        learnt = policy(replace(batch, actions=actions), torch.Generator())
+                        costs.append(float(learnt.losses["action"][1, newest]))
                     shares = np.exp(-np.array(costs)) / np.exp(-np.array(costs)).sum()
                     found[index].append((float(acted == taken), float(np.log(shares[taken]))))
                 else:

@@ -97,10 +97,16 @@ def together(
     return rollout(policy, CONDITIONING, K, envs, targets, seeds)
 
 
+PLAIN: dict[int, list[tuple[float, int]]] = {}
+
+
 def check(evaluator: Rollout, policy: Policy) -> None:
     """Check that the episodes equal those of the reference, one for each target and seed."""
     returns, lengths = evaluator(policy, TARGETS, SEEDS)
-    expected = [alone(policy, t, s) for t, s in zip(TARGETS, SEEDS, strict=True)]
+    heads = policy.backbone.heads
+    if heads not in PLAIN:  # the policies of this file differ in nothing else
+        PLAIN[heads] = [alone(policy, t, s) for t, s in zip(TARGETS, SEEDS, strict=True)]
+    expected = PLAIN[heads]
     assert lengths.tolist() == [steps for _, steps in expected]
     np.testing.assert_allclose(returns, [total for total, _ in expected], rtol=1e-4)
 
@@ -220,14 +226,19 @@ def test_an_evaluator_that_counts_the_first_to_end_is_caught(policy: Policy) -> 
         check(first_to_end, policy)
 
 
+TOGETHER: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+
 @pytest.mark.parametrize("environments", [1, 7, 64])
 def test_returns_do_not_depend_on_how_many_run_at_once(policy: Policy, environments: int) -> None:
-    """Equal to the bit: a linear layer's last bits depend on its number of rows, so policy batches
-    have a fixed shape."""
-    count = 3 * SEATS + 1
+    """To the bit: a linear layer's last bits depend on its rows, so tables have a fixed shape."""
+    count = 2 * SEATS + 1
     targets, seeds = np.linspace(50.0, -50.0, count), list(range(count))
     returns, lengths = together(policy, targets, seeds, environments)
-    expected = together(policy, targets, seeds, SEATS)
+    heads = policy.backbone.heads
+    if heads not in TOGETHER:
+        TOGETHER[heads] = together(policy, targets, seeds, SEATS)
+    expected = TOGETHER[heads]
     assert returns.tobytes() == expected[0].tobytes()
     assert lengths.tolist() == expected[1].tolist()
     assert len(set(returns)) == count
@@ -250,7 +261,7 @@ def test_drawn_actions_are_the_episodes_own() -> None:
     torch.manual_seed(0)
     spec = Spec((4,), 2, "discrete", 1, 500)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
-    count = 2 * SEATS + 3
+    count = SEATS + 3
     targets, seeds = np.full(count, 9.0), list(range(count))
 
     def returns(environments: int, temperature: float) -> list[float]:

@@ -15,7 +15,8 @@ from decision_seq import config as configs
 from decision_seq.problem import Config, make_sampler, prepare
 from decision_seq.types import Reporter
 from tests.test_distributed import BIN, CPU, port
-from tests.test_train import TINY, losses
+from tests.test_train import TINY, command, losses, run_here
+from tests.waiting import LIMIT
 
 BATCH = 16
 
@@ -81,7 +82,7 @@ def train(tmp_path: Path, write_d4rl: Callable[..., Path]) -> Callable[..., Path
             env={**os.environ, **CPU, "WITNESS": str(tmp_path / f"{name}.{world}")},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=LIMIT,
             check=False,
         )
         assert run.returncode == 0, run.stderr
@@ -100,7 +101,7 @@ def requested_windows(tmp_path: Path, name: str, world: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("steps", "worlds", "path"),
     [
-        (60, (2,), {20: 2, 60: 1}),
+        (30, (2,), {10: 2, 30: 1}),
         pytest.param(
             # with uneven shares in between: 16 windows on 3 processes of 2 micro-batches
             *(200, (2, 4), {60: 2, 100: 1, 150: 3, 200: 4}),
@@ -151,11 +152,36 @@ def test_the_run_is_the_same_on_any_number_of_processes(
     ids=["dt-stochastic", "dt", "tt-critic", "bdt"],
 )
 def test_sharded_or_not_it_is_the_same_run(
-    policy: tuple[str, ...], train: Callable[..., Path]
+    policy: tuple[str, ...], train: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A sharded checkpoint resumes unsharded, and an unsharded one resumes sharded."""
-    alone = losses(train("one", 1, "--train.steps", "40", *policy))
-    for steps, parallel in (("15", "fsdp"), ("25", "ddp"), ("40", "fsdp")):
+    """A checkpoint of shards goes on whole, and one of whole tensors in shards."""
+    whole, config = tmp_path / "one", tmp_path / "config.yaml"
+    dataset = configs.read_yaml(config)["dataset"]
+    run_here(command(whole, dataset, config, "--train.steps", "20", *policy))
+    alone = losses(whole)
+    for steps, parallel in (("7", "fsdp"), ("13", "ddp"), ("20", "fsdp")):
         more = ["--train.steps", steps, "--train.parallel", parallel, "--train.accumulation", "2"]
         moved = train("two", 2, *more, *policy, "--resume", "auto")
+    assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)
+
+
+# A recurrent policy that carries its state over segments, with a burn-in.
+CARRIED = (
+    *("--policy.backbone", "{name: lstm, width: 16, layers: 2}", "--windows", "segments"),
+    *("--policy.burn_in", "2"),
+)
+
+
+@pytest.mark.parametrize("worlds", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)])
+def test_carried_state_is_that_of_the_global_batchs_rows(
+    worlds: tuple[int, ...], train: Callable[..., Path]
+) -> None:
+    """On any number of processes and micro-batches, and moved between them."""
+    alone = losses(train("one", 1, "--train.steps", "30", *CARRIED))
+    for world in worlds:
+        together = losses(train(f"on{world}", world, "--train.steps", "30", *CARRIED))
+        assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-9)
+    for steps, world, parts in (("7", 1, "3"), ("16", 2, "2"), ("30", 1, "1")):
+        more = ["--train.steps", steps, "--train.accumulation", parts, "--resume", "auto"]
+        moved = train("moving", world, *more, *CARRIED)
     assert list(losses(moved).values()) == pytest.approx(list(alone.values()), rel=1e-9)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from decision_seq.problem import Config, make_sampler, prepare
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines
+from tests.waiting import LIMIT, held, logged, until
 
 TINY = {
     "policy": {"context_length": 6, "backbone": {"layers": 2, "width": 16, "dropout": 0.1}},
@@ -223,38 +223,48 @@ def command(output: Path, dataset: Path, config: Path, *more: str) -> list[str]:
     ]
 
 
+def run_here(arguments: list[str]) -> None:
+    """Run a command of `command` in this process, which has all loaded, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(arguments[3:]) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "steps": 60}}))
+    train = {**TINY["train"], "steps": 60, "trackers": []}
+    path.write_text(yaml.safe_dump({**TINY, "train": train}))
     return path
 
 
-def kill_after(arguments: list[str], run: Path, lines: int, number: int) -> int:
-    """Start training and send the signal once `lines` updates are logged."""
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    metrics, deadline = run / "metrics.jsonl", time.monotonic() + 60
-    while not (metrics.is_file() and len(metrics.read_text().splitlines()) >= lines):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(number)
-    return process.wait(60)
+def killed_after(arguments: list[str], folder: Path, lines: int) -> int:
+    """Start training and kill it with `lines` updates logged -> its exit code."""
+    never = folder / "never"
+    process = held(arguments, folder / "held.py", lines, never, OMP_NUM_THREADS="1")
+    process.kill()
+    return process.wait(LIMIT)
 
 
 def test_a_killed_run_resumes_to_the_bit(
-    write_d4rl: Callable[..., Path], tmp_path: Path, tiny_config: Path
+    write_d4rl: Callable[..., Path],
+    tmp_path: Path,
+    tiny_config: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Invariant 6: SIGKILL, before the first checkpoint and after; dropout is on."""
     dataset = write_d4rl()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole, dataset, tiny_config), check=True, capture_output=True)
+    run_here(command(whole, dataset, tiny_config))
     arguments = command(killed, dataset, tiny_config)
-    assert kill_after(arguments, killed, 4, signal.SIGKILL) == -signal.SIGKILL
+    assert killed_after(arguments, tmp_path, 4) == -signal.SIGKILL
     arguments.append("--resume")
-    assert kill_after(arguments, killed, 33, signal.SIGKILL) == -signal.SIGKILL
-    last = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    assert "resumed from" in last.stderr
+    assert killed_after(arguments, tmp_path, 33) == -signal.SIGKILL
+    run_here(arguments)
+    assert "resumed from" in capsys.readouterr().err
     assert losses(killed) == losses(whole)
     assert list(losses(killed)) == list(range(1, 61))
     weights = [
@@ -269,7 +279,10 @@ def test_a_signal_saves_and_says_how_to_go_on(
 ) -> None:
     dataset, run = write_d4rl(), tmp_path / "run"
     arguments = command(run, dataset, tiny_config, "--train.steps", "100000")
-    assert kill_after(arguments, run, 25, signal.SIGINT) == 128 + signal.SIGINT
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    until(lambda: logged(run) >= 25, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT) == 128 + signal.SIGINT
     saved = checkpoints(run / "checkpoints")[-1]
     assert int(saved.name.removeprefix("step-")) == max(losses(run))
 

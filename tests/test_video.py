@@ -14,6 +14,7 @@ from PIL import Image
 
 from decision_seq import cli, experiment, video
 from decision_seq import config as configs
+from decision_seq.acting import make_actor
 from decision_seq.data.bundled import collect_recipe, recipe
 from decision_seq.data.collection import Size
 from decision_seq.envs import make
@@ -24,6 +25,13 @@ from decision_seq.video import Studio, rendering, writers
 from decision_seq.video.strip import KEPT, STILLS, Stills, draw_strip
 from tests.conftest import Lines
 from tests.test_train import TINY
+from tests.waiting import LIMIT
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is not one without OpenGL."""
+    monkeypatch.setattr(rendering, "PROBE_SECONDS", LIMIT)
 
 
 @pytest.fixture
@@ -88,10 +96,9 @@ def test_films_are_of_the_precision_evaluated(
 ) -> None:
     opened = open_checkpoint(trained, "cpu", targets=[40], episodes=1, precision="bf16")
     scores = opened.scores()
-    carry = opened.loaded.policy.carry
     asked = []
     monkeypatch.setattr(
-        opened.loaded.policy, "carry", lambda *args: asked.append(args[-1]) or carry(*args)
+        "decision_seq.rollout.make_actor", lambda *args: asked.append(args[-1]) or make_actor(*args)
     )
     Studio(opened, tmp_path, 1, Reporter()).film(scores)
     assert set(asked) == {torch.bfloat16}

@@ -2,8 +2,8 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,8 +73,10 @@ class Signalled(BaseException):
     """Exception raised by a trainer's signal handler during an evaluation."""
 
 
-def test_a_signal_that_ends_them_first_is_no_fault_of_theirs() -> None:
-    """A scheduler's SIGTERM may reach a worker before its parent process."""
+def test_a_signal_that_ends_them_first_is_no_fault_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scheduler's SIGTERM may reach a helper sooner than the process that asked, which waits."""
 
     def receive(*_: object) -> None:
         raise Signalled
@@ -83,17 +85,15 @@ def test_a_signal_that_ends_them_first_is_no_fault_of_theirs() -> None:
         with Helpers(1, never_end, Counters(1)) as helpers:
             produced = helpers.produced(wait=True)
             os.kill(next(produced), signal.SIGTERM)
-            ours.start()
             list(produced)
 
-    ours = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+    waits = SimpleNamespace(sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("decision_seq.workers.time", waits)
     former = signal.signal(signal.SIGTERM, receive)
     try:
         with pytest.raises(Signalled):
             ask()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in case it arrives too late
-        ours.join()
         signal.signal(signal.SIGTERM, former)
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
-from decision_seq.models.products import flop_formulas
+from decision_seq.models.fast.linear import flop_formulas
 
-# Fused attention, by operator: the place of the query among its arguments, and how many products
-# with its weights it computes. Its weights are computed once more on the way back, which is not
-# counted, as no model FLOPs are that are computed twice.
+# Fused attention, by operator: the index of the query among its arguments, and the number of matrix
+# products. The backward pass computes the attention weights again. That is not counted, because
+# model FLOPs exclude recomputation.
 ATTENTION = {
     "_scaled_dot_product_flash_attention_for_cpu": (0, 2),
     "_scaled_dot_product_flash_attention_for_cpu_backward": (1, 4),
@@ -42,9 +42,9 @@ def _attention(first: int, products: int) -> Callable[..., int]:
 
 @cache
 def product_flops() -> dict[Any, Callable[..., int]]:
-    """FLOPs of a call's arguments, by operator that multiplies matrices; those that torch has.
+    """FLOP formulas by operator, for the matrix multiplications that this torch has.
 
-    Plain products by the formulas of torch's own counter.
+    Plain products use the formulas of torch's own counter.
     """
     aten = torch.ops.aten
     plain = (aten.mm, aten.bmm, aten.addmm, aten.baddbmm)
@@ -106,7 +106,7 @@ class Product:
 
 
 class Counts:
-    """The operators that torch dispatched in a computation, the backward pass's too.
+    """Counts of the operators that torch dispatched in a computation, with its backward pass.
 
     operators: their number; allocated: bytes of results with newly allocated storage; products:
     the matrix products in order. Memory that an operator allocates internally is not counted.
@@ -145,7 +145,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def counted(compute: Callable[[], Any]) -> Counts:
-    """What `compute` consists of."""
+    """Run `compute` and count its operators."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     counts = Counts()
@@ -156,7 +156,7 @@ def counted(compute: Callable[[], Any]) -> Counts:
         ) -> Any:
             options = kwargs or {}
             if func.overloadpacket not in product_flops():
-                with self:  # in inference mode torch takes nothing apart
+                with self:  # torch decomposes nothing in inference mode
                     parts = func.decompose(*args, **options)
                 if parts is not NotImplemented:
                     return parts

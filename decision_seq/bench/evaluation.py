@@ -50,7 +50,7 @@ def bench_evaluation(
     require(
         isinstance(policy, DecisionTransformer)
         and isinstance(conditioning, ReturnToGo)
-        and conditioning.asks,  # a sum of another feature is no target return
+        and conditioning.asks,  # the sum of another feature is not a target return
         f"bench evaluate needs a Decision Transformer asked for returns; {path} holds another",
     )
     ours: dict[str, list[dict[str, Any]]] = {name: [] for name in precisions}
@@ -103,8 +103,8 @@ def evaluation_text(result: dict[str, Any]) -> str:
         f"the original's on {result['machine']['threads']} thread(s), ours on"
         f" {result['processes']} process(es) of one; {result['notes'][0]}\n"
         f"on {result['steps_compared']} steps of the original's, fp32 actions differ by"
-        f" {result['largest_difference_of_actions']:.1e} at the most, in"
-        f" {result['steps_that_differ']}"
+        f" at most {result['largest_difference_of_actions']:.1e};"
+        f" {result['steps_that_differ']} steps differ"
     )
     return f"{about}\n\n{table(header, rows)}"
 
@@ -202,8 +202,8 @@ class _Original:
             if timestep < RECORDED[1] and len(self.recorded) < math.prod(RECORDED):
                 self.recorded.append((batch, draw, actions[-1].clone()))
             observation, reward, terminated, truncated, _ = env.step(actions[-1].numpy())
-            told = 0.0 if self.opened.evaluation.delayed else reward  # its mode `delayed`
-            step = Transition(*(np.array([x]) for x in (observations[-1], actions[-1], told, 0)))
+            shown = 0.0 if self.opened.evaluation.delayed else reward  # see `Config.delayed`
+            step = Transition(*(np.array([x]) for x in (observations[-1], actions[-1], shown, 0)))
             following = conditioning.advance(
                 conditions[-1:].numpy(), targets, step, np.array([timestep])
             )
@@ -231,7 +231,7 @@ class _Original:
 
     @torch.inference_mode()
     def differences(self) -> dict[str, Any]:
-        """Of its actions from those that a rollout carries on to, step by step, a table of rows."""
+        """Differences between its actions and those of a rollout, which acts in policy batches."""
         actor, found = make_actor(self.policy, 1, SEATS, self.context_length), []
         for batch, draw, expected in self.recorded:
             rows = Batch(

@@ -24,7 +24,7 @@ from decision_seq.types import Reporter, Sampling, Spec
 OBSERVATION, ACTION, LENGTH = 11, 3, 1000  # Hopper's sizes
 BEAMS, EXPAND, CONTEXT = 32, 2, 5
 HORIZONS, ENVIRONMENTS = (5, 15), (1, 16)
-LARGEST = 8  # other operators that are named
+LARGEST = 8  # operators listed besides the products
 
 
 class Uncached(Imagination):
@@ -60,7 +60,7 @@ class Rereader:
         policy, width = self.policy, self.policy.layout.size
         columns = torch.arange(self.tokens.shape[1], device=self.tokens.device) % width
         inputs = policy.embedded(self.tokens, columns, self.goal)
-        hidden = policy.backbone(inputs + policy.positions[: inputs.shape[1]])
+        hidden, _ = policy.backbone(inputs + policy.positions[: inputs.shape[1]])
         rows = torch.arange(len(hidden), device=hidden.device)
         newest = hidden[rows, policy.goal + self.lengths - 1]
         return newest @ policy.heads[self.count % width].T
@@ -148,15 +148,16 @@ def planning_text(result: dict[str, Any]) -> str:
     about = (
         f"{result['what']}; {result['model']}\n{result['rounds']} interleaved rounds; speed: plans"
         " an environment a second against no cache; products: share of the time spent in matrix"
-        " products; next: the largest cost beside them"
+        " products; next: the largest other cost"
     )
     last = result["rows"][-1]
     operators = [
         [each["name"], f"{each['share']:.1%}", f"{each['calls']:,}"] for each in last["operators"]
     ]
     below = (
-        f"beside the products, in a plan of horizon {last['horizon']} for {last['environments']}"
-        f" environments:\n\n{table(['operator', 'of the time', 'calls'], operators)}"
+        f"operators other than products, in a plan of horizon {last['horizon']} for"
+        f" {last['environments']} environments:\n\n"
+        f"{table(['operator', 'of the time', 'calls'], operators)}"
     )
     return f"{about}\n\n{table([*heads, 'next'], rows)}\n\n{below}"
 

@@ -38,7 +38,7 @@ def bench_sampling(transitions: int, reporter: Reporter | None = None) -> dict[s
         path = Path(folder) / "store"
         written = write_random_store(path, transitions // LENGTH, reporter or Reporter())
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            measured = pool.apply(_measure, (path,))
+            measured = pool.apply(_measure, (path, SECONDS))
         error = _statistics_error(EpisodeStore.open(path))
     size = {"transitions": transitions // LENGTH * LENGTH}
     return {"machine": facts, **size, **written, **measured, **error}
@@ -88,7 +88,7 @@ def write_store(
         )
 
 
-def _measure(path: Path) -> dict[str, Any]:
+def _measure(path: Path, seconds: float) -> dict[str, Any]:
     before = anonymous_memory()
     started = time.perf_counter()
     store = EpisodeStore.open(path)
@@ -105,7 +105,7 @@ def _measure(path: Path) -> dict[str, Any]:
     second = time.perf_counter()
     for column in store.columns.values():  # fill the page cache, as a first epoch does
         column.array.view(np.uint8).reshape(-1)[::4096].max()
-    rates, most = gather_for(SECONDS, gatherer, pool, BATCHES, look_every=256)
+    rates, most = gather_for(seconds, gatherer, pool, BATCHES, look_every=256)
     return {
         "open_seconds": opened - started,
         "first_batch_seconds": first - started,
@@ -131,7 +131,7 @@ def gather_for(
     for batch in batches:
         sampler = RandomWindows(pool, 0, batch)
         step, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < seconds:
+        while step == 0 or time.perf_counter() - begun < seconds:
             gatherer.gather(sampler.ids(step))
             step += 1
             if step % look_every == 0:

@@ -1,8 +1,8 @@
-"""Conditionings: the hindsight label of a step, the prompt of a rollout, and how it advances.
+"""Conditionings: the hindsight label of a step, the prompt of a rollout, and its update per step.
 
-One class defines all three, so training and evaluation cannot disagree. The return scale is defined
-here and nowhere else. A new conditioning is a class with its `register_subclass` line, here or in a
-module that `decision_seq.data` imports.
+One class defines all three, so training and evaluation agree. The return scale is defined only
+here. A new conditioning is a class with its `register_subclass` line, here or in a module that
+`decision_seq.data` imports.
 """
 
 from __future__ import annotations
@@ -27,20 +27,17 @@ from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.types import Episode, Transition, UserError
 
-# Labels that a rollout does not know when it acts: only a policy that predicts them can use them.
+# Labels that are unknown in a rollout: only policies that predict them can use them.
 HINDSIGHT_ONLY = frozenset({"reward", "value"})
 
 
 @dataclass(frozen=True)
 class Conditioning(draccus.ChoiceRegistry):
-    """Contract of a conditioning.
-
-    fields: the names of its labels, in the order of a condition's columns. Policies find their
-    labels by these names (`PolicyConfig.needs`). A label may be several columns wide.
-    size: C, the width of a condition.
-    """
+    """Base class of conditionings."""
 
     fields: ClassVar[tuple[str, ...]] = ()
+    """Names of its labels, in the order of a condition's columns. Policies find their labels by
+    these names (`PolicyConfig.needs`). A label may be several columns wide."""
 
     @classmethod
     def default_choice_name(cls) -> str:
@@ -48,6 +45,7 @@ class Conditioning(draccus.ChoiceRegistry):
 
     @property
     def size(self) -> int:
+        """C, the width of a condition."""
         raise NotImplementedError
 
     @property
@@ -57,11 +55,11 @@ class Conditioning(draccus.ChoiceRegistry):
 
     @property
     def discount(self) -> float:
-        """Of what is still to come, in the labels."""
+        """Discount of future rewards in the labels."""
         return 1.0
 
     def relabel(self, episode: Episode) -> np.ndarray:
-        """What was still to come at every step, [T, C] float32."""
+        """The hindsight labels of every step, [T, C] float32."""
         raise NotImplementedError
 
     def prompt(self, targets: np.ndarray) -> np.ndarray:
@@ -75,7 +73,7 @@ class Conditioning(draccus.ChoiceRegistry):
         transition: Transition,
         timesteps: np.ndarray,
     ) -> np.ndarray:
-        """The conditions [N, C] after a transition at `timesteps` [N]; by default the same."""
+        """The conditions [N, C] after a transition at `timesteps` [N]; by default unchanged."""
         return conditions
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
@@ -84,12 +82,12 @@ class Conditioning(draccus.ChoiceRegistry):
             out[store.offsets[index] : store.offsets[index + 1]] = self.relabel(episode)
 
     def resolved(self, store: EpisodeStore) -> Conditioning:
-        """The same conditioning with every value that depends on the data written out."""
+        """A copy in which all values that depend on the data are filled in."""
         return self
 
     @property
     def labelling(self) -> Conditioning:
-        """Itself without what a rollout alone is given: all that its labels depend on."""
+        """A copy with only the settings that its labels depend on, without those of rollouts."""
         return self
 
 
@@ -101,18 +99,16 @@ def returns_to_go(rewards: np.ndarray) -> np.ndarray:
 @Conditioning.register_subclass("return")
 @dataclass(frozen=True)
 class ReturnToGo(Conditioning):
-    """The return-to-go divided by `scale` (Chen et al., 2021).
-
-    scale: null takes the published one of the task (1000 for D4RL's locomotion), or else the
-    power of ten at or below the largest absolute return of the data.
-    clip: whether rewards are clipped to [-1, 1] before they are added up, in the data and in a
-    rollout alike; null: as the data's were, so that a rollout counts down as the data did. (The
-    original trains on DQN-replay's clipped rewards and counts a rollout's raw ones: clip false.)
-    """
+    """Conditioning on the return-to-go divided by `scale` (Chen et al., 2021)."""
 
     fields: ClassVar[tuple[str, ...]] = ("return_to_go",)
     scale: float | None = None
+    """Divisor of the returns; null for the task's published one (1000 for D4RL's locomotion), or
+    else the power of ten at or below the largest absolute return of the data."""
     clip: bool | None = None
+    """Whether rewards are clipped to [-1, 1] before they are summed, in the data and in rollouts;
+    null to clip where the data's rewards were clipped, so that both agree. (The original trains on
+    DQN-replay's clipped rewards and sums a rollout's raw ones: clip false.)"""
 
     def __post_init__(self) -> None:
         positive = self.scale is None or (np.isfinite(self.scale) and self.scale > 0)
@@ -123,22 +119,22 @@ class ReturnToGo(Conditioning):
         return 1
 
     def of_store(self, store: EpisodeStore) -> np.ndarray:
-        """What is added up, of every transition, [N]."""
+        """The summed quantity of every transition, [N]: here its reward."""
         return store.columns["rewards"].array
 
     def of_episode(self, episode: Episode) -> np.ndarray:
-        """The same of one episode, [T]."""
+        """The summed quantity of every step of an episode, [T]."""
         return episode.rewards
 
     def of_transition(self, transition: Transition) -> np.ndarray:
-        """The same of one step of N environments, [N]."""
+        """The summed quantity of one step of N environments, [N]."""
         return transition.rewards
 
     def relabel(self, episode: Episode) -> np.ndarray:
         return self._labels(self.of_episode(episode))
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """As `relabel` does, from what is added up alone: the other columns are not read."""
+        """As `relabel`, but reads only the column of the summed quantity."""
         values = self.of_store(store)
         for start, end in itertools.pairwise(store.offsets):
             out[start:end] = self._labels(values[start:end])
@@ -157,7 +153,7 @@ class ReturnToGo(Conditioning):
         return (conditions - values[:, None] / self._scale).astype(np.float32)
 
     def resolved(self, store: EpisodeStore) -> Self:
-        # A delayed reward is the sum of many, each clipped already where the data's are.
+        # A delayed reward is a sum of rewards, which are already clipped where the data's are.
         clip = store.clipped and not store.delayed if self.clip is None else self.clip
         require(
             not (clip and store.delayed),
@@ -190,19 +186,21 @@ class ReturnToGo(Conditioning):
 @Conditioning.register_subclass("shuffled_return")
 @dataclass(frozen=True)
 class ShuffledReturnToGo(ReturnToGo):
-    """A control: the returns-to-go of all transitions, shuffled among them.
+    """Control experiment: the returns-to-go of all transitions, shuffled over the transitions.
 
     A policy trained on it can learn nothing from its condition, so its returns must not depend on
-    the target: the experiment that shows that a difference between targets is earned. (Lending
-    whole episodes' labels would not do: a label would still tell the time within an episode, and
-    the few with the highest labels, good or bad by chance, what a high target means.)
+    the target. It is the control for differences between targets under other conditionings.
+    (Exchanging the labels of whole episodes is not enough: a label would still depend on the time
+    within an episode, and the few episodes with the highest labels, good or bad by chance, would
+    define what a high target means.)
     """
 
     fields: ClassVar[tuple[str, ...]] = ("shuffled_return_to_go",)
     shuffle_seed: int = 0
+    """Seed of the shuffling."""
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """Every label once, at a transition drawn at random."""
+        """Write every label once, each at a random transition."""
         super().relabel_store(store, out)
         out[:] = out[np.random.default_rng(self.shuffle_seed).permutation(len(out))]
 
@@ -210,7 +208,7 @@ class ShuffledReturnToGo(ReturnToGo):
 @Conditioning.register_subclass("none")
 @dataclass(frozen=True)
 class Unconditioned(Conditioning):
-    """No condition: C = 0, and a policy does what the data did (behaviour cloning)."""
+    """No condition: C = 0. A policy then imitates the data (behaviour cloning)."""
 
     @property
     def size(self) -> int:
@@ -224,12 +222,12 @@ class Unconditioned(Conditioning):
 
 
 def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
-    """The conditions of every transition, [N, C], computed once and kept beside the store.
+    """The conditions of every transition, [N, C], computed once and cached in the store's folder.
 
     UserError where the store's folder cannot be written.
     """
     shape = (store.num_transitions, conditioning.size)
-    if conditioning.size == 0:  # nothing to keep, and nothing that could be memory-mapped
+    if conditioning.size == 0:  # empty: nothing to cache or memory-map
         return Column(np.empty(shape, np.float32))
     name = f"conditions-{_key(store, conditioning)}.npy"
     for folder in (store.path, _folder_elsewhere(store)):
@@ -246,23 +244,23 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
         array.flush()
         os.replace(partial, folder / name)
     except OSError as error:
-        raise UserError(f"cannot keep the labels in {folder}: {error.strerror}") from error
+        raise UserError(f"cannot save the labels in {folder}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)  # Ctrl-C, too, leaves nothing half-made
+        partial.unlink(missing_ok=True)  # after Ctrl-C too
     return Column(np.load(folder / name, mmap_mode="r", allow_pickle=False))
 
 
 def _folder_elsewhere(store: EpisodeStore) -> Path:
-    """Where the labels of a store on a read-only disk are kept."""
+    """The folder for the labels of a store on a read-only disk."""
     key = hashlib.sha256(str(store.path.resolve()).encode() + store.checksum.encode()).hexdigest()
     return store_root() / f"labels-{key[:12]}"
 
 
 def _key(store: EpisodeStore, conditioning: Conditioning) -> str:
-    """Names the labels by the data, by their settings and by the code that makes them.
+    """Cache key of the labels: a hash of the data, the settings and the code that computes them.
 
-    The folder alone would not do: its data may be presented with other rewards (`transforms`).
-    Without the code, labels kept from before an edit of `relabel` would be trained on in silence.
+    The folder is not enough, because its data may be presented with other rewards (`transforms`).
+    The code is included so that cached labels are not used after an edit of `relabel`.
     """
     digest = hashlib.sha256(store.checksum.encode())
     digest.update(type(conditioning).__name__.encode())

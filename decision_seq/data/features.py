@@ -1,4 +1,4 @@
-"""Features of transitions, computed alike from the data and in a rollout.
+"""Features of transitions, computed in the same way from the data and in a rollout.
 
 A policy can be conditioned on a statistic of a feature over all future steps (Furuta et al., 2022,
 "Generalized Decision Transformer for offline hindsight information matching"): its sum (in this

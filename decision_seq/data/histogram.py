@@ -1,8 +1,8 @@
 """Conditioning on the distribution of a feature over all future steps.
 
 This is the condition of the Categorical Decision Transformer (Furuta et al., 2022;
-frt03/generalized_dt train_cdt.py). The distance between two such distributions, its score, is here
-too.
+frt03/generalized_dt train_cdt.py). The module also has its score, the distance between two such
+distributions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What came of every step, for policies that model it: its reward and the value behind it.
+"""Labels for policies that model outcomes: the reward of every step and the value after it.
 
-Such a policy is asked for nothing: it predicts what its actions bring and chooses among them
-(Janner et al., 2021, whose values these are).
+Such a policy has no target: it predicts the outcomes of its actions and chooses among them. Values
+are defined as by Janner et al. (2021).
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from decision_seq.types import Episode
 
 
 def values(rewards: np.ndarray, discount: float) -> np.ndarray:
-    """V_t = r_{t+1} + discount V_{t+1}, [T] float64: it begins at the next reward and ends at 0.
-
-    (jannerm/trajectory-transformer, trajectory/datasets/sequence.py.)
+    """Values V_t = r_{t+1} + discount V_{t+1}, [T] float64; the reward of step t is excluded and
+    the last value is 0 (jannerm/trajectory-transformer, trajectory/datasets/sequence.py).
     """
     backwards = itertools.accumulate(
         rewards[:0:-1].tolist(), lambda later, reward: reward + discount * later, initial=0.0
@@ -32,15 +31,14 @@ def values(rewards: np.ndarray, discount: float) -> np.ndarray:
 @Conditioning.register_subclass("outcome")
 @dataclass(frozen=True)
 class Outcome(Conditioning):
-    """Labels (reward, value); zeros in a rollout, where neither is known and nothing reads them.
-
-    termination_penalty: takes the place of the reward with which the environment ended an episode,
-    before values are computed (-100 in the original; a time limit is no such end); null for none.
-    """
+    """Labels (reward, value). In a rollout both are unknown: they are zeros, which are not read."""
 
     fields: ClassVar[tuple[str, ...]] = ("reward", "value")
     discount: float = 0.99
+    """Discount of the values."""
     termination_penalty: float | None = None
+    """Replacement of the last reward of episodes that the environment terminated (not of those
+    that a time limit ended), before values are computed; -100 in the original, null for none."""
 
     def __post_init__(self) -> None:
         discount, penalty = self.discount, self.termination_penalty
@@ -68,7 +66,7 @@ class Outcome(Conditioning):
         return np.zeros((len(targets), self.size), np.float32)
 
     def resolved(self, store: EpisodeStore) -> Outcome:
-        """UserError where the penalty would take the place of a whole return."""
+        """The conditioning itself; UserError where the penalty would replace a whole return."""
         require(
             self.termination_penalty is None or not store.delayed,
             f"config: conditioning.termination_penalty {self.termination_penalty} would take the"
@@ -77,14 +75,14 @@ class Outcome(Conditioning):
         return self
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """As `relabel` does, from the rewards alone: the other columns are not read."""
+        """As `relabel`, but reads only the rewards."""
         rewards = store.columns["rewards"].array
         rows = itertools.pairwise(store.offsets)
         for (start, end), terminated in zip(rows, store.terminated, strict=True):
             out[start:end, :2] = self._outcomes(rewards[start:end], terminated)
 
     def _outcomes(self, rewards: np.ndarray, terminated: bool) -> np.ndarray:
-        """[T, 2] float32."""
+        """Rewards and values of an episode, [T, 2] float32."""
         counted = rewards.astype(np.float64)
         if terminated and self.termination_penalty is not None:
             counted[-1] = self.termination_penalty
@@ -94,16 +92,15 @@ class Outcome(Conditioning):
 @Conditioning.register_subclass("goal")
 @dataclass(frozen=True)
 class GoalOutcome(Outcome):
-    """Labels (reward, value, goal): the goal is the observation that the episode ended in.
+    """Labels (reward, value, goal): the goal is the last observation of the episode.
 
-    That is its final one where the data hold it, else the last that was acted upon. Observations
-    are vectors.
-
-    goal: the one that a rollout is given; null takes that of the data's best episode.
+    That is its final observation where the data contain it, else the observation of the last
+    action. Observations must be vectors.
     """
 
     fields: ClassVar[tuple[str, ...]] = ("reward", "value", "goal")
     goal: tuple[float, ...] | None = None
+    """Goal of a rollout; null for that of the data's best episode."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,13 +123,13 @@ class GoalOutcome(Outcome):
         return np.tile(condition, (len(targets), 1))
 
     def relabel_store(self, store: EpisodeStore, out: np.ndarray) -> None:
-        """As `relabel` does, from the rewards and the episodes' last observations alone."""
+        """As `relabel`, but reads only the rewards and the episodes' last observations."""
         super().relabel_store(store, out)
         for index, (start, end) in enumerate(itertools.pairwise(store.offsets)):
             out[start:end, 2:] = _ended_in(store, index)
 
     def resolved(self, store: EpisodeStore) -> GoalOutcome:
-        """UserError where observations are no vectors, or the goal has not their size."""
+        """A copy with the goal filled in; UserError unless it is a vector like an observation."""
         super().resolved(store)
         shape = store.observation_shape
         require(
@@ -157,12 +154,12 @@ class GoalOutcome(Outcome):
 
 
 def _finite(numbers: float | tuple[float, ...]) -> bool:
-    """In float32, which labels are."""
+    """Whether the numbers are finite in float32, the type of labels."""
     return bool((np.abs(numbers) < np.finfo(np.float32).max).all())
 
 
 def _ended_in(store: EpisodeStore, index: int) -> np.ndarray:
-    """The last observation of an episode that the store has, [S]."""
+    """The last observation of an episode in the store, [S]."""
     final = store.columns.get("final_observations")
     if final is not None:
         return final.array[index]

@@ -1,7 +1,8 @@
-"""Samplers: which windows make up the batch of an update, and the gathering of those windows.
+"""Samplers, which choose the windows of an update's batch, and the gathering of those windows.
 
-A sampler is a pure function of the update's number: it carries no state, so a resumed run and a run
-on another number of processes see the same data in the same order. Every rank slices its own part.
+A sampler is a pure function of the update's number and carries no state. A resumed run and a run on
+another number of processes therefore read the same data in the same order. Every rank takes its own
+part.
 
 To add one: a class here, and its line in `SAMPLERS`.
 """
@@ -19,26 +20,25 @@ from decision_seq.config import require
 from decision_seq.data.store import Column, EpisodeStore
 from decision_seq.types import Batch
 
-# Each keeps its stream of numbers apart from others made of the same seed.
+# Each separates a stream of random numbers from others with the same seed.
 _STREAM, _ORDERS = 0x5A3B1E, 0x5E6
-MOST_ORDERED = 100_000_000  # episodes times rows that `Segments` keeps orders of
+MOST_ORDERED = 100_000_000  # largest number of episodes times rows in the orders of `Segments`
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The windows that a sampler draws from.
-
-    offsets: [E + 1] of the store. length: steps in a window.
-    """
+    """The windows that a sampler draws from."""
 
     offsets: np.ndarray
+    """Offsets of the store's episodes, [E + 1]."""
     length: int
+    """Steps in a window."""
     episodes: np.ndarray | None = None
-    """[E] bool: the episodes that are drawn from; None for all."""
+    """Whether each episode is drawn from, [E] bool; None for all."""
     overlap: int = 0
     """Steps that a segment shares with the segment before it: those of the burn-in."""
     weights: np.ndarray | None = None
-    """[N] chance of each transition to begin a window, unnormalised; None for equal ones."""
+    """Unnormalised probability of each transition to begin a window, [N]; None for equal ones."""
 
     @property
     def chosen(self) -> np.ndarray:
@@ -51,9 +51,8 @@ class Pool:
 class Sampler(ABC):
     """Draws the windows of every update: `ids(step)` is a function of the seed and the step.
 
-    consecutive: row r of an update's batch continues the episode of row r of the update before,
-    unless it begins another. State that a policy carries from window to window is then that of the
-    same episode.
+    consecutive: whether row r of an update's batch continues the episode of row r of the previous
+    update, or begins another. A policy can then carry a state from window to window.
     """
 
     consecutive: ClassVar[bool] = False
@@ -72,9 +71,9 @@ class Sampler(ABC):
 
 
 class RandomWindows(Sampler):
-    """Windows that begin at any transition: all alike, or in proportion to the pool's weights.
+    """Windows that begin at any transition, uniformly or in proportion to the pool's weights.
 
-    Without weights episodes are drawn in proportion to their length, as the original does.
+    Without weights, episodes are drawn in proportion to their length, as in the original.
     """
 
     def __init__(self, pool: Pool, seed: int, batch_size: int) -> None:
@@ -103,7 +102,7 @@ class RandomWindows(Sampler):
 
 
 class WholeEpisodes(RandomWindows):
-    """Windows that begin with an episode and hold all of it; long and short ones are drawn alike.
+    """Windows that hold a whole episode each; long and short episodes are equally likely.
 
     UserError where an episode is longer than a window.
     """
@@ -125,8 +124,8 @@ class Segments(Sampler):
     """Consecutive pieces of episodes: each row of the batch reads episodes from first to last step.
 
     An episode is cut every `length - overlap` steps. Each row passes through all episodes of the
-    pool in an order of its own, drawn anew for every pass. No piece crosses an episode's end. The
-    orders of a pass take 12 bytes an episode and row.
+    pool in its own random order, which is new for every pass. No piece crosses an episode's end.
+    The orders of a pass take 12 bytes per episode and row.
     """
 
     consecutive = True
@@ -137,7 +136,7 @@ class Segments(Sampler):
         stride = pool.length - pool.overlap
         self.stride, self.first = stride, pool.offsets[:-1][pool.chosen]
         lengths = np.diff(pool.offsets)[pool.chosen]
-        # A piece holds something new: the steps after the overlap, or an episode's first.
+        # Every piece has new steps: those after the overlap, or the first of an episode.
         self.pieces = np.maximum(-(-(lengths - pool.overlap) // stride), 1)
         self.steps_a_pass = int(self.pieces.sum())
         require(
@@ -156,9 +155,9 @@ class Segments(Sampler):
         return self.first[orders[at]] + (places - begun) * self.stride
 
     def _order(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the episodes, and how many pieces are read after each, [B * E] row by row.
+        """The order of the episodes and the number of pieces read after each, [B * E], row by row.
 
-        The rows lie end to end, so one search finds the place of all.
+        The rows are concatenated, so that a single search finds the positions of all.
         """
         if turn not in self._orders:
             generators = [
@@ -178,8 +177,8 @@ class Segments(Sampler):
 class Weighted:
     """Draws indices in proportion to weights [M], by Walker's alias method (1974).
 
-    A table of M entries is made once; a draw then looks at one of them, whatever M is. An entry
-    gives its own index below its threshold and its alias above it.
+    A table of M entries is made once; a draw then reads one entry, for any M. An entry gives its
+    own index below its threshold and its alias above it.
     """
 
     ENTRY = np.dtype([("threshold", np.float32), ("alias", np.int32)])
@@ -188,38 +187,38 @@ class Weighted:
         values = np.asarray(weights, np.float64)
         sound = bool(np.isfinite(values).all() and (values >= 0).all() and values.any())
         require(sound, "weights of windows must be finite, not negative, and not all 0")
-        # A cumulative sum adds in order: the same on every processor, as a plain sum is not.
+        # A cumulative sum adds in order, so it is the same on every processor; a sum may not be.
         shares = values * (len(values) / np.cumsum(values)[-1])
         light, heavy = np.flatnonzero(shares < 1), np.flatnonzero(shares >= 1)
         self.table = np.empty(len(values), self.ENTRY)
         self.table["threshold"], self.table["alias"] = 1, np.arange(len(values))
-        # What the light ones lack of a full share, and what the heavy ones have beyond it, laid end
-        # to end: a light one takes all that it lacks from the heavy one where its own part begins.
+        # The light entries' deficits and the heavy entries' excesses are laid end to end. A light
+        # entry takes its whole deficit from the heavy entry in whose part its own part begins.
         lacking = np.cumsum(1 - shares[light])
         beyond = np.cumsum(shares[heavy] - 1)
         begins = np.concatenate([[0.0], lacking])[:-1]
         giver = np.searchsorted(beyond, begins, side="right").clip(max=len(heavy) - 1)
         self.table["threshold"][light] = shares[light]
         self.table["alias"][light] = heavy[giver]
-        # A heavy one that gave more than it had takes the difference from the next.
+        # A heavy entry that gave more than its excess takes the difference from the next.
         given = np.concatenate([[0.0], lacking])[np.searchsorted(begins, beyond[:-1], side="left")]
         self.table["threshold"][heavy[:-1]] = 1 - (given - beyond[:-1]).clip(0, 1)
         self.table["alias"][heavy[:-1]] = heavy[1:]
 
     def indices(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        """[count] int64."""
+        """Indices drawn at random, [count] int64."""
         entries = generator.integers(0, len(self.table), count)
         numbers, looked_up = generator.random(count), self.table[entries]
         return np.where(numbers < looked_up["threshold"], entries, looked_up["alias"])
 
     def chances(self) -> np.ndarray:
-        """[M] the chance of each index, which adds up to 1: for checks."""
+        """The probability of each index, [M], for checks; the sum is 1."""
         found = self.table["threshold"].astype(np.float64)
         np.add.at(found, self.table["alias"], 1 - self.table["threshold"].astype(np.float64))
         return found / len(found)
 
 
-# By `windows` of a run's configuration.
+# Samplers by the setting `windows` of a run.
 SAMPLERS: dict[str, type[Sampler]] = {
     "any": RandomWindows,
     "whole": WholeEpisodes,
@@ -228,14 +227,14 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 
 def rank_slice(ids: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """The rank's part: in rank order the parts make up the global batch, sizes within one."""
+    """The rank's part of the batch; parts are in rank order, and their sizes differ by 0 or 1."""
     return ids[len(ids) * rank // world_size : len(ids) * (rank + 1) // world_size]
 
 
 class WindowGatherer:
-    """Windows of `context_length` steps, one fancy index a column.
+    """Gathers windows of `context_length` steps, by one fancy index per column.
 
-    futures: so many observations behind each window are gathered with it.
+    futures: the number of observations after each window that are gathered with it.
     """
 
     def __init__(
@@ -249,13 +248,13 @@ class WindowGatherer:
         self.store, self.conditions = store, conditions
         self.steps = np.arange(context_length)
         self.behind = np.arange(context_length, context_length + futures)
-        # [E] the row with which the environment ended an episode, -1 where it did not
+        # [E] the row at which the environment terminated an episode, -1 where it did not
         self.terminal = np.where(store.terminated, store.offsets[1:] - 1, -1)
         self.frames = np.arange(1 - store.stack, context_length)  # relative to a window's first
         self.max_timestep = max_timestep
 
     def gather(self, ids: np.ndarray) -> Batch:
-        """ids [B] -> numpy Batch. Padding holds whatever follows; the mask says what is real."""
+        """ids [B] -> numpy Batch. Padding holds rows that follow; `mask` is True at real steps."""
         offsets, columns = self.store.offsets, self.store.columns
         ends = np.searchsorted(offsets, ids, side="right")
         firsts = offsets[ends - 1]
@@ -269,7 +268,7 @@ class WindowGatherer:
             timesteps=np.minimum(timesteps, self.max_timestep - 1),
             mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
-            ids=np.array(ids),  # its own, which may be written to
+            ids=np.array(ids),  # a copy that may be written to
             **(self._futures(ids, left) if len(self.behind) else {}),
         )
 
@@ -279,8 +278,8 @@ class WindowGatherer:
         return {"futures": states, "futures_mask": self.behind < left}
 
     def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:
-        """firsts: [B] the first rows of the episodes -> [B, T, ...]; of frames
-        [B, T + stack - 1, H, W], every one once, those before the window first."""
+        """Observations [B, T, ...], or each frame once, [B, T + stack - 1, H, W], from `stack` - 1
+        frames before the window on. firsts: [B] the first rows of the episodes."""
         column = self.store.columns["observations"]
         if self.store.stack == 1:
             return column.windows(ids, len(self.steps))

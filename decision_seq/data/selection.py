@@ -1,10 +1,10 @@
 """Selection of the episodes to train on: the best ones, without the held-out ones.
 
 Selections are masks over a store's episodes; no data are copied. Held-out episodes influence
-training in two places only. The mean and deviation that standardise observations are those of the
-whole store, so runs with and without held-out episodes standardise alike; the original also
-computes them before it filters. The values that a conditioning takes from the data, such as the
-scale of returns, come from all episodes.
+training in two ways only. The mean and deviation that standardise observations are those of the
+whole store, so that they are equal in runs with and without held-out episodes; the original also
+computes them before it filters. Values that a conditioning takes from the data, such as the scale
+of returns, come from all episodes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def best_of(
     ranked = candidates[np.argsort(-returns[candidates], kind="stable")]
     steps = np.cumsum(lengths[ranked])
     budget = int(fraction * lengths[candidates].sum())
-    kept = ranked[: max(int(np.searchsorted(steps, budget, side="right")), 1)]
-    return _mask(kept, len(lengths))
+    selected = ranked[: max(int(np.searchsorted(steps, budget, side="right")), 1)]
+    return _mask(selected, len(lengths))
 
 
 def held_out(count: int, fraction: float) -> np.ndarray:

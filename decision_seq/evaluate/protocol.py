@@ -1,4 +1,4 @@
-"""Which episodes are rolled out, by whom, and how they become scores."""
+"""Evaluation protocol: its episodes, their distribution over processes, and their scores."""
 
 from __future__ import annotations
 
@@ -34,35 +34,37 @@ from decision_seq.targets import Target, check_targets, resolve
 from decision_seq.types import Bar, Reporter, Spec, TargetScore, UserError
 from decision_seq.workers import Counters, Helpers, cores
 
-MOST = 1_000_000  # episodes a target; every one is kept
+MOST = 1_000_000  # episodes per target; every result is saved
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """env_id and targets: null takes those of the dataset's task (`envs.FACTS`).
-
-    targets: raw returns asked for, declared before training; the first is the headline. Words name
-        percentiles of the data's own returns: `max`, `median`, `q0` to `q100`. Ignored for a policy
-        that is asked for nothing.
-    episodes: a target, 0 for no evaluation; episode i starts from seed + i whatever the target.
-    every: updates between evaluations during training, 0 for the one at its end alone.
-    precision: of the policy's matrix products (see `rollout.roll`). temperature: discrete actions,
-        those of a stochastic head and the tokens of plans are drawn at it (1: as they were learnt),
-        0 takes the likeliest: a plan then has one future and no choice.
-    environments, workers: how many are stepped together in a process (null: 8 on a CPU, 256 on a
-        GPU), and how many processes step them (null: one a core; always one on a GPU, and one a
-        rank in a launch of several). On a CPU no score depends on either.
-    """
+    """Settings of the evaluation by rollouts."""
 
     env_id: str | None = None
+    """Environment to evaluate in; null for that of the dataset's task (`envs.FACTS`)."""
     targets: tuple[Target, ...] | None = None
+    """Target raw returns, declared before training; the first is the headline. Words name
+    percentiles of the data's returns: `max`, `median`, `q0` to `q100`. Null takes those of the
+    dataset's task (`envs.FACTS`). Ignored for a policy without a target."""
     episodes: int = 50
+    """Episodes per target; 0 for no evaluation."""
     seed: int = 10_000
+    """Seed of the first episode; episode i starts from seed + i at every target."""
     every: int = 0
+    """Updates between evaluations during training; 0 evaluates at its end only."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the policy's matrix products, see `rollout.roll`."""
     temperature: float = 0.0
+    """Temperature at which discrete actions, the actions of a stochastic head and the tokens of
+    plans are drawn; 1 draws from the learnt distribution. 0 takes the likeliest, and a plan then
+    has a single future."""
     environments: int | None = None
+    """Environments stepped together in a process; null for 8 on a CPU and 256 on a GPU. On a CPU no
+    score depends on it."""
     workers: int | None = None
+    """Processes that step the environments; null for one per core. Always one on a GPU, and one per
+    rank in a launch of several. On a CPU no score depends on it."""
 
     def __post_init__(self) -> None:
         require(
@@ -92,36 +94,38 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ON_A_GPU = 256  # environments stepped together
 TOO_LARGE = (
     "these rollouts: lower evaluation.environments (evaluate: --environments), or the beams, expand"
-    " or horizon of what plans"
+    " or horizon of the planner"
 )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation's protocol: which episodes, and how they become scores.
+    """An evaluation: its episodes, and how their returns become scores.
 
-    Episodes are numbered target by target; each is a function of its number alone (`rollout`), so
-    that a score does not depend on how ranks and processes share them out.
-
-    targets: empty for a policy that is asked for nothing; reference_scores: (random, expert) raw
-    returns, which normalise the others; delayed: the policy is told rewards as one sum with an
-    episode's last step, as its data had them; observer: notes a number of every step, for the
-    traces of `obtained`. The rest: see `EvaluationConfig`.
+    Episodes are numbered target by target. The result of an episode depends on its number only (see
+    `rollout`), so scores do not depend on the distribution over ranks and processes. Fields without
+    a line of their own: see `EvaluationConfig`.
     """
 
     conditioning: Conditioning
+    """Labels that the policy is conditioned on."""
     context_length: int
+    """Steps in the policy's context."""
     env_id: str
     targets: tuple[float, ...]
+    """Target raw returns; empty for a policy without a target."""
     episodes: int
     seed: int
     reference_scores: tuple[float, float] | None = None
+    """(random, expert) raw returns, which normalise the scores; None without normalised scores."""
     precision: str = "fp32"
     temperature: float = 0.0
     environments: int | None = None
     workers: int | None = None
     delayed: bool = False
+    """Whether the policy receives rewards as one sum at an episode's last step, as in its data."""
     observer: Observer | None = None
+    """Returns a number for every step, for the traces of the results."""
 
     @classmethod
     def of(
@@ -131,7 +135,7 @@ class Evaluation:
         context_length: int,
         facts: DataFacts,
     ) -> Evaluation:
-        """What a resolved configuration asks for."""
+        """The evaluation of a resolved configuration."""
         asked = resolve(config.targets or (), facts.return_percentiles)
         check_targets(asked, "the data's returns:")
         return cls(
@@ -151,16 +155,16 @@ class Evaluation:
 
     @property
     def groups(self) -> tuple[float | None, ...]:
-        """What is asked for, a group of episodes each; (None,) where nothing is."""
+        """The target of each group of episodes; (None,) for a policy without a target."""
         return self.targets or (None,)
 
     def protocol(self) -> dict[str, Any]:
-        """What decides which episodes are rolled out, and how."""
+        """The settings that determine the episodes and how they are rolled out."""
         keys = ("env_id", "targets", "episodes", "seed", "precision", "temperature")
         return {key: getattr(self, key) for key in keys}
 
     def asked(self) -> list[Asked]:
-        """Every episode, target by target."""
+        """A request for every episode, target by target."""
         return [
             Asked(group * self.episodes + i, target, self.seed + i)
             for group, target in enumerate(self.groups)
@@ -170,7 +174,10 @@ class Evaluation:
     def roll(
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
     ) -> dict[str, Any]:
-        """This rank's episodes -> what `scores` takes; UserError when the environment misfits."""
+        """Roll out this rank's episodes -> a part for `scores`: returns, lengths and seconds.
+
+        UserError when the environment does not fit the policy.
+        """
         started = time.perf_counter()
         obtained = self.obtained(policy, rank, world, reporter)
         return {
@@ -182,7 +189,10 @@ class Evaluation:
     def obtained(
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
     ) -> list[Obtained]:
-        """This rank's episodes, as they ended; UserError when the environment misfits."""
+        """Results of this rank's episodes, in the order they ended.
+
+        UserError when the environment does not fit the policy.
+        """
         mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
         obtained: list[Obtained] = []
         with (
@@ -196,7 +206,7 @@ class Evaluation:
         return obtained
 
     def layout(self, policy: Policy, episodes: int, alone: bool) -> tuple[int, int]:
-        """Environments stepped together in a process, and processes; alone: a launch of one."""
+        """Number of environments per process, and of processes. alone: the launch has one rank."""
         if device_of(policy).type != "cpu":
             return min(episodes, self.environments or ON_A_GPU), 1
         processes = min(self.workers or cores(), -(-episodes // SEATS))
@@ -205,7 +215,7 @@ class Evaluation:
     def _obtained(
         self, policy: Policy, asked: list[Asked], alone: bool, pace: _Pace
     ) -> Iterator[Obtained]:
-        """The episodes as they end, here and in the processes that help."""
+        """Results as the episodes end, in this process and in the helping processes."""
         if not asked:
             return
         count, processes = self.layout(policy, len(asked), alone)
@@ -229,7 +239,7 @@ class Evaluation:
                 yield from helpers.produced(wait=True)
 
     def scores(self, parts: Sequence[dict[str, Any]]) -> tuple[list[TargetScore], float]:
-        """What every rank rolled out -> scores in the order of the targets, env steps/s."""
+        """The parts of all ranks -> scores in the order of the targets, environment steps/s."""
         returns, lengths = (
             np.array([merged[str(asked.index)] for asked in self.asked()])
             for merged in (
@@ -247,24 +257,24 @@ class Evaluation:
 
 
 class _Pace:
-    """Tells what is done between two episodes' ends, which may be many minutes apart."""
+    """Progress between the ends of episodes, which may be many minutes apart: steps and rate."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar, self.steps = bar, 0
-        self.started = self.told = time.perf_counter()
+        self.started = self.reported = time.perf_counter()
 
     def __call__(self, rows: int) -> None:
-        """So many environments have been acted in."""
+        """Count `rows` more environment steps, and show the rate once a second."""
         self.steps += rows
         now = time.perf_counter()
-        if now - self.told >= 1:
+        if now - self.reported >= 1:
             rate = self.steps / (now - self.started)
             self.bar.set_postfix_str(f"here {self.steps:,} steps, {rate:,.0f} a second")
-            self.told = now
+            self.reported = now
 
 
 def share_out(asked: Sequence[Asked], counters: Counters) -> Claim:
-    """As `rollout.queue_up` on a CPU, but each episode goes to whichever process asks first."""
+    """As `rollout.queue_up` on a CPU, but each episode goes to the first process that claims it."""
     queues = [[e for e in asked if e.index % SEATS == seat] for seat in range(SEATS)]
 
     def claim(seat: int) -> Asked | None:
@@ -286,7 +296,7 @@ def _roll(
     pace: _Pace | None = None,
 ) -> Iterator[Obtained]:
     if device_of(policy).type == "cpu":
-        keep_freed()  # as training does: a step is made of the blocks of the one before
+        keep_freed()  # as in training: a step reuses the memory of the previous one
     shared = (policy, conditioning, context_length, environments, claim)
     return roll(*shared, DTYPES[precision], temperature, pace, observer)
 
@@ -298,22 +308,25 @@ def _help(
     policy: Policy,
     *rest: Any,
 ) -> Iterator[Obtained]:
-    """What a helping process does: the same, until no episode is left. made: `Environments`."""
-    trust(made[0])  # who asks has made it, so it was named by the user or belongs to Gymnasium
+    """Roll out episodes in a helping process until none is left.
+
+    made: arguments of `Environments`.
+    """
+    trust(made[0])  # made in the main process too: named by the user, or Gymnasium's
     environments = Environments(*made)
     claim = share_out(asked, counters)
     yield from _roll(claim, environments, policy, *rest)
 
 
 def check_environment(env_id: str, spec: Spec) -> None:
-    """UserError unless the environment exists here and fits the policy: found before training."""
+    """UserError unless the environment exists here and fits the policy; called before training."""
     environments = Environments(env_id, 1)
     check_sizes(environments, spec)
     environments.close()
 
 
 def check_sizes(environments: Environments, spec: Spec) -> None:
-    """UserError unless the environment's observations and actions are the policy's."""
+    """UserError unless the environment's observations and actions match the policy's."""
 
     def named(shape: tuple[int, ...], size: int, discrete: bool) -> str:
         return f"observations {list(shape)} and {size} {'choices' if discrete else 'actions'}"

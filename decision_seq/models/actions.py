@@ -1,4 +1,4 @@
-"""Action spaces: how an action is embedded, scored and chosen."""
+"""Action spaces: embedding, losses and choice of actions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.models.draws import keys_of, mix, normals
+from decision_seq.models.fast.counter_rng import keys_of, mix, normals
 from decision_seq.types import Batch, Sampling, Spec
 
-LOG_STD = (-5.0, 2.0)  # the least and the largest
-MARGIN = 1e-6  # that actions keep from -1 and 1, where atanh is infinite
+LOG_STD = (-5.0, 2.0)  # lower and upper bound
+MARGIN = 1e-6  # distance of clamped actions from -1 and 1, where atanh is infinite
 
 
 class Actions(nn.Module):
-    """What a policy does with actions: `embed` them, learn them, `choose` them.
+    """Base class of a policy's actions: embeds them, computes their losses and chooses them.
 
-    LOSSES: the names of what it learns by; undecayed: weights that no weight decay may act on.
+    LOSSES: names of its losses. undecayed: parameters without weight decay.
     """
 
     LOSSES: tuple[str, ...] = ("action",)
@@ -32,19 +32,19 @@ class Actions(nn.Module):
         return ()
 
     def losses(self, hidden: Tensor, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """hidden [B, T, D] -> [B, T] of every name; see `Policy.learn`."""
+        """hidden [B, T, D] -> losses, name -> [B, T]; see `Policy.learn`."""
         return {"action": self.loss(hidden, batch.actions)}
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
-        """How far actions are from what was expected of them, [B, T]."""
+        """The loss of actions, given hidden [B, T, D] -> [B, T]."""
         raise NotImplementedError
 
     def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """hidden [B, T, D] -> [B, T] of every name: logged, without a gradient."""
+        """hidden [B, T, D] -> logged values without a gradient, name -> [B, T]."""
         return {}
 
     def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
-        """[B, D] -> actions [B, A] or [B]."""
+        """hidden [B, D] -> actions [B, A] or [B]."""
         raise NotImplementedError
 
 
@@ -58,11 +58,11 @@ class ContinuousActions(Actions):
         self.head = nn.Linear(width, size)
 
     def predict(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., A] in [-1, 1]."""
+        """hidden [..., D] -> actions [..., A] in [-1, 1]."""
         return torch.tanh(self.head(hidden))
 
     def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
-        """[B, D] -> [B, A] float32; there is nothing to draw."""
+        """hidden [B, D] -> actions [B, A] float32, without sampling."""
         return self.predict(hidden).float()
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
@@ -71,14 +71,14 @@ class ContinuousActions(Actions):
 
 
 class StochasticActions(ContinuousActions):
-    """Actions in (-1, 1) of a Gaussian, each dimension's own, behind a tanh: the head of the Online
-    Decision Transformer (Zheng et al., 2022), here for learning offline.
+    """Actions in (-1, 1): tanh of a Gaussian with a diagonal covariance. It is the head of the
+    Online Decision Transformer (Zheng et al., 2022), here for offline training.
 
-    action: the negative log-likelihood, summed over the dimensions; entropy: -lambda times the
-    entropy, estimated by one draw, through which gradients flow; temperature: lambda * (entropy -
-    target), by which lambda learns to keep the entropy at its target of -A. Padding counts nowhere
-    (the original averages the entropy over it too), and lambda is learnt by the policy's optimiser,
-    learning rate and clipping, without decay (the original gives it an Adam of its own, at 1e-4).
+    action: negative log-likelihood, summed over the dimensions. entropy: -lambda times the entropy,
+    estimated from one sample, with gradients through the sample. temperature: lambda * (entropy -
+    target), which trains lambda to hold the entropy at its target of -A. Padding does not count
+    (the original averages the entropy over it too). Lambda is trained by the policy's optimizer,
+    learning rate and clipping, without decay (the original uses a separate Adam at 1e-4).
     """
 
     LOSSES = ("action", "entropy", "temperature")
@@ -89,7 +89,7 @@ class StochasticActions(ContinuousActions):
         for layer in (self.head, self.log_std):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
-        # Of lambda. A vector of one number, as FSDP shards no scalar.
+        # The logarithm of lambda, as a vector of one number because FSDP shards no scalar.
         self.log_temperature = nn.Parameter(torch.full((1,), math.log(0.1)))
 
     @property
@@ -97,9 +97,9 @@ class StochasticActions(ContinuousActions):
         return (self.log_temperature,)
 
     def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
-        """[B, D] -> [B, A] float32: the tanh of the mean, or one drawn.
+        """hidden [B, D] -> actions [B, A] float32: the tanh of the mean, or of a sample.
 
-        A temperature tempers the Gaussian's density: it multiplies the variance.
+        The sampling temperature multiplies the Gaussian's variance.
         """
         if sampling is None:
             return super().choose(hidden)
@@ -122,25 +122,25 @@ class StochasticActions(ContinuousActions):
 
     @torch.no_grad()
     def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """log_std: the logarithm of the standard deviation, mean over the dimensions."""
+        """log_std: the logarithm of the standard deviation, averaged over the dimensions."""
         return {"log_std": self.gaussian(hidden)[1].float().mean(-1)}
 
     def gaussian(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., D] -> the mean and the logarithm of the standard deviation, [..., A] each."""
+        """hidden [..., D] -> mean and logarithm of the standard deviation, [..., A] each."""
         low, high = LOG_STD
         inside = torch.tanh(self.log_std(hidden))
         return self.head(hidden), low + (high - low) / 2 * (inside + 1)
 
     def _drawn(self, batch: Batch, rng: torch.Generator) -> Tensor:
-        """Standard normal numbers [B, T, A]: by each transition's own row, so that neither its
-        place in a batch, nor which part of a batch comes here, nor padding changes them."""
+        """Standard normal numbers [B, T, A]. Each depends on its transition's row in the store, and
+        not on its position in the batch, the split of the batch or the padding."""
         salt = torch.randint(2**62, (), generator=rng, device=rng.device)
         steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         return normals(mix(batch.ids[:, None] + steps + salt), batch.actions.shape[-1])
 
 
 def log_likelihood(before: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Of tanh(before), for the Gaussian behind a tanh: [..., A] each -> [...]."""
+    """Log-likelihood of tanh(before) under the tanh of a Gaussian: [..., A] each -> [...]."""
     distance = (before - mean) / log_std.exp()
     density = -0.5 * distance.square() - log_std - 0.5 * math.log(2 * math.pi)
     slope = 2 * (math.log(2) - before - F.softplus(-2 * before))  # log(1 - tanh(before)^2)
@@ -157,17 +157,17 @@ class DiscreteActions(Actions):
         self.head = nn.Linear(width, size)
 
     def choose(self, hidden: Tensor, sampling: Sampling | None = None) -> Tensor:
-        """[B, D] -> [B] int64: the likeliest, or one drawn from the softmax."""
+        """hidden [B, D] -> actions [B] int64: the most likely, or sampled from the softmax."""
         logits = self.head(hidden)
         if sampling is None:
             return logits.argmax(-1)
         reached = (logits.float() / sampling.temperature).softmax(-1).cumsum(-1)  # [B, A]
         below = (reached <= sampling.draws[:, None]).sum(-1)
-        return below.clamp(max=logits.shape[-1] - 1)  # the sum may stay short of 1
+        return below.clamp(max=logits.shape[-1] - 1)  # the sum may be less than 1
 
     @torch.no_grad()
     def metrics(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """accuracy: 1 where the likeliest action is the data's."""
+        """accuracy: 1 where the most likely action is the data's."""
         return {"accuracy": (self.head(hidden).argmax(-1) == batch.actions).float()}
 
     def loss(self, hidden: Tensor, actions: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class DiscreteActions(Actions):
         return F.cross_entropy(self.head(hidden).transpose(1, 2), actions, reduction="none")
 
 
-# By the kind of action and the policy's `head`.
+# Classes by the kind of action and the policy's `head`.
 ACTIONS: dict[tuple[str, str], type[ContinuousActions | DiscreteActions]] = {
     ("continuous", "plain"): ContinuousActions,
     ("continuous", "stochastic"): StochasticActions,
@@ -187,9 +187,10 @@ Head = Literal["plain", "stochastic"]
 def make_actions(
     spec: Spec, width: int, embedded: bool = True, head: Head = "plain"
 ) -> ContinuousActions | DiscreteActions:
-    """What suits the data's actions; without `embed` where no action is ever an input.
+    """The module for the data's actions.
 
-    UserError for a head that the kind of action has not.
+    embedded: whether it has `embed`; False where actions are never an input. UserError for a head
+    that does not exist for the kind of action.
     """
     kind = spec.action_kind
     require((kind, head) in ACTIONS, f"config: policy.head {head} is not for {kind} actions")

@@ -1,7 +1,7 @@
-"""Critics: learnt beside a policy that plans, they tell what an imagined step is worth.
+"""Critics: value functions that are trained with a planning policy and score imagined steps.
 
-To add one: a module here, and a frozen config that inherits `CriticConfig`, registers itself and
-builds it.
+To add one, write a module here and a frozen config that inherits `CriticConfig`, registers itself
+and builds the module.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.models.encoders import Standardizer
 from decision_seq.types import Batch, Spec
 
-FIT_ROWS = 1 << 20  # transitions whose outcomes are looked at at a time
+FIT_ROWS = 1 << 20  # transitions whose outcomes are read at a time
 
 
 class Critic(nn.Module):
     """A value function of vector observations and continuous actions.
 
-    What a policy is held to holds for it: `weights` knows no parameter, the losses reach all that
-    is trained, and what is not trained changes in `after_step` alone.
+    The rules of a policy apply to it: `weights` depends on no parameter, the losses reach every
+    trained parameter, and parameters that are not trained change only in `after_step`.
     """
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
-        """Take from the data what must be known before training, into buffers.
+        """Compute statistics of the data before training and store them in buffers.
 
-        conditions: [N, C], of which the first two are each step's reward and value.
+        conditions: [N, C]; the first two columns are each step's reward and value.
         """
         raise NotImplementedError
 
     def weights(self, batch: Batch) -> dict[str, Tensor]:
-        """What each step counts in each loss, name -> [B, T]; names begin with `critic_`."""
+        """Weight of each step in each loss, name -> [B, T]; names begin with `critic_`."""
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Of the same names, [B, T], unreduced."""
+        """Unreduced losses with the same names, [B, T]."""
         raise NotImplementedError
 
     def onward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """[R, S], [R, A] -> [R]: the expected discounted return from this step's reward on."""
+        """Expected discounted return from this step's reward on: [R, S], [R, A] -> [R]."""
         raise NotImplementedError
 
     def after_step(self) -> None:
@@ -55,21 +55,21 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True)
 class CriticConfig(draccus.ChoiceRegistry):
-    """A critic's hyper-parameters and the only place of their defaults."""
+    """Hyper-parameters of a critic, and the only place of their defaults."""
 
     @classmethod
     def default_choice_name(cls) -> str:
         return "none"
 
     def build(self, spec: Spec) -> Critic | None:
-        """None where there is to be no critic."""
+        """Build the critic; None for no critic."""
         raise NotImplementedError
 
 
 @CriticConfig.register_subclass("none")
 @dataclass(frozen=True)
 class NoCriticConfig(CriticConfig):
-    """The policy itself tells what its steps are worth."""
+    """No critic: the policy estimates rewards and values by their tokens."""
 
     def build(self, spec: Spec) -> None:
         return None
@@ -78,16 +78,20 @@ class NoCriticConfig(CriticConfig):
 @CriticConfig.register_subclass("iql")
 @dataclass(frozen=True)
 class IQLConfig(CriticConfig):
-    """expectile: above 0.5 the value of a state leans to what the data's better actions bring;
-    width: of two hidden layers; rate: at which the target networks follow, an update.
+    """Settings of implicit Q-learning.
 
-    Defaults: ikostrikov/implicit_q_learning configs/mujoco_config.py; its AntMaze has 0.9. Unlike
-    there (Adam, 3e-4) it learns by the optimiser, the learning rate and the clipping of the policy.
+    Defaults: ikostrikov/implicit_q_learning configs/mujoco_config.py. Unlike there (Adam, 3e-4), it
+    is trained with the optimizer, the learning rate and the clipping of the policy.
     """
 
     expectile: float = 0.7
+    """Expectile of the state values; above 0.5 they lean to the returns of the data's better
+    actions. The original uses 0.9 for AntMaze."""
     width: int = 256
+    """Width of the two hidden layers."""
     rate: float = 0.005
+    """Part of the difference by which the target networks approach the trained ones at each
+    update."""
 
     def __post_init__(self) -> None:
         where = "config: policy.critic."
@@ -101,12 +105,12 @@ class IQLConfig(CriticConfig):
 
 
 class IQL(Critic):
-    """Implicit Q-learning (Kostrikov et al., 2021): what the best actions among the data's bring,
-    without asking for any that the data do not hold.
+    """Implicit Q-learning (Kostrikov et al., 2021): the values of the best actions in the data.
 
-    A step is learnt from with the observation that the window has next, or as the last of its
-    episode; the last of a window, and one before a time limit, have neither. All is computed in
-    units of `scale`, and never in half precision: small errors add up over a long bootstrap.
+    It never evaluates actions that are not in the data. A step is trained on if the window has its
+    next observation, or if it terminates its episode; the last step of a window and one before a
+    time limit are left out. All is computed in units of `scale`, and never in half precision,
+    because small errors add up over a long bootstrap.
     """
 
     scale: Tensor
@@ -123,9 +127,10 @@ class IQL(Critic):
         self.target_q.load_state_dict(self.q.state_dict())
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
-        """The scale is the largest discounted return of any step, of either sign.
+        """Set the scale to the largest absolute discounted return of any step.
 
-        Where rewards are rare, that of most steps is 0: any mean would be far from what is learnt.
+        With rare rewards the return of most steps is 0, and any mean would be far from the values
+        to learn.
         """
         self.standardize.fit(store)
         largest = 0.0
@@ -169,10 +174,10 @@ class IQL(Critic):
 
 
 class Networks(nn.Module):
-    """`count` networks of two hidden ReLU layers side by side: [..., I] -> [count, ...].
+    """`count` parallel networks of two hidden ReLU layers: [..., I] -> [count, ...].
 
-    Their weights are no linear layers', which `train.decay weights` draws to 0: values have no
-    reason to be small.
+    Their weights are not in linear layers, so `train.decay weights` does not decay them: values
+    need not be small.
     """
 
     def __init__(self, count: int, inputs: int, width: int) -> None:
@@ -190,10 +195,10 @@ class Networks(nn.Module):
 
 
 def _uniform(inputs: int, *shape: int) -> nn.Parameter:
-    """As PyTorch's linear layers begin."""
+    """A parameter, initialized like those of PyTorch's linear layers."""
     return nn.Parameter(torch.empty(shape).uniform_(-(inputs**-0.5), inputs**-0.5))
 
 
 def _followed(mask: Tensor) -> Tensor:
-    """[B, T]: whether a window has the step after this one."""
+    """Mask [B, T] of the steps whose next step is in the window."""
     return mask & F.pad(mask[:, 1:], (0, 1))

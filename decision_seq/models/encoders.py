@@ -1,4 +1,4 @@
-"""From observations to tokens.
+"""Encoders: observations to tokens.
 
 To add one: a module here, and a frozen config that inherits `EncoderConfig`, registers itself and
 builds it.
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from decision_seq.config import require
 from decision_seq.data.store import EpisodeStore
 
-FIT_FRAMES = 2_000  # that a mean frame is the mean of, all along the data
+FIT_FRAMES = 2_000  # frames, spread evenly over the data, whose mean is the mean frame
 
 
 class Encoder(nn.Module):
-    """Observations as a `Batch` holds them -> one token a step, which no other step bears on."""
+    """Encodes the observations of a `Batch` as one token per step, each step independently."""
 
     def fit(self, store: EpisodeStore) -> None:
-        """Take from the data what must be known before training."""
+        """Compute statistics of the data, before training."""
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, T, S] or [B, stack - 1 + T, H, W] -> [B, T, D]."""
@@ -39,14 +39,14 @@ class EncoderConfig(draccus.ChoiceRegistry):
         return "vector"
 
     def build(self, shape: tuple[int, ...], width: int) -> Encoder:
-        """shape: of one observation; UserError when it is not of the kind that is encoded."""
+        """shape: of one observation; UserError where the encoder does not take such a shape."""
         raise NotImplementedError
 
 
 class Standardizer(Encoder):
     """Standardises a vector by the data's statistics.
 
-    They are buffers: fitted once from the store, they travel with the weights.
+    They are buffers: fitted once from the store, and saved with the weights.
     """
 
     mean: Tensor
@@ -63,9 +63,9 @@ class Standardizer(Encoder):
     def take(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Mean and population standard deviation of the observations, [S] each.
 
-        A dimension that never varied in the data is only centred. (kzl/decision-transformer,
-        gym/experiment.py, divides it by 1e-6: were it to vary at evaluation, as the contact forces
-        of D4RL's ant do in newer simulators, it would drown all others.)
+        A dimension that is constant in the data is only centred. (kzl/decision-transformer,
+        gym/experiment.py, divides it by 1e-6: if it varies at evaluation, as the contact forces of
+        D4RL's ant do in newer simulators, it then dominates all others.)
         """
         self.mean.copy_(torch.as_tensor(mean))
         self.std.copy_(torch.as_tensor(np.where(std > 1e-6, std + 1e-6, 1.0)))
@@ -78,7 +78,7 @@ class Standardizer(Encoder):
 @EncoderConfig.register_subclass("vector")
 @dataclass(frozen=True)
 class VectorConfig(EncoderConfig):
-    """Standardised, then embedded linearly."""
+    """An encoder of vectors: standardisation, then a linear layer."""
 
     def build(self, shape: tuple[int, ...], width: int) -> VectorEncoder:
         require(
@@ -104,15 +104,14 @@ class VectorEncoder(Standardizer):
 @EncoderConfig.register_subclass("image")
 @dataclass(frozen=True)
 class ImageConfig(EncoderConfig):
-    """channels: of the three convolutions. Defaults: kzl/decision-transformer atari/.
-
-    centered: the data's mean frame is subtracted and the deviation of their pixels divided by, in
-    place of 255. What stands still drowns what moves otherwise: on two cores within the hour, a
-    small network learns to see Pong's ball with it and not without.
-    """
+    """Three convolutions. Defaults: kzl/decision-transformer atari/."""
 
     channels: tuple[int, int, int] = (32, 64, 64)
+    """Channels of the three convolutions."""
     centered: bool = False
+    """Subtract the data's mean frame, and divide by the standard deviation of the pixels instead of
+    255. Without it the static background dominates: in an hour on two cores, a small network
+    learns to see Pong's ball with it and not without it."""
 
     def __post_init__(self) -> None:
         for count in self.channels:
@@ -133,8 +132,8 @@ class ImageConfig(EncoderConfig):
 class ImageEncoder(Encoder):
     """The convolutions of DQN (Mnih et al., 2015) over a stack of frames, then one linear layer.
 
-    Facts: kzl/decision-transformer atari/mingpt/model_atari.py. The tanh that follows there is the
-    policy's affair.
+    Facts: kzl/decision-transformer atari/mingpt/model_atari.py. The tanh that follows there is in
+    the policy here (`squash`).
     """
 
     mean: Tensor
@@ -168,8 +167,8 @@ class ImageEncoder(Encoder):
     def forward(self, observations: Tensor) -> Tensor:
         """Frames [B, stack - 1 + T, H, W], 0 to 255 -> [B, T, D]."""
         steps = observations.shape[1] - self.stack + 1
-        frames = [observations[:, i : i + steps] for i in range(self.stack)]
-        # Channels last in memory: on a CPU the way back takes half the time.
+        frames = [observations[:, i : i + steps] for i in range(self.stack)]  # [B, T, H, W] each
+        # Channels last in memory: on a CPU that halves the time of the backward pass.
         stacks = torch.stack(frames, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, stack, H, W]
         stacks = stacks.to(self.scale.dtype)
         stacks = stacks.sub_(self.mean).div_(self.scale)  # in place: they are most of the memory

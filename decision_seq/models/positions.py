@@ -1,4 +1,4 @@
-"""Where in time a token stands: how the streams of a step become a sequence.
+"""Position embeddings: how the tokens of the steps become a sequence that carries time.
 
 To add one: a module here, and a frozen config that inherits `PositionsConfig`, registers itself and
 builds it.
@@ -17,9 +17,10 @@ from decision_seq.config import require
 
 
 class Positions(nn.Module):
-    """Interleaves the M tokens of every step, and tells each when it is.
+    """Interleaves the M tokens of every step and adds position embeddings.
 
-    lasting: whether a token stays what it is while a window slides over its episode.
+    lasting: True where a token stays the same while the window slides over its episode, that is,
+    where its embedding depends on its timestep and not on its place in the window.
     """
 
     lasting = False
@@ -31,27 +32,26 @@ class Positions(nn.Module):
 
 @dataclass(frozen=True)
 class PositionsConfig(draccus.ChoiceRegistry):
-    """What tells the time, and the only place of its defaults."""
+    """The hyper-parameters of position embeddings, and the only place of their defaults."""
 
     @classmethod
     def default_choice_name(cls) -> str:
         return "timestep"
 
     def build(self, length: int, max_timestep: int, width: int) -> Positions:
-        """length: tokens in a whole window."""
+        """length: tokens in a full window."""
         raise NotImplementedError
 
 
 @PositionsConfig.register_subclass("timestep")
 @dataclass(frozen=True)
 class TimestepConfig(PositionsConfig):
-    """std: spread of the timestep embedding's first values.
-
-    1, PyTorch's default and the original's, drowns the other tokens at timesteps that the data
-    seldom reach, and a policy that outlives its data falls there; 0.02 lets it go on.
-    """
+    """One learned vector per timestep."""
 
     std: float = 1.0
+    """Standard deviation of the timestep embedding's initial values. With 1, PyTorch's default and
+    the original's, rarely trained timestep embeddings dominate the sum, and policies fail beyond
+    the timesteps that the data reach; 0.02 avoids that."""
 
     def __post_init__(self) -> None:
         std = self.std
@@ -62,7 +62,7 @@ class TimestepConfig(PositionsConfig):
 
 
 class TimestepPositions(Positions):
-    """One learned vector a timestep, shared by the tokens of the step; then LayerNorm.
+    """One learned vector per timestep, added to each token of the step; then LayerNorm.
 
     kzl/decision-transformer gym/decision_transformer/models/decision_transformer.py.
     """
@@ -76,23 +76,25 @@ class TimestepPositions(Positions):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
-        return self.norm((tokens + self.embed(timesteps)[:, :, None]).flatten(1, 2))
+        embedded = tokens + self.embed(timesteps)[:, :, None]  # [B, T, M, D]
+        return self.norm(embedded.flatten(1, 2))  # [B, T * M, D]
 
 
 @PositionsConfig.register_subclass("window")
 @dataclass(frozen=True)
 class WindowConfig(PositionsConfig):
-    """The two tables of the paper's Atari model."""
+    """The two embedding tables of the paper's Atari model."""
 
     def build(self, length: int, max_timestep: int, width: int) -> WindowPositions:
         return WindowPositions(length, max_timestep, width)
 
 
 class WindowPositions(Positions):
-    """One learned vector a place in the window, one for the timestep at which the window begins.
+    """One learned vector per place in the window, and one for the window's first timestep.
 
-    kzl/decision-transformer atari/mingpt/model_atari.py; both begin at zero, as there. (It takes
-    the first step's timestep in training and the newest one's in a rollout; here both the first's.)
+    kzl/decision-transformer atari/mingpt/model_atari.py; both are initialised with zeros, as there.
+    (It takes the first step's timestep in training and the newest step's in a rollout; here both
+    take the first step's.)
     """
 
     def __init__(self, length: int, max_timestep: int, width: int) -> None:
@@ -102,7 +104,7 @@ class WindowPositions(Positions):
         nn.init.zeros_(self.begin.weight)
 
     def forward(self, tokens: Tensor, timesteps: Tensor) -> Tensor:
-        tokens = tokens.flatten(1, 2)
-        # Behind a whole window only padding can stand.
+        tokens = tokens.flatten(1, 2)  # [B, T * M, D]
+        # Only padding can follow a full window.
         places = torch.arange(tokens.shape[1], device=tokens.device).clamp(max=len(self.place) - 1)
         return tokens + self.place[places] + self.begin(timesteps[:, :1])

@@ -1,12 +1,13 @@
-"""Policies, one file a paper.
+"""Policies, one file per paper.
 
-To add one: a file here with a frozen config that inherits `PolicyConfig`, registers itself and
-builds the policy, and its import below. The contract tests pick it up from the registry.
+To add one: write a file here with a frozen config that inherits `PolicyConfig`, registers itself
+and builds the policy, and import it below. The contract tests find it in the registry.
 
-What a step counts in each loss is said by `weights`, before the network; `forward` returns the
-losses of the same names, unreduced. So a batch can be cut among ranks and micro-batches. The sum of
-the losses must reach every trained parameter, no two of which may be one tensor, and a buffer may
-change in `after_step` alone: replicas are compared to the bit when a run ends.
+`weights` returns the weight of each step in each loss, before the network runs. `forward` returns
+losses of the same names, unreduced. A batch can therefore be split over ranks and micro-batches.
+Every trained parameter must receive a gradient from the sum of the losses, and no two parameters
+may share a tensor. Buffers may change in `after_step` only: replicas are compared to the bit when a
+run ends.
 """
 
 from decision_seq.policies.base import Policy, PolicyConfig

@@ -20,17 +20,17 @@ from decision_seq.models.auxiliary.base import Auxiliary, AuxiliaryConfig, Featu
 from decision_seq.models.backbones.base import State
 from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
-# name -> values [B, T]; reduced once, by `train.update.masked_mean`, with the policy's weights.
+# name -> values [B, T]; `train.update.masked_mean` reduces them, with the policy's weights.
 Losses = dict[str, Tensor]
 
 
 class Learnt(NamedTuple):
-    """What a policy computes of a training batch.
+    """Output of a policy for a training batch.
 
     losses: name -> [B, T], unreduced and without their factors (`Policy.loss_weights`).
-    features: what auxiliary losses read; None where the policy has none to give.
-    state: what the next windows of the same rows begin with; None where nothing is carried.
-    metrics: name -> [B, T], logged as means over the real steps; nothing is learnt from them.
+    features: input of the auxiliary losses; None for a policy without features.
+    state: initial state of the next windows of the same rows; None where no state is carried.
+    metrics: name -> [B, T], logged as means over the real steps; no gradient flows from them.
     """
 
     losses: Losses
@@ -40,17 +40,19 @@ class Learnt(NamedTuple):
 
 
 class Policy(nn.Module):
-    """Embeds a batch, lays it out as tokens, and returns named losses or actions.
+    """Base class of policies: a module that maps a batch to named losses or to actions.
 
-    A subclass gives `counted`, `learn`, `encode`, `decide` and `fit`. `weights` and `forward` are
-    the base class's own: they add the auxiliary losses and apply the burn-in.
+    A subclass implements `counted`, `learn`, `encode`, `decide` and `fit`. The base class provides
+    `weights` and `forward`, which add the auxiliary losses and apply the burn-in.
 
-    A batch may come in parts (ranks, micro-batches): what each step counts is known from `weights`
-    before any part goes through the network, so every part is divided by the whole batch's sum.
+    A batch may be split into parts (ranks, micro-batches). `weights` gives the weight of each step
+    before any part goes through the network, so every part is divided by the sum over the whole
+    batch.
 
-    futures: see `PolicyConfig`. memory: `window`, a rollout shows `decide` the last K steps;
-    `episode`, the last two, and `decide` carries a state over the episode. loss_weights: factors
-    of the losses in the sum that is minimised, 1 where absent.
+    futures: see `PolicyConfig`. burn_in: see `PolicyConfig`. memory: with `window`, a rollout
+    passes the last K steps to `decide`; with `episode`, the last two, and `decide` carries a state
+    over the episode. loss_weights: factors of the losses in the sum that is minimised, 1 where
+    absent.
     """
 
     spec: Spec
@@ -64,37 +66,38 @@ class Policy(nn.Module):
         self.momentum_encoder: nn.Module | None = None
         self.loss_weights: dict[str, float] = {}
 
-    # What a subclass gives.
+    # Implemented by subclasses.
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
-        """Take from the data what must be known before training: statistics, into buffers.
+        """Compute statistics of the data before training and store them in buffers.
 
-        conditions: the labels of every transition, [N, C], as `data.conditioning.label` gives them.
+        conditions: the labels of every transition, [N, C], from `data.conditioning.label`.
         """
         raise NotImplementedError
 
     def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """What each step counts in each loss, name -> [B, T]: computed without parameters.
+        """The weight of each step in each loss, name -> [B, T], computed without parameters.
 
-        rng: seeded as `learn` finds it, so what is drawn here (masked positions) is drawn alike;
-        and alike for every part of a batch, so what a step draws must follow from `Batch.ids`.
+        rng: has the same seed as in `learn`, so both can draw the same numbers (masked positions).
+        The seed is also the same for every part of a batch, so the numbers drawn for a step must
+        depend on `Batch.ids`.
         """
         return {"action": batch.mask}
 
     def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
-        """A torch batch [B, T] -> losses of the names of `counted`, features, state, metrics.
+        """A torch batch [B, T] -> losses with the names of `counted`, features, state, metrics.
 
-        rng: supplies what a policy draws itself; dropout draws from torch's own generator. The loss
-        `action` of a discrete action is its negative log-likelihood, which `offline` reads there.
-        state: what the rows' former windows left, where the sampler is consecutive; rows that begin
-        an episode take no notice of it.
+        rng: generator of the policy's own random numbers; dropout draws from torch's generator.
+        The loss `action` of a discrete action must be its negative log-likelihood: `offline` reads
+        it. state: the state after the previous windows of the same rows, where the sampler is
+        consecutive; rows that begin an episode ignore it.
         """
         raise NotImplementedError
 
     def encode(self, observations: Tensor) -> Tensor:
-        """Encoded observations, [B, T, F]: each by itself, whatever its place.
+        """Encoded observations, [B, T, F], each independent of the others and of its position.
 
-        A rollout encodes an observation once, when it is new.
+        A rollout encodes each observation once.
         """
         raise NotImplementedError
 
@@ -103,24 +106,25 @@ class Policy(nn.Module):
     ) -> tuple[Tensor, Any]:
         """Actions [B, A] or [B] at the newest step of each row, and the state after it (or None).
 
-        batch: its observations are encoded. state: `initial_state` before a rollout's first step,
-        then what `decide` returned at the step before: rows keep their place, and a row whose
-        newest timestep is 0 begins an episode. Without a state, all that a policy knows is in the
-        batch. sampling: of actions, or of what plans imagine; None takes the likeliest.
+        batch: its observations are encoded. state: `initial_state` at a rollout's first step,
+        then the state that `decide` returned at the previous step. The order of the rows does not
+        change, and a row whose newest timestep is 0 begins an episode. Without a state, the batch
+        is the policy's only input. sampling: how actions, or the tokens of plans, are sampled; None
+        for the most likely ones.
         """
         raise NotImplementedError
 
     def initial_state(self, rows: int) -> Any:
-        """What `decide` receives at a rollout's first step; None where it needs nothing."""
+        """The state that `decide` receives at a rollout's first step; None for no state."""
         return None
 
     def shown_steps(self, context_length: int) -> int:
-        """How many of the newest steps a rollout shows to `decide`."""
+        """Number of the newest steps that a rollout passes to `decide`."""
         return context_length if self.memory == "window" else 2
 
     def hindsight(self, batch: Batch) -> Batch:
         """The training batch with the conditions that `learn` uses: its own, or those that the
-        policy makes from what follows in the data."""
+        policy computes from later steps in the data."""
         return batch
 
     def conditioning(self, given: Conditioning) -> Conditioning:
@@ -132,37 +136,37 @@ class Policy(nn.Module):
         return conditioning.relabel(episode)
 
     def feature_sizes(self) -> Sizes:
-        """Widths of `Learnt.features`; asked only of policies whose configuration promises them."""
+        """Widths of `Learnt.features`; called only where the config has `gives_features`."""
         raise NotImplementedError
 
     def encoder_module(self) -> nn.Module:
-        """The module behind `encode`, of which auxiliary losses may ask a slowly moving copy."""
+        """The module that `encode` uses; auxiliary losses may use a slowly moving copy of it."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of trained parameters with settings of their own for the optimizer.
+        """Groups of trained parameters, each with its own optimizer settings.
 
         By default one group; a group without `weight_decay` is split by `train.decay`.
         """
         return [{"params": [weight for weight in self.parameters() if weight.requires_grad]}]
 
     def after_step(self) -> None:
-        """Called after every update of the weights; a subclass calls its base class's."""
+        """Hook called after every update of the weights; overrides must call the base method."""
         for _, auxiliary in self._auxiliaries():
             auxiliary.after_step()
         self._move_momentum()
 
-    # What the base class does with it.
+    # Provided by the base class.
 
     @final
     def weights(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """What each step counts in every loss, auxiliary ones too, name -> [B, T].
+        """The weight of each step in every loss, auxiliary ones included, name -> [B, T].
 
-        Steps of the burn-in count nothing, but in windows that begin an episode.
+        Steps of the burn-in have weight 0, except in windows that begin an episode.
         """
         weights = dict(self.counted(batch, rng))
         for label, auxiliary in self._auxiliaries():
-            weights[label] = auxiliary.counted(batch, self._apart(rng, label))
+            weights[label] = auxiliary.counted(batch, self._generator_of(rng, label))
         if self.burn_in == 0:
             return weights
         steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
@@ -170,7 +174,7 @@ class Policy(nn.Module):
         return {name: values * past for name, values in weights.items()}
 
     def forward(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
-        """As `learn`, with the auxiliary losses, and without the features that they have read."""
+        """As `learn`, with the auxiliary losses and without the features."""
         learnt = self.learn(batch, rng, state)
         losses = dict(learnt.losses)
         if len(self.auxiliary):
@@ -178,12 +182,12 @@ class Policy(nn.Module):
             momentum = None if self.momentum_encoder is None else self._encoded_by_momentum
             features = learnt.features._replace(momentum=momentum)
             for label, auxiliary in self._auxiliaries():
-                losses[label] = auxiliary.learn(features, batch, self._apart(rng, label))
+                losses[label] = auxiliary.learn(features, batch, self._generator_of(rng, label))
         return learnt._replace(losses=losses, features=None)
 
     @final
     def add_auxiliary(self, configs: dict[str, AuxiliaryConfig]) -> None:
-        """Build the auxiliary losses, by label; called once, when the policy is built."""
+        """Build the auxiliary losses by label. Called once, when the policy is built."""
         for label, config in configs.items():
             auxiliary = config.build(self.spec, self.feature_sizes())
             self.auxiliary[label] = auxiliary
@@ -194,7 +198,7 @@ class Policy(nn.Module):
     def act(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, Any]:
-        """As `decide`, from observations that are not encoded."""
+        """As `decide`, for a batch whose observations are not encoded."""
         return self.decide(self.encoded(batch), state, sampling)
 
     def encoded(self, batch: Batch) -> Batch:
@@ -207,8 +211,8 @@ class Policy(nn.Module):
             yield label, module
 
     @staticmethod
-    def _apart(rng: torch.Generator, label: str) -> torch.Generator:
-        """A generator of an auxiliary loss's own: the same for `weights` and `forward`."""
+    def _generator_of(rng: torch.Generator, label: str) -> torch.Generator:
+        """A separate generator for an auxiliary loss, the same in `weights` and `forward`."""
         seed = rng.initial_seed() ^ zlib.crc32(label.encode())
         return torch.Generator(rng.device).manual_seed(seed)
 
@@ -230,42 +234,45 @@ class Policy(nn.Module):
 
 
 def begins_episode(batch: Batch) -> Tensor:
-    """[B]: whether the newest step of each row is the first of its episode."""
+    """Whether the newest step of each row is the first of its episode, [B]."""
     newest = (batch.lengths - 1)[:, None]
     return batch.timesteps.gather(1, newest)[:, 0] == 0
 
 
 @dataclass(frozen=True)
 class PolicyConfig(draccus.ChoiceRegistry):
-    """A policy's hyper-parameters and the only place of their defaults.
+    """A policy's hyper-parameters, with their defaults.
 
-    What an entry of the registry says of itself, for checks and for the contract tests:
-    needs: labels that the policy learns from, by name; they come first in a condition. takes: the
-    other labels that it can use; None for any that a rollout knows. actions, observations: the
-    kinds it can be built for. ignores: fields of a `Batch` that it leaves out by design.
-    gives_features: whether auxiliary losses can be added. example: settings that make it small.
+    The class attributes describe an entry of the registry, for checks and for the contract tests.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    """Names of the labels that the policy learns from; they come first in a condition."""
     takes: ClassVar[tuple[str, ...] | None] = None
+    """Names of the other labels that it can use; None for all that a rollout knows."""
     actions: ClassVar[tuple[str, ...]] = ("continuous", "discrete")
+    """Kinds of actions that it can be built for."""
     observations: ClassVar[tuple[str, ...]] = ("vector", "frames")
+    """Kinds of observations that it can be built for."""
     ignores: ClassVar[tuple[str, ...]] = ()
+    """Fields of a `Batch` that it does not read."""
     gives_features: ClassVar[bool] = False
+    """Whether auxiliary losses can be added to it."""
     example: ClassVar[dict[str, Any]] = {}
+    """Settings of a small policy, for the contract tests."""
 
     context_length: int = 20
     """K, the steps in a training window and in the context of a rollout."""
     burn_in: int = field(default=0, kw_only=True)
-    """Steps at the start of a window that only refresh the state: they count in no loss, unless the
-    window begins an episode. With `windows segments` consecutive windows share them."""
+    """Steps at the start of a window that only refresh the state. They count in no loss, except in
+    windows that begin an episode. With `windows segments` consecutive windows overlap by them."""
     auxiliary: dict[str, AuxiliaryConfig] = field(default_factory=dict, kw_only=True)
-    """Auxiliary losses by label, as {inverse: {name: inverse_dynamics, weight: 0.1}}."""
+    """Auxiliary losses by label, such as {inverse: {name: inverse_dynamics, weight: 0.1}}."""
 
     def __post_init__(self) -> None:
         length = self.context_length
         require(length >= 1, f"config: policy.context_length {length} must be at least 1")
-        most = 100_000  # else windows are laid out until memory ends
+        most = 100_000  # longer windows exhaust the memory
         require(length <= most, f"config: policy.context_length {length} must be at most {most:,}")
         burn_in = self.burn_in
         require(
@@ -289,7 +296,7 @@ class PolicyConfig(draccus.ChoiceRegistry):
 
     @property
     def futures(self) -> int:
-        """How many observations behind a window are gathered with it for training."""
+        """Number of observations after a window that are gathered with it for training."""
         return 0
 
     @classmethod
@@ -322,18 +329,18 @@ class PolicyConfig(draccus.ChoiceRegistry):
         return policy
 
     def make(self, spec: Spec) -> Policy:
-        """The policy itself, for data that fit."""
+        """The untrained policy, for data that it can be built for."""
         raise NotImplementedError
 
 
 def check_labels(policy: PolicyConfig, conditioning: Conditioning) -> None:
-    """UserError unless the conditioning's labels, by name, are those that the policy can use."""
+    """Raise UserError unless the policy can use the conditioning's labels, by name."""
     if policy.accepts(conditioning.fields):
         return
     found = ", ".join(conditioning.fields) or "nothing"
     wanted = f"needs the labels {', '.join(policy.needs)}" if policy.needs else "cannot use them"
     if set(conditioning.fields) & HINDSIGHT_ONLY and not policy.needs:
-        wanted = "would have to know them when it acts, and no rollout does"
+        wanted = "would need them as input, and they are unknown in a rollout"
     known = Conditioning.get_known_choices()
     fitting = " or ".join(sorted(n for n, cls in known.items() if policy.accepts(cls.fields)))
     raise UserError(

@@ -2,7 +2,7 @@
 
 The baseline of Chen et al. (2021); sizes: kzl/decision-transformer gym/experiment.py and
 gym/decision_transformer/models/mlp_bc.py. With the best X % of the data (`best_fraction`) it is
-their %BC. It sees no action and no condition.
+their %BC. Its input has no actions and no condition.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BehaviourCloningConfig(PolicyConfig):
     gives_features: ClassVar[bool] = True
 
     layers: int = 3
-    """Hidden layers."""
+    """Number of hidden layers."""
     width: int = 128
     """Width of each hidden layer."""
     dropout: float = 0.1
@@ -56,11 +56,11 @@ class BehaviourCloningConfig(PolicyConfig):
 
 
 class BehaviourCloning(Policy):
-    """The action of a step from the K states up to it, standardised, the oldest first.
+    """Multi-layer perceptron from the last K standardised states, oldest first, to the action.
 
-    States before the episode began are zeros, in training as in a rollout. (The original pads
-    training windows before it standardises them, rollouts afterwards, so that the first K - 1
-    steps of a rollout look like nothing it was trained on.)
+    States before the start of an episode are zeros, in training and in a rollout. (The original
+    pads training windows before it standardises them and rollouts afterwards, so the first K - 1
+    steps of a rollout differ from all training inputs.)
     """
 
     def __init__(self, config: BehaviourCloningConfig, spec: Spec) -> None:
@@ -79,12 +79,12 @@ class BehaviourCloning(Policy):
         self.standardize.fit(store)
 
     def counted(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        """A step counts where it sees in its window what it would see in a rollout.
+        """Weights of 1 for steps whose context in the window is the same as in a rollout.
 
-        That is K states, or all since the episode began. Among the windows of an episode each step
-        does so in exactly one: the loss is the mean over the transitions, each in its whole
-        context. (The original counts the last step of every window: never one of the first K - 1
-        of an episode, with which every rollout begins, and its last one K times.)
+        That context is K states, or all states since the start of the episode. Each step of an
+        episode has it in exactly one window, so the loss is the mean over the transitions, each
+        with its whole context. (The original counts the last step of every window. It never counts
+        the first K - 1 steps of an episode, and counts the last step K times.)
         """
         steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
         whole = (steps == self.config.context_length - 1) | (batch.timesteps[:, :1] == 0)
@@ -114,13 +114,13 @@ class BehaviourCloning(Policy):
         return self.actions.choose(self._hidden(newest), sampling), None
 
     def _contexts(self, encoded: Batch) -> Tensor:
-        """[B, T, K * S]: of every step of the window the K states up to it."""
+        """The K states up to every step of the window, [B, T, K * S]."""
         length = self.config.context_length
         states = F.pad(encoded.observations, (0, 0, length - 1, 0))
         return states.unfold(1, length, 1).transpose(2, 3).flatten(2)
 
     def _hidden(self, contexts: Tensor) -> Tensor:
-        """[..., K * S] -> [..., D]."""
+        """Contexts [..., K * S] -> hidden [..., D]."""
         for layer in self.layers:
             contexts = layer(contexts)
         return contexts

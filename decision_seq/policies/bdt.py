@@ -1,8 +1,8 @@
-"""Bi-directional Decision Transformer (Furuta et al., 2022): conditioned on a learnt summary of the
-states to come, in the place of the return.
+"""Bi-directional Decision Transformer (Furuta et al., 2022): conditioned on a learnt summary of
+future states instead of the return.
 
-Facts: frt03/generalized_dt train_bdt.py, models/decision_transformer.py. There the summaries are
-left in reverse order, so that the first step is conditioned on the last state alone; and only the
+Source: frt03/generalized_dt train_bdt.py, models/decision_transformer.py. There the summaries are
+left in reverse order, so that the first step is conditioned on the last state only, and only the
 states of the window are summarised. Here z_t = encoder(s_t, ..., s_{t+K-1}) at every step.
 """
 
@@ -37,9 +37,9 @@ class BidirectionalTransformerConfig(DecisionTransformerConfig):
     observations: ClassVar[tuple[str, ...]] = ("vector",)
 
     summary: BackboneConfig = field(default_factory=GPTConfig)
-    """The backbone that reads the states to come."""
+    """Backbone that summarises the future states."""
     summary_size: int = 16
-    """Size of z, the summary of the states to come."""
+    """Size of z, the summary of the future states."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,10 +58,10 @@ class BidirectionalTransformerConfig(DecisionTransformerConfig):
 
 
 class Summary(nn.Module):
-    """z_t of the states s_t, ..., s_{t+K-1}, or of those that an episode has left.
+    """Summary z_t of the states s_t, ..., s_{t+K-1}, or of fewer at the end of an episode.
 
-    A causal backbone reads them from the last to s_t, each with its distance from t; z_t follows
-    from what it has read in the end.
+    A causal backbone reads them from the last to s_t, each with an embedding of its distance from
+    t; z_t is computed from its last hidden state.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class Summary(nn.Module):
     def forward(self, states: Tensor, real: Tensor, steps: int) -> Tensor:
         """states [B, L, S], real [B, L] -> [B, steps, Z].
 
-        Unreal states are never seen, wherever they stand; behind the last there is none.
+        States that are not real are never read, at any position, nor are states after position L.
         """
         length = len(self.distances)
-        behind = max(steps + length - 1 - states.shape[1], 0)
-        states, real = F.pad(states, (0, 0, 0, behind)), F.pad(real, (0, behind))
-        order = (~real).long().argsort(stable=True)  # the real ones first, as they came
+        missing = max(steps + length - 1 - states.shape[1], 0)
+        states, real = F.pad(states, (0, 0, 0, missing)), F.pad(real, (0, missing))
+        order = (~real).long().argsort(stable=True)  # real ones first, in order
         embedded = self.encoder(states)
         embedded = embedded.gather(1, order[:, :, None].expand_as(embedded))
         ahead = torch.arange(steps, device=real.device)
@@ -91,17 +91,18 @@ class Summary(nn.Module):
         windows = embedded.unfold(1, length, 1)[:, :steps].flatten(0, 1).mT  # [B * steps, K, D]
         tokens = self.norm(windows + self.distances)
         places = torch.arange(length, device=real.device)
-        backwards = (left[:, None] - 1 - places).clamp_min(0)  # behind its own length: anything
+        backwards = (left[:, None] - 1 - places).clamp_min(0)  # past `left` any value will do
         tokens = tokens.gather(1, backwards[:, :, None].expand_as(tokens))
         hidden, _ = self.backbone(tokens, left[:, None] - 1)  # [B * steps, 1, D]
         return self.head(hidden[:, 0]).unflatten(0, (-1, steps))
 
 
 class BidirectionalTransformer(DecisionTransformer):
-    """A Decision Transformer whose condition it makes itself: tokens z_1, s_1, a_1, z_2, ...
+    """Decision Transformer that computes its own condition: tokens z_1, s_1, a_1, z_2, ...
 
-    Both are trained by the loss of the actions alone. A rollout is conditioned on the summaries of
-    a target trajectory, by itself on those of the data's best episode, which it keeps.
+    The summary and the transformer are trained by the loss of the actions only. A rollout is
+    conditioned on the summaries of a target trajectory, by default of the data's best episode,
+    which is stored in a buffer.
     """
 
     config: BidirectionalTransformerConfig
@@ -142,7 +143,7 @@ class BidirectionalTransformer(DecisionTransformer):
         return self._summaries(states.to(self.target))
 
     def conditioning(self, given: Conditioning) -> Conditioning:
-        if given.size:  # a target's
+        if given.size:  # from a target trajectory
             return given
         return Schedule([self._summaries(self.target[: int(self.target_length)])])
 

@@ -1,6 +1,6 @@
 """Decision Transformer (Chen et al., 2021): actions predicted from (return-to-go, state, action).
 
-Facts of the layout: kzl/decision-transformer gym/decision_transformer/models, atari/mingpt.
+Source of the layout: kzl/decision-transformer gym/decision_transformer/models, atari/mingpt.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class DecisionTransformerConfig(PolicyConfig):
     backbone: BackboneConfig = field(default_factory=GPTConfig)
     """The sequence model."""
     encoder: EncoderConfig = field(default_factory=VectorConfig)
-    """Turns an observation into a token."""
+    """Encoder of an observation into a token."""
     positions: PositionsConfig = field(default_factory=TimestepConfig)
-    """How tokens receive their place in time."""
+    """Position embedding of the tokens."""
     squash: bool = False
-    """A tanh after every embedding, as in the paper's Atari model; its Gym model has none."""
+    """Whether a tanh follows every embedding: the paper's Atari model has it, its Gym model not."""
     head: Head = "plain"
     """`plain` predicts the action, `stochastic` a distribution of continuous actions."""
 
@@ -47,11 +47,12 @@ class DecisionTransformerConfig(PolicyConfig):
 
 
 class DecisionTransformer(Policy):
-    """Tokens R_1, s_1, a_1, R_2, s_2, a_2, ...; the action is read at the state token.
+    """Decision Transformer over tokens R_1, s_1, a_1, R_2, s_2, a_2, ...
 
-    No token follows the last action of a window, so it is left out: L = 3T - 1. Without a condition
-    there is no R, and L = 2T - 1: behaviour cloning by a transformer. For a backbone with episode
-    memory all tokens are laid out: the last action is read before the next window's first token.
+    Actions are predicted at the state tokens. The last action of a window is left out because no
+    token follows it: L = 3T - 1. Without a condition there is no R and L = 2T - 1, which is
+    behaviour cloning by a transformer. A backbone with episode memory reads all tokens, the last
+    action before the next window's first token.
     """
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec) -> None:
@@ -69,7 +70,7 @@ class DecisionTransformer(Policy):
         self.embed_condition = nn.Linear(spec.condition_size, width) if conditioned else None
         self.encoder = config.encoder.build(spec.observation_shape, width)
         self.actions = make_actions(spec, width, head=config.head)
-        if config.squash and spec.action_kind == "discrete":  # else tanh would saturate
+        if config.squash and spec.action_kind == "discrete":  # a larger std saturates tanh
             nn.init.normal_(self.actions.embed.weight, std=0.02)
         length = self.tokens_per_step * config.context_length
         self.positions = config.positions.build(length, spec.max_timestep, width)
@@ -79,7 +80,7 @@ class DecisionTransformer(Policy):
             "config: policy.positions: a backbone that remembers the episode needs positions that"
             " follow it, such as timestep",
         )
-        # With one step in the window no past action is ever an input.
+        # With one step in the window, no past action is an input.
         self.actions.embed.requires_grad_(config.context_length > 1)
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
@@ -103,7 +104,7 @@ class DecisionTransformer(Policy):
         return Learnt(losses, features, state, metrics)
 
     def unrolled(self, encoded: Batch, state: State | None) -> tuple[Tensor, State | None]:
-        """Hidden states of all tokens, [B, T * M, D], and the state of the next windows."""
+        """Hidden states of all tokens, [B, T * M, D], and the initial state of the next windows."""
         if self.memory == "window":
             return self.backbone(self.all_tokens(encoded))
         count = self.tokens_per_step
@@ -120,7 +121,7 @@ class DecisionTransformer(Policy):
 
     @property
     def states(self) -> slice:
-        """Where the states' tokens are."""
+        """The positions of the state tokens."""
         return slice(self.tokens_per_step - 2, None, self.tokens_per_step)
 
     def encode(self, observations: Tensor) -> Tensor:
@@ -135,16 +136,16 @@ class DecisionTransformer(Policy):
         if state is None:
             newest: Read = (self.tokens_per_step * batch.lengths - 2)[
                 :, None
-            ]  # [B, 1], its state's
+            ]  # [B, 1], its state token
             hidden, _ = self.backbone(self.tokens(batch), newest)
         else:
             hidden, state = self._step(batch, state)
         return self.actions.choose(hidden[:, 0], sampling), state
 
     def _step(self, batch: Batch, state: State) -> tuple[Tensor, State | None]:
-        """The newest step of every row, after what the state holds -> hidden [B, 1, D].
+        """Read the newest step of every row after the carried state -> hidden [B, 1, D].
 
-        The action of the step before is read first: it was not known when that step was read.
+        The action of the previous step is read first: it was not known when that step was read.
         """
         tokens = self.all_tokens(batch).unflatten(1, (-1, self.tokens_per_step))  # [B, T, M, D]
         rows = torch.arange(len(tokens), device=tokens.device)
@@ -157,12 +158,12 @@ class DecisionTransformer(Policy):
         return self.backbone(tokens[rows, newest, :-1], slice(-1, None), after)
 
     def tokens(self, encoded: Batch) -> Tensor:
-        """[B, L, D]: the steps' tokens interleaved and told when they are; without the last one,
-        an action that no other is to follow."""
+        """The steps' tokens, interleaved and with positions, [B, L, D]; without the last action,
+        which no token follows."""
         return self.all_tokens(encoded)[:, :-1]
 
     def all_tokens(self, encoded: Batch) -> Tensor:
-        """[B, L + 1, D], as `tokens` has them, and the last action's."""
+        """As `tokens`, with the last action, [B, L + 1, D]."""
         streams = [encoded.observations, self._squash(self.actions.embed(encoded.actions))]
         if self.embed_condition is not None:
             streams.insert(0, self._squash(self.embed_condition(encoded.conditions)))

@@ -1,4 +1,4 @@
-"""The Trajectory Transformer as the planner sees it: it reads, and says what a step is worth."""
+"""The Trajectory Transformer as the planner's sequence model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from decision_seq.models.cache import Cache
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.planner import Reader
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Imagination:
-    """The policy as the planner sees it. goal: [B, S] tokens, or None."""
+    """A `SequenceModel` of the policy, with a key-value cache. goal: [B, S] tokens, or None."""
 
     def __init__(self, policy: TrajectoryTransformer, goal: Tensor | None) -> None:
         self.policy, self.goal = policy, goal
@@ -25,7 +25,7 @@ class Imagination:
         columns = torch.arange(tokens.shape[1], device=tokens.device) % width
         inputs = policy.embedded(tokens, columns, self.goals(len(tokens)))
         inputs = inputs + policy.positions[: inputs.shape[1]]
-        cache = policy.searched.begin(len(tokens), shared, policy.plan_memory)
+        cache = policy.searched.begin(len(tokens), shared)
         ends = torch.full_like(tokens[:, 0], tokens.shape[1]) if lengths is None else lengths
         ends = ends + policy.goal
         hidden = policy.searched.extend(inputs, cache, None if lengths is None else ends)
@@ -34,7 +34,7 @@ class Imagination:
         return CachedReader(policy, cache, newest, ends, tokens.shape[1] % width)
 
     def goals(self, rows: int) -> Tensor | None:
-        """Each environment's for all rows that stand on it, [R, S]."""
+        """The goal's tokens, repeated for all rows of each environment, [R, S]."""
         return None if self.goal is None else self.goal.repeat_interleave(rows // len(self.goal), 0)
 
     def appraise(self, transitions: Tensor, reward: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class Imagination:
         return rewards, onward.masked_fill((steps == layout.stop).any(1), 0)
 
     def _expected(self, logits: Tensor, column: int) -> Tensor:
-        """[R, N + 1] -> [R]. The part that stops is worth nothing."""
+        """Expected number of a column, from logits [R, N + 1] -> [R]; the stop token counts 0."""
         likely = logits.float().softmax(-1)[:, :-1]
         percentile, tokenizer = self.policy.config.planner.percentile, self.policy.tokenizer
         if percentile is None:
@@ -61,9 +61,10 @@ class Imagination:
 
 
 class CachedReader:
-    """What has been read in each row; the newest hidden states tell what follows.
+    """State of the policy after the tokens it has read, with a key-value cache.
 
-    newest: [R, D]; positions: [R] of the tokens to come; column: what they stand for.
+    newest: [R, D], the hidden states that predict the next tokens; positions: [R], those of the
+    next tokens; column: their dimension within a transition.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What an episode will have brought, told while it goes on (Chen et al., 2021, section 5.6).
+"""Prediction of an episode's return at every step (Chen et al., 2021, section 5.6).
 
-There the Decision Transformer predicts its own return tokens. Those of the steps before would tell
-it the answer where the one reward comes at the end, so here there are none.
+There the Decision Transformer predicts its own return tokens. Where the only reward comes at the
+end, the return tokens of earlier steps would contain the answer, so there are none here.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class ReturnPredictorConfig(DecisionTransformerConfig):
     example: ClassVar[dict[str, Any]] = {"estimates": "return"}
 
     estimates: Literal["success", "return"] = "success"
-    """`success`: the probability of a return of 1 where all others are 0, learnt by cross-entropy;
-    `return`: the expected return-to-go, learnt by squared error."""
+    """Predicted quantity: `success` is the probability of a return of 1 where all other returns are
+    0, learnt by cross-entropy; `return` is the expected return-to-go, learnt by squared error."""
     weight: float = 1.0
-    """Factor of that loss in the sum with the action's loss."""
+    """Factor of the prediction's loss in the sum with the action's loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,21 +47,22 @@ class ReturnPredictorConfig(DecisionTransformerConfig):
 
 
 class ReturnPredictor(DecisionTransformer):
-    """Tokens s_1, a_1, s_2, a_2, ...: actions are read, and cloned, at the states; the return-to-go
-    of a step, its reward included, is read at its action.
+    """Transformer over tokens s_1, a_1, s_2, a_2, ... that predicts actions and returns.
 
-    It is asked for nothing: rewards and what follows them are its labels, not its input.
+    Actions are predicted, by behaviour cloning, at the state tokens. The return-to-go of a step,
+    including its reward, is predicted at its action token. Rollouts have no target: rewards and
+    values are labels, not inputs.
     """
 
     def __init__(self, config: ReturnPredictorConfig, spec: Spec) -> None:
         super().__init__(config, replace(spec, condition_size=0))
         self.spec, self.estimates = spec, config.estimates
         self.loss_weights["return"] = config.weight
-        self.actions.embed.requires_grad_(True)  # even alone in its window, an action is read
+        self.actions.embed.requires_grad_(True)  # an input even where K = 1
         self.head = nn.Linear(self.backbone.width, 1)
 
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
-        """UserError where success is to be told of returns that are neither 0 nor 1."""
+        """As in the base class; UserError for `success` where a return is neither 0 nor 1."""
         super().fit(store, conditions)
         if self.estimates == "success":
             binary = bool(((store.returns == 0) | (store.returns == 1)).all())
@@ -89,11 +90,11 @@ class ReturnPredictor(DecisionTransformer):
         return Learnt(losses, features, state, self.actions.metrics(hidden, batch))
 
     def expected(self, batch: Batch) -> Tensor:
-        """The return-to-go, or the probability of success, once each action is known: [B, T]."""
+        """The return-to-go, or the probability of success, given each step's action, [B, T]."""
         hidden, _ = self.backbone(self.all_tokens(self.encoded(batch)))
         found = self._read(hidden)
         return found.sigmoid() if self.estimates == "success" else found
 
     def _read(self, hidden: Tensor) -> Tensor:
-        """hidden [B, 2T, D] -> [B, T] float32."""
+        """Predictions at the action tokens: hidden [B, 2T, D] -> [B, T] float32."""
         return self.head(hidden[:, 1::2])[..., 0].float()

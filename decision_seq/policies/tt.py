@@ -1,6 +1,6 @@
 """Trajectory Transformer (Janner et al., 2021): every number of a trajectory is a token.
 
-Actions are planned: the model imagines what would follow, and the search keeps the best.
+Actions are planned by beam search over futures that the model predicts.
 Facts: jannerm/trajectory-transformer trajectory/models/transformers.py, config/offline.py.
 """
 
@@ -21,14 +21,13 @@ from decision_seq.data.store import EpisodeStore
 from decision_seq.data.tokenizer import Tokenizer
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.backbones.base import Searchable, State
-from decision_seq.models.cache import Memory
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
 from decision_seq.planner import Layout, PlannerConfig, plan
 from decision_seq.policies.base import Learnt, Policy, PolicyConfig, begins_episode
 from decision_seq.policies.imagination import Imagination
 from decision_seq.types import Batch, Sampling, Spec
 
-FIT_ROWS = 65_536  # transitions that the tokenizer is shown at a time
+FIT_ROWS = 65_536  # transitions in a block for the tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ class LossWeights:
     """Weights of the tokens in the loss, by kind."""
 
     observation: float = 1.0
-    """Of an observation's tokens."""
+    """Weight of an observation's tokens."""
     action: float = 5.0
-    """Of an action's tokens."""
+    """Weight of an action's tokens."""
     reward: float = 1.0
-    """Of the reward's token."""
+    """Weight of the reward's token."""
     value: float = 1.0
-    """Of the value's token."""
+    """Weight of the value's token."""
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
@@ -54,7 +53,7 @@ class LossWeights:
 @PolicyConfig.register_subclass("tt")
 @dataclass(frozen=True)
 class TrajectoryTransformerConfig(PolicyConfig):
-    """A Trajectory Transformer."""
+    """Settings of a Trajectory Transformer."""
 
     needs: ClassVar[tuple[str, ...]] = ("reward", "value")
     takes: ClassVar[tuple[str, ...] | None] = ("goal",)
@@ -68,19 +67,19 @@ class TrajectoryTransformerConfig(PolicyConfig):
     context_length: int = 10
     """Transitions in the window."""
     bins: int = 100
-    """Bins of every dimension: the values that its tokens can take."""
+    """Bins of every dimension: the number of values that its tokens can take."""
     binning: Literal["quantile", "uniform"] = "quantile"
     """`quantile`: bins that hold the same number of values; `uniform`: bins of the same width."""
     backbone: BackboneConfig = field(
         default_factory=lambda: GPTConfig(layers=4, heads=4, activation="gelu")
     )
-    """The sequence model; beam search must be able to read it piece by piece."""
+    """The sequence model; it must support beam search, which feeds it tokens piece by piece."""
     weights: LossWeights = field(default_factory=LossWeights)
     """Weights of the tokens in the loss."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
-    """The beam search by which it acts."""
+    """Settings of the beam search that chooses actions."""
     critic: CriticConfig = field(default_factory=NoCriticConfig)
-    """Estimates what a step and all steps after it are worth, instead of the tokens."""
+    """Estimates the return from each step on, in place of the value tokens."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +93,7 @@ class TrajectoryTransformerConfig(PolicyConfig):
         if not isinstance(self.critic, NoCriticConfig):
             require(
                 planner.objective == "return",
-                "config: policy.critic serves the policy.planner.objective `return` alone",
+                "config: policy.critic works only with the policy.planner.objective `return`",
             )
 
     def make(self, spec: Spec) -> TrajectoryTransformer:
@@ -102,17 +101,16 @@ class TrajectoryTransformerConfig(PolicyConfig):
 
 
 class TrajectoryTransformer(Policy):
-    """Tokens o_1 .. o_S, a_1 .. a_A, reward, value of every transition, one after the other.
+    """Policy over the tokens o_1 .. o_S, a_1 .. a_A, reward, value of consecutive transitions.
 
-    Each dimension has bins, embeddings and a head of its own. Nothing looks at the tokens of
-    values, which tell what the future holds. Behind the end of an episode stands the stop token,
-    which is learnt; behind a time limit nothing is. (The original has it behind both; it also
-    divides by the tokens of padding.) With a goal in its condition, the goal's tokens come first.
+    Each dimension has its own bins, embeddings and head. No token attends to the tokens of values,
+    because they contain the future. Stop tokens follow the end of an episode and are learnt; after
+    a time limit nothing is learnt. (The original has stop tokens after both; it also divides by the
+    tokens of padding.) With a goal in the condition, the goal's tokens come first.
     """
 
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__()
-        self.plan_memory = Memory()  # reused from plan to plan
         size = spec.observation_shape[0]
         self.config, self.spec = config, spec
         self.layout = Layout(size, spec.action_size, stop=config.bins)
@@ -152,18 +150,18 @@ class TrajectoryTransformer(Policy):
         return weights if self.critic is None else weights | self.critic.weights(batch)
 
     def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
-        """Each loss: the sum over a step's tokens, divided by how many tokens a step has."""
+        """Each loss is the sum over its tokens of a step, divided by the step's token count."""
         tokens = self.tokens(batch)  # [B, T, W]
         steps = tokens.shape[1]
-        tokens = tokens[:, : self.config.context_length]  # behind a whole window stands padding
+        tokens = tokens[:, : self.config.context_length]  # drop padding after the window
         logits = self._logits(tokens, self._goal(batch))  # [W, B, T, N + 1]
-        # bf16 would be too coarse; fp64 stays what it is.
+        # bf16 is too coarse for the loss; fp64 stays fp64.
         exact = torch.promote_types(logits.dtype, torch.float32)
         losses = F.cross_entropy(
             logits.flatten(0, 2).to(exact), tokens.permute(2, 0, 1).flatten(), reduction="none"
         ).view(len(logits), *tokens.shape[:2])
         losses = F.pad(losses, (0, steps - tokens.shape[1]))
-        if not self.goal:  # nothing stands before the first token of all
+        if not self.goal:  # nothing predicts the window's first token
             losses = torch.cat([_without_first(losses[:1]), losses[1:]])
         size = self.layout.observation
         last = size + self.layout.action
@@ -182,28 +180,28 @@ class TrajectoryTransformer(Policy):
             self.critic.after_step()
 
     def tokens(self, batch: Batch) -> Tensor:
-        """[B, T, W] of a training batch, stop tokens behind the end of an episode."""
+        """Tokens [B, T, W] of a training batch, with stop tokens after the end of an episode."""
         known = [batch.observations, batch.actions, batch.conditions[..., :2]]
         tokens = self.tokenizer.encode(torch.cat(known, -1))
         stopped = _stopped(batch, self.config.context_length)
         return torch.where(stopped[..., None], self.layout.stop, tokens)
 
     def encode(self, observations: Tensor) -> Tensor:
-        """The tokens, as numbers."""
+        """The tokens of observations, as floats."""
         return self.tokenizer.encode(observations).float()
 
     def decide(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
     ) -> tuple[Tensor, Planned]:
-        """Follows each row's plan, or makes new ones: for all rows, when any is due."""
+        """Follow each row's plan. When any row needs a new one, plans for all rows are computed."""
         config = self.config.planner
         lengths = batch.lengths
         age = torch.full_like(lengths, config.every) if state is None else state.age + 1
         due = (age >= config.every) | begins_episode(batch)
         if due.any():
             fresh = self.plan(batch, sampling)[:, : config.every]
-            kept = fresh if state is None else state.actions
-            state = Planned(torch.where(due[:, None, None], fresh, kept), age.masked_fill(due, 0))
+            former = fresh if state is None else state.actions
+            state = Planned(torch.where(due[:, None, None], fresh, former), age.masked_fill(due, 0))
         else:
             state = Planned(state.actions, age)
         rows = torch.arange(len(lengths), device=lengths.device)
@@ -227,9 +225,9 @@ class TrajectoryTransformer(Policy):
         )
 
     def embedded(self, tokens: Tensor, columns: Tensor, goal: Tensor | None = None) -> Tensor:
-        """tokens [R, L] of these columns [L], behind those of a goal [R, S] -> [R, (S +) L, D].
+        """Embed tokens [R, L] of columns [L], after a goal's tokens [R, S] -> [R, (S +) L, D].
 
-        Without their positions.
+        Positions are not added.
         """
         bins = self.config.bins
         ids = torch.where(tokens == bins, self.layout.size * bins, tokens + columns * bins)
@@ -241,33 +239,33 @@ class TrajectoryTransformer(Policy):
 
     @property
     def searched(self) -> Searchable:
-        """The backbone as beam search reads it."""
+        """The backbone, with the interface for beam search."""
         assert isinstance(self.backbone, Searchable)
         return self.backbone
 
     @property
     def heads(self) -> Tensor:
-        """One for each dimension, [W, N + 1, D]."""
+        """The head of each dimension, [W, N + 1, D]."""
         return self.head.weight.unflatten(0, (self.layout.size, -1))
 
     def _logits(self, tokens: Tensor, goal: Tensor | None) -> Tensor:
-        """[W, B, T, N + 1] of the tokens [B, T, W], each from those before it."""
+        """Logits [W, B, T, N + 1] of the tokens [B, T, W], each from the tokens before it."""
         batch, steps, width = tokens.shape
         columns = torch.arange(width, device=tokens.device).repeat(steps)
         inputs = self.embedded(tokens.flatten(1)[:, :-1], columns[:-1], goal)
         hidden, _ = self.backbone(inputs + self.positions[: inputs.shape[1]])
-        # What is read at a token tells the next; with a goal, its last token tells the first.
+        # The output at a token predicts the next; with a goal, its last token predicts the first.
         hidden = hidden[:, self.goal - 1 :] if self.goal else F.pad(hidden, (0, 0, 1, 0))
         by_column = hidden.unflatten(1, (steps, width)).permute(2, 0, 1, 3).flatten(1, 2)
         return (by_column @ self.heads.mT).unflatten(1, (batch, steps))
 
     def _goal(self, batch: Batch) -> Tensor | None:
-        """Tokens [B, S] of what a window is to reach."""
+        """Tokens [B, S] of each window's goal; None without one."""
         return self.tokenizer.encode(batch.conditions[:, 0, 2:]) if self.goal else None
 
     def prefix(self, encoded: Batch) -> tuple[Tensor, Tensor]:
-        """What plans begin with: tokens [B, L] of each row's last transitions and its newest
-        observation, and how many of them are its own, [B]."""
+        """Prefix of a plan: tokens [B, L] of each row's last transitions and its newest
+        observation, and the number of valid tokens in each row, [B]."""
         context, size = self.config.planner.context, self.layout.observation
         past = (encoded.lengths - 1).clamp(max=context)
         steps = torch.arange(context + 1, device=past.device)
@@ -277,21 +275,21 @@ class TrajectoryTransformer(Policy):
         rewards = encoded.rewards[rows, steps][..., None]
         done = self.tokenizer.encode(torch.cat([encoded.actions[rows, steps], rewards], -1), size)
         tokens = torch.cat([encoded.observations[rows, steps].long(), done], -1)
-        # What follows is not known yet; nothing looks at this token.
+        # The value is not known yet; no token attends to this one.
         tokens = F.pad(tokens, (0, 1), value=self.config.bins - 1)
         prefix = tokens.flatten(1)[:, : context * self.layout.size + size]
         return prefix, past * self.layout.size + size
 
 
 class Planned(NamedTuple):
-    """What a rollout carries on: the plan of each row, and how far it has been followed."""
+    """State of a rollout: the plan of each row, and the steps since it was made."""
 
     actions: Tensor  # [B, every, A] tokens
     age: Tensor  # [B]
 
 
 def _stopped(batch: Batch, window: int) -> Tensor:
-    """[B, T]: the steps of a window behind the end that the environment made of an episode."""
+    """Mask [B, T] of a window's steps after its episode terminated (not after a time limit)."""
     if batch.terminated is None:
         return torch.zeros_like(batch.mask)
     inside = torch.arange(batch.mask.shape[1], device=batch.mask.device) < window
@@ -299,12 +297,12 @@ def _stopped(batch: Batch, window: int) -> Tensor:
 
 
 def _without_first(losses: Tensor) -> Tensor:
-    """losses [1, B, T] of each step's first token -> the same, but 0 where nothing came before."""
+    """Losses [1, B, T] of each step's first token, set to 0 at the window's first step."""
     return F.pad(losses[..., 1:], (1, 0))
 
 
 def _transitions(store: EpisodeStore, conditions: Column) -> Iterator[np.ndarray]:
-    """Observation, action, reward and value of all transitions, [n, W] a block."""
+    """Observation, action, reward and value of all transitions, in blocks [n, W]."""
     columns = [store.columns["observations"], store.columns["actions"], conditions]
     for start in range(0, store.num_transitions, FIT_ROWS):
         stop = min(start + FIT_ROWS, store.num_transitions)

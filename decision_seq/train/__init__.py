@@ -1,11 +1,14 @@
 """Training: data -> windows -> loss -> update.
 
-launch.py      how many processes train together, and how they speak
-config.py      what the optimiser and the loop are told
-source.py      windows, from host memory or from the device
-update.py      one update; graph.py: the same as one CUDA graph
-parallel.py    one model over several processes, whole or sharded
-trainer.py     the loop: update, look, save, evaluate
+launch.py       launch of one or several processes, and communication between them
+config.py       settings of the optimizer and of the loop
+optimizers.py   registry of optimizers; groups.py: their parameter groups
+source.py       windows, from host memory or from the device
+update.py       one update; graph.py: the same as one CUDA graph
+parallel.py     one model over several processes, whole or sharded
+trainer.py      the loop: update, log, save, evaluate
+evaluations.py  evaluations during training; best.py: record of the best checkpoint
+averages.py     moving average of the weights
 signals.py, metrics.py, throughput.py
 """
 

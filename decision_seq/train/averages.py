@@ -1,4 +1,4 @@
-"""A moving average of a policy's weights, by which it is evaluated."""
+"""Moving average of a policy's weights, used for evaluations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from decision_seq.policies import Policy
 class Averages:
     """Exponential moving averages of all trained weights: average = decay average + (1 - decay) w.
 
-    `state_dict` has the names and shapes of the policy's; what is not trained is the policy's own.
+    `state_dict` has the names and shapes of the policy's. Tensors that are not trained are the
+    policy's own.
     """
 
     def __init__(self, policy: Policy, decay: float) -> None:
@@ -23,9 +24,9 @@ class Averages:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the weights of now."""
+        """Move the averages towards the current weights."""
         self.move(list(self.values.values()), [w.detach() for w in self.trained], 0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Averages by the names of their weights, and everything else of the policy."""
+        """The policy's `state_dict`, with averages in place of the trained weights."""
         return {**self.policy.state_dict(), **self.values}

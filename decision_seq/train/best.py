@@ -14,7 +14,7 @@ BEST = "best.json"
 
 
 def note(folder: Path, step: int, score: TargetScore) -> None:
-    """Record the checkpoint where its mean return at the first target is the highest so far."""
+    """Record the checkpoint if its mean return at the first target is the highest so far."""
     best = read(folder)
     better = best is None or score.return_mean > best["return_mean"]
     if best is None or best["target"] != score.target or better:  # only equal targets compare
@@ -27,8 +27,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The best checkpoint's step, return and rule; None where none is recorded."""
     try:
         best = json.loads((folder / BEST).read_text())
-        asked = ("target",) if best["target"] is not None else ()
-        numbers = {key: float(best[key]) for key in ("return_mean", *asked)}
+        targets = ("target",) if best["target"] is not None else ()
+        numbers = {key: float(best[key]) for key in ("return_mean", *targets)}
         if not all(map(math.isfinite, numbers.values())):  # no return compares higher than NaN
             raise ValueError(numbers)
         return {**best, **numbers, "step": int(best["step"])}

@@ -17,7 +17,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "linear": lambda done: 1.0 - done,
 }
-# What the weights are kept in, and what the matrix products are computed in.
+# Types of the weights and of the matrix products.
 PRECISIONS = {
     "fp32": (torch.float32, None),
     "fp64": (torch.float64, None),
@@ -32,17 +32,17 @@ KEEP_BEST = ("return",)
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimizer and the loop. Defaults: kzl/decision-transformer gym/experiment.py.
+    """Settings of the optimizer and the loop. Defaults: kzl/decision-transformer gym/experiment.py.
 
-    The gradient does not depend on how a batch is sliced over processes and micro-batches.
+    The gradient does not depend on how a batch is split over processes and micro-batches.
     """
 
     steps: int = 100_000
-    """Updates of the weights."""
+    """Number of updates of the weights."""
     batch_size: int = 64
     """Windows in a global batch, over all processes and micro-batches."""
     accumulation: int = 1
-    """Micro-batches into which every process cuts its share, to save memory."""
+    """Micro-batches into which every process splits its share of a batch, to save memory."""
     optimizer: OptimizerConfig = field(default_factory=AdamWConfig)
     """The optimizer, by name: adamw, adam, rmsprop or lamb."""
     learning_rate: float = 1e-4
@@ -54,26 +54,27 @@ class TrainConfig:
     schedule: str = "constant"
     """Learning rate after the warm-up: constant, cosine or linear."""
     floor: float = 0.0
-    """Part of the learning rate that the schedule never falls below."""
+    """Fraction of the learning rate below which the schedule does not fall."""
     fall_steps: int | None = None
-    """Updates after which the rate has fallen, null for all of `steps`. After them a cosine rises
-    again, as in the Trajectory Transformer's code, and a line stays at the floor."""
+    """Updates, warm-up included, after which the schedule has reached its lowest value; null for
+    `steps`. Afterwards `cosine` rises again, as in the Trajectory Transformer's code, and `linear`
+    stays at the floor."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the moving averages of AdamW, Adam and LAMB."""
     decay: str = "all"
-    """What the weight decay acts on: `all` parameters, as in the original's Gym code, or the
+    """Parameters that the weight decay acts on: `all`, as in the original's Gym code, or the
     `weights` of linear layers and convolutions, as in its Atari code."""
     clip: float | None = 0.25
-    """Largest global norm of the gradient, null for any."""
+    """Largest global norm of the gradient; null for no clipping."""
     ema: float | None = None
-    """Decay of a moving average of the weights, which evaluations and checkpoints then act by; null
+    """Decay of a moving average of the weights, which evaluations use and checkpoints hold; null
     for the weights themselves."""
     precision: str = "fp32"
     """fp32, fp64 (to compare runs), bf16 or fp16 (matrix products by autocast, weights in fp32)."""
     parallel: str = "ddp"
-    """`ddp`: the whole model in every process; `fsdp`: sharded over them (PyTorch's FSDP2)."""
+    """`ddp`: the whole model in every process; `fsdp`: sharded over processes (PyTorch's FSDP2)."""
     checkpoint_activations: bool = False
-    """Compute every block again in the backward pass instead of storing its activations."""
+    """Recompute every block in the backward pass instead of storing its activations."""
     compile: bool = False
     """Run the policy through torch.compile."""
     data_on_device: bool = False
@@ -85,17 +86,17 @@ class TrainConfig:
     checkpoint_every: int = 1_000
     """Updates between checkpoints."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints stay."""
+    """Number of the newest checkpoints that are retained."""
     keep_every: int = 0
-    """Checkpoints at multiples of so many updates stay for good; 0 for none."""
+    """Checkpoints at multiples of this many updates are never removed; 0 for none."""
     keep_best: str | None = None
-    """The best checkpoint stays too: `return` is the mean return at the first target in the
-    evaluations during training (see `evaluation.every`)."""
+    """Also retain the best checkpoint: `return` takes the mean return at the first target in the
+    evaluations during training (see `evaluation.every`); null for no best checkpoint."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Of tensorboard, wandb, trackio; metrics.jsonl is always written."""
+    """Trackers to log to: tensorboard, wandb or trackio. metrics.jsonl is always written."""
     peak_tflops: float | None = None
-    """Peak TFLOP/s of the device in this precision, for the model FLOP utilisation where
-    `train.throughput` does not know it."""
+    """Peak TFLOP/s of the device in this precision, for the model FLOP utilisation; null for the
+    value that `train.throughput` has for the device, if any."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every")
@@ -145,7 +146,7 @@ class TrainConfig:
         )
         require(
             not (self.compile and self.parallel == "fsdp"),
-            "config: train.compile is not applied to what fsdp shards; leave out one of them",
+            "config: train.compile does not work with fsdp; leave out one of them",
         )
         require(
             self.keep_every % self.checkpoint_every == 0,
@@ -158,9 +159,9 @@ class TrainConfig:
         )
 
     def _not_plain(self) -> bool:
-        """Whether an update is more than one forward and one backward pass, looked at by nobody.
+        """Whether an update is more than one forward and one backward pass without host reads.
 
-        Recomputing activations reads the generator's state, fp16 the gradients.
+        Recomputing activations reads the generator's state, and fp16 reads the gradients.
         """
         recomputed = self.compile or self.checkpoint_activations
         return self.accumulation > 1 or recomputed or self.precision == "fp16"

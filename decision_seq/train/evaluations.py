@@ -83,6 +83,6 @@ class Evaluations:
 def _values(scores: Sequence[TargetScore]) -> Iterator[tuple[str, float | None]]:
     """Names and values for the trackers; names contain the target."""
     for score in scores:
-        asked = "" if score.target is None else f"/{score.target:g}"
-        yield f"evaluation/return_mean{asked}", score.return_mean
-        yield f"evaluation/normalized_score{asked}", score.normalized_score
+        suffix = "" if score.target is None else f"/{score.target:g}"
+        yield f"evaluation/return_mean{suffix}", score.return_mean
+        yield f"evaluation/normalized_score{suffix}", score.normalized_score

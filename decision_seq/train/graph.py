@@ -1,7 +1,7 @@
-"""The whole update as one CUDA graph: a small model's update is mostly launches of kernels.
+"""The whole update as one CUDA graph, because small models spend most time on kernel launches.
 
-Everything in it stays on the device: windows are gathered there from resident columns, the
-learning rate is a tensor, and only the ids of the windows travel, into a fixed buffer.
+All data stay on the device: windows are gathered there from resident columns, the learning rate is
+a tensor, and only the ids of the windows are copied, into a fixed buffer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from decision_seq.train.groups import LR_SCALE
 from decision_seq.train.source import DeviceSource
 from decision_seq.train.update import Outcome, Update, masked_mean, update_seeds
 
-WARMUP = 3  # runs before the recording, in which libraries choose kernels and allocate
+WARMUP = 3  # runs before the capture, in which libraries choose kernels and allocate
 
 
 class GraphedUpdate(Update):
-    """The same update as `Update`, recorded at its first call and replayed at every one.
+    """The same update as `Update`, captured at the first call and replayed at every call.
 
-    For one process without accumulation; `config.cuda_graph` says so.
+    For one process without accumulation; see `TrainConfig.cuda_graph`.
     """
 
     source: DeviceSource
@@ -36,7 +36,7 @@ class GraphedUpdate(Update):
         self.rate = torch.zeros((), device=self.device)
         require(
             not self.sampler.consecutive or self.policy.memory == "window",
-            "config: train.cuda_graph holds no carried state; leave it out, or take windows any",
+            "config: train.cuda_graph cannot carry state; leave it out, or take windows any",
         )
         drawing = [label for label, loss in self.policy.auxiliary.items() if loss.draws]
         require(
@@ -45,7 +45,7 @@ class GraphedUpdate(Update):
         )
         for group in self.optimizer.param_groups:
             require(
-                group.get(LR_SCALE, 1.0) == 1.0, "config: train.cuda_graph has one rate for all"
+                group.get(LR_SCALE, 1.0) == 1.0, "config: train.cuda_graph has one learning rate"
             )
             group["lr"], group["capturable"] = self.rate, self.device.type == "cuda"
         self.generators = (torch.Generator(self.device), torch.Generator(self.device))
@@ -70,14 +70,14 @@ class GraphedUpdate(Update):
         )
 
     def _seed(self, step: int) -> None:
-        """A graph reads the generators' seeds when it is replayed."""
-        everyones, own = update_seeds(self.seed, step, 0, 0)
-        torch.manual_seed(everyones)
+        """Seed the generators; the graph reads their seeds when it is replayed."""
+        torch_seed, policy_seed = update_seeds(self.seed, step, 0, 0)
+        torch.manual_seed(torch_seed)
         for generator in self.generators:
-            generator.manual_seed(own)
+            generator.manual_seed(policy_seed)
 
     def _body(self) -> None:
-        """What is recorded: from ids to weights, without a look at any number on the host."""
+        """The captured code, from ids to weights. It reads no number on the host."""
         batch = self.source.windows(self.ids)
         weights = self.policy.weights(batch, self.generators[0])
         learnt = self._forward(batch, self.generators[1])
@@ -90,7 +90,7 @@ class GraphedUpdate(Update):
         self.metrics = {n: masked_mean(v.detach(), batch.mask) for n, v in metrics.items()}
 
     def _record(self) -> Callable[[], None]:
-        """Run the body a few times, put the weights back as they were, and record it."""
+        """Run the body a few times, restore the weights, and capture it -> the replay function."""
         held = self.snapshot()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -100,7 +100,7 @@ class GraphedUpdate(Update):
                 self._body()
         torch.cuda.current_stream().wait_stream(stream)
         self.restore(held)
-        self.optimizer.zero_grad()  # gradients are then allocated by the graph, which keeps them
+        self.optimizer.zero_grad()  # so that the graph allocates the gradients and owns them
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
@@ -115,7 +115,7 @@ class GraphedUpdate(Update):
 
     @torch.no_grad()
     def restore(self, held: tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]) -> None:
-        """Put them back in place: the graph will hold these very tensors."""
+        """Copy a snapshot back in place, because the graph refers to these tensors."""
         weights, moments = held
         for name, tensor in self.policy.state_dict().items():
             tensor.copy_(weights[name])

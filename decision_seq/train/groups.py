@@ -1,4 +1,4 @@
-"""Parameter groups: which parameters the weight decay acts on, and at what learning rate."""
+"""Parameter groups: their weight decay and their learning rate."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ LR_SCALE = "lr_scale"  # a group's own factor of the learning rate
 
 
 def make_optimizer(policy: Policy, config: TrainConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over all that is trained."""
+    """The configured optimizer over all trained parameters."""
     groups = make_groups(policy, config.decay, config.weight_decay)
     return config.optimizer.build(groups, config.learning_rate, config.betas)
 
 
 def make_groups(policy: Policy, decay: str, weight_decay: float) -> Groups:
-    """The policy's parameter groups, each split by what the weight decay acts on.
+    """The policy's parameter groups, each split into parameters with and without weight decay.
 
     decay: `all` parameters, or the `weights` of linear layers and convolutions. A module's
-    `undecayed` parameters are spared. A group with a `weight_decay` of its own stays whole.
+    `undecayed` parameters have no decay. A group with its own `weight_decay` is not split.
     """
     matrices = {
         module.weight
         for module in policy.modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.requires_grad
     }
-    kept = {w for module in policy.modules() for w in getattr(module, "undecayed", ())}
+    undecayed = {w for module in policy.modules() for w in getattr(module, "undecayed", ())}
     groups: Groups = []
     for group in policy.parameter_groups():
         if "weight_decay" in group:
             groups.append(group)
             continue
-        decays = [w not in kept and (decay == "all" or w in matrices) for w in group["params"]]
+        decays = [w not in undecayed and (decay == "all" or w in matrices) for w in group["params"]]
         for wanted, strength in ((True, weight_decay), (False, 0.0)):
             members = [w for w, yes in zip(group["params"], decays, strict=True) if yes == wanted]
             groups.append({**group, "params": members, "weight_decay": strength})
@@ -43,6 +43,6 @@ def make_groups(policy: Policy, decay: str, weight_decay: float) -> Groups:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step, times each group's `lr_scale`."""
+    """Set the learning rate of the next step, times each group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get(LR_SCALE, 1.0)

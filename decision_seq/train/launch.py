@@ -1,8 +1,8 @@
 """Launch of one or several processes: checks of the launcher and communication between ranks.
 
 Ranks communicate through the launcher's key-value store and not through collectives. While one of
-them collects data or rolls out environments, the others poll the store. Such work may take any time
-(a collective that waits longer than ten minutes ends an NCCL job), and no rank hangs in one.
+them collects data or rolls out environments, the others poll the store. Such work may take any
+time, whereas a collective that waits longer than ten minutes ends an NCCL job.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     _check_launcher(config, processes)
     keep_freed()
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
-    # We handle precision and sharding (`train.update`, `train.parallel`) alike on every device.
-    # Buffers hold values fitted to the data, which are the same on all ranks from the beginning.
+    # `train.update` and `train.parallel` handle precision and sharding, on every device alike.
+    # Buffers hold values fitted to the data, which are the same on all ranks from the start.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
         accelerator = Accelerator(
@@ -67,22 +67,22 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     )
     require(
         config.parallel == "ddp" or world > 1,
-        f"config: train.parallel fsdp shards over several processes, here is one; {_MEND}",
+        f"config: train.parallel fsdp shards over several processes, not over one; {_MEND}",
     )
     device = accelerator.device.type
     require(
         not config.cuda_graph or (device == "cuda" and world == 1),
-        f"config: train.cuda_graph needs one process on CUDA, here are {world} on {device}",
+        f"config: train.cuda_graph needs one process on CUDA, not {world} on {device}",
     )
     return accelerator
 
 
 def _check_launcher(config: TrainConfig, processes: int | None) -> None:
-    """UserError where launcher settings would be ignored, or started too few processes."""
+    """Raise UserError where launcher settings would be ignored or started too few processes."""
     env = os.environ
     for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
-        said = env.get(key, "0")
-        require(said.isdecimal(), f"the environment's {key} {said!r} is no number; unset it")
+        value = env.get(key, "0")
+        require(value.isdecimal(), f"the environment's {key} {value!r} is no number; unset it")
     if int(env.get("WORLD_SIZE", "1")) > 1:
         absent = [key for key in ("RANK", "MASTER_ADDR") if key not in env]
         require(not absent, f"WORLD_SIZE is set, but not {' and '.join(absent)}; {_MEND}")
@@ -97,11 +97,11 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
             f"the launcher asks for Accelerate's {name}, which on CPUs silently becomes DDP;"
             " launch plain processes (--multi_gpu) and shard with --train.parallel fsdp",
         )
-    asked = env.get("ACCELERATE_MIXED_PRECISION", "no")
+    requested = env.get("ACCELERATE_MIXED_PRECISION", "no")
     require(
-        asked in ("no", config.precision),
-        f"the launcher asks for mixed precision {asked}, the config for {config.precision}; say"
-        f" --train.precision {asked}, or launch with --mixed_precision no",
+        requested in ("no", config.precision),
+        f"the launcher asks for mixed precision {requested}, the config for {config.precision};"
+        f" pass --train.precision {requested}, or launch with --mixed_precision no",
     )
     restarts = int(env.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     require(
@@ -112,7 +112,7 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     parts = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     require(
         parts in ("1", str(config.accumulation)),
-        f"the launcher asks for {parts} accumulation steps; say --train.accumulation {parts}",
+        f"the launcher asks for {parts} accumulation steps; pass --train.accumulation {parts}",
     )
 
 
@@ -126,7 +126,7 @@ _GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out waiting")
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Context that raises UserError when memory runs out or another process of the launch ended."""
+    """Context that raises UserError when memory runs out or another process of the launch ends."""
     try:
         with large_enough(_TOO_LARGE, OfOneRank):
             yield
@@ -135,8 +135,8 @@ def watched() -> Iterator[None]:
         if not gone and not isinstance(error, torch.distributed.DistError):
             raise
         raise UserError(
-            "another process of this launch has ended, and says why if it could; the checkpoints"
-            " are whole, go on from them with --resume"
+            "another process of this launch has ended; its own message, if any, gives the reason."
+            " The checkpoints are whole, go on from them with --resume"
         ) from error
 
 
@@ -160,16 +160,16 @@ class Ranks:
             self._store = PrefixStore(f"decision_seq/{token}", _get_default_store())
 
     def gather(self, value: Any) -> list[Any]:
-        """All ranks' values, in rank order; where one is a UserError it is raised on all ranks."""
+        """All ranks' values, in rank order. If one is a UserError, it is raised on all ranks."""
         if self.world == 1:
             return [_value(_wrap(value))]
         self._calls += 1
         keys = [f"{self._calls}/{rank}" for rank in range(self.world)]
         self._store.set(keys[self.rank], json.dumps(_wrap(value)))
-        said = [json.loads(self._wait(key)) for key in keys]
-        if any("error" in item for item in said):
-            self._part()
-        return [_value(item) for item in said]
+        received = [json.loads(self._wait(key)) for key in keys]
+        if any("error" in item for item in received):
+            self._await_others()
+        return [_value(item) for item in received]
 
     def from_main(self, make: Callable[[], Any]) -> Any:
         """The return value of `make` on the main process; a UserError is raised on all ranks."""
@@ -178,15 +178,15 @@ class Ranks:
         self._calls += 1
         key = f"{self._calls}/main"
         if not self.is_main:
-            said = json.loads(self._wait(key))
-            if "error" in said:
-                self._part()
-            return _value(said)
+            received = json.loads(self._wait(key))
+            if "error" in received:
+                self._await_others()
+            return _value(received)
         try:
             made = make()
         except Exception as error:
             self._store.set(key, json.dumps(_wrap(_for_others(error, self.rank))))
-            self._part()
+            self._await_others()
             raise
         self._store.set(key, json.dumps(_wrap(made)))
         return made
@@ -199,17 +199,17 @@ class Ranks:
         try:
             value = act()
         except Exception as error:
-            told = _for_others(error, self.rank)
-            if told is not error:
+            reported = _for_others(error, self.rank)
+            if reported is not error:
                 with suppress(UserError):
-                    self.gather(told)
+                    self.gather(reported)
                 raise
-            value = told
+            value = reported
         return self.gather(value)
 
-    def _part(self) -> None:
-        """Wait before an error ends all ranks, so that the main process, the store's host if any,
-        ends last."""
+    def _await_others(self) -> None:
+        """On an error that ends all ranks, let the main process, which may host the store, end
+        last."""
         self._store.set(f"{self._calls}/left/{self.rank}", "")
         deadline = time.monotonic() + 10
         left = [f"{self._calls}/left/{rank}" for rank in range(self.world)]

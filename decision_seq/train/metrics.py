@@ -28,8 +28,8 @@ def check_trackers(names: tuple[str, ...]) -> None:
 class Metrics:
     """Writer of one record per logged update; a context manager that closes the file and trackers.
 
-    step: the updates already done; later records, written by a killed run after its checkpoint,
-    are removed.
+    step: number of updates already done. Later records, which a killed run wrote after its
+    checkpoint, are removed.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Metrics:
     ) -> None:
         path = output / "metrics.jsonl"
         trim(path, step)
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 (closed on leaving)
+        self.file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `__exit__`)
         self.trackers = [_tracker(name, output, step) for name in trackers]
         for tracker in self.trackers:
             tracker.start()
@@ -96,13 +96,13 @@ def _run_id(output: Path) -> str:
 
 def trim(path: Path, step: int) -> None:
     """Truncate a .jsonl file after the records up to `step`; create it where it is absent."""
-    kept = []
+    retained = []
     if step and path.is_file():
         for line in path.read_text(errors="replace").splitlines(keepends=True):
             if not line.endswith("\n") or _step(line) > step:
                 break
-            kept.append(line)
-    save_text(path, "".join(kept))
+            retained.append(line)
+    save_text(path, "".join(retained))
 
 
 def _step(line: str) -> float:

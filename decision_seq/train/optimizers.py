@@ -1,7 +1,7 @@
-"""Optimizers: a registry of those that torch or a well-kept package has.
+"""Registry of optimizers from torch or another maintained package.
 
-To add one: a frozen config that inherits `OptimizerConfig`, registers itself and builds a
-`torch.optim.Optimizer`. Its tensors are saved and restored by the names that it gives them.
+To add one: write a frozen config that inherits `OptimizerConfig`, registers itself and builds a
+`torch.optim.Optimizer`. Checkpoints save the optimizer's tensors under its own names for them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class OptimizerConfig(draccus.ChoiceRegistry):
-    """An optimizer's settings and the only place of their defaults.
-
-    moments: names of its tensors of a weight's shape. counts: names of its single numbers a weight.
-    graphs: whether a CUDA graph can hold its step. shards: whether it computes element by element,
-    so that it can step on a shard of a weight.
-    """
+    """An optimizer's settings, with their defaults."""
 
     moments: ClassVar[tuple[str, ...]] = ()
+    """Names of its tensors that have a weight's shape."""
     counts: ClassVar[tuple[str, ...]] = ()
+    """Names of its tensors that hold one number per weight."""
     graphs: ClassVar[bool] = False
+    """Whether a CUDA graph can contain its step."""
     shards: ClassVar[bool] = True
+    """Whether it computes element by element, so that it can step on a shard of a weight."""
 
     eps: float = 1e-8
     """Added to the denominator of the step."""
@@ -47,14 +46,14 @@ class OptimizerConfig(draccus.ChoiceRegistry):
     def build(
         self, groups: Groups, learning_rate: float, betas: tuple[float, float]
     ) -> torch.optim.Optimizer:
-        """groups: of parameters, each with its `weight_decay`. betas: of the moving averages."""
+        """The optimizer. groups: parameter groups, each with its `weight_decay`."""
         raise NotImplementedError
 
 
 @OptimizerConfig.register_subclass("adamw")
 @dataclass(frozen=True)
 class AdamWConfig(OptimizerConfig):
-    """AdamW (Loshchilov and Hutter, 2019), PyTorch's: decay apart from the gradient."""
+    """AdamW (Loshchilov and Hutter, 2019), from PyTorch: decay is not part of the gradient."""
 
     moments = ("exp_avg", "exp_avg_sq")
     counts = ("step",)
@@ -69,7 +68,7 @@ class AdamWConfig(OptimizerConfig):
 @OptimizerConfig.register_subclass("adam")
 @dataclass(frozen=True)
 class AdamConfig(OptimizerConfig):
-    """Adam (Kingma and Ba, 2015), PyTorch's: decay is added to the gradient."""
+    """Adam (Kingma and Ba, 2015), from PyTorch: decay is added to the gradient."""
 
     moments = ("exp_avg", "exp_avg_sq")
     counts = ("step",)
@@ -84,7 +83,7 @@ class AdamConfig(OptimizerConfig):
 @OptimizerConfig.register_subclass("rmsprop")
 @dataclass(frozen=True)
 class RMSpropConfig(OptimizerConfig):
-    """RMSprop (Tieleman and Hinton, 2012), PyTorch's; `train.betas` is not used."""
+    """RMSprop (Tieleman and Hinton, 2012), from PyTorch; `train.betas` is not used."""
 
     moments = ("square_avg",)
     counts = ("step",)
@@ -106,10 +105,10 @@ class RMSpropConfig(OptimizerConfig):
 @OptimizerConfig.register_subclass("lamb")
 @dataclass(frozen=True)
 class LambConfig(OptimizerConfig):
-    """LAMB (You et al., 2020), of the package pytorch-optimizer: a trust ratio for each weight."""
+    """LAMB (You et al., 2020), from pytorch-optimizer: a trust ratio for each weight."""
 
     moments = ("exp_avg", "exp_avg_sq")
-    shards = False  # the ratio is that of whole weights
+    shards = False  # the ratio needs whole weights
 
     eps: float = 1e-6
     """Added to the denominator of the step."""

@@ -1,7 +1,8 @@
 """One model over several processes: whole in each (DDP), or sharded among them (FSDP2).
 
-Sharding is PyTorch's `fully_shard` itself: through Accelerate it would silently be DDP on a CPU,
-where it is tested. Checkpoints hold whole tensors by name, so either loads what the other wrote.
+Sharding uses PyTorch's `fully_shard` directly: on a CPU, where it is tested, Accelerate would
+silently use DDP instead. Checkpoints hold whole tensors by name, so each mode loads checkpoints of
+the other.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from decision_seq.train.config import TrainConfig
 
 
 def distribute(policy: Policy, config: TrainConfig, accelerator: Accelerator) -> nn.Module:
-    """The policy as the loop calls it, with rank 0's weights on every rank; changes it in place."""
+    """The module that the loop calls, with rank 0's weights on every rank; changes the policy."""
     policy.to(accelerator.device)
     for tensor in policy.state_dict().values():
         _broadcast(tensor, accelerator)
@@ -41,7 +42,7 @@ def distribute(policy: Policy, config: TrainConfig, accelerator: Accelerator) ->
 
 
 def repeated_blocks(policy: nn.Module) -> list[nn.Module]:
-    """The layers of its module lists: what is sharded, and recomputed, one at a time."""
+    """The layers of its module lists, which are sharded, and recomputed, one at a time."""
     lists = [module for module in policy.modules() if isinstance(module, nn.ModuleList)]
     return [block for modules in lists for block in modules]
 
@@ -63,7 +64,7 @@ def _shard(policy: Policy, accelerator: Accelerator) -> Policy:
 
 
 def check_sharded(policy: nn.Module, world: int) -> None:
-    """RuntimeError unless every process holds its part of each parameter and no more."""
+    """Raise RuntimeError unless every process holds only its own part of each parameter."""
     for name, weight in policy.named_parameters():
         most = -(-weight.shape[0] // world) * weight.shape[1:].numel()
         shard = _as_shard(weight)
@@ -72,7 +73,7 @@ def check_sharded(policy: nn.Module, world: int) -> None:
 
 
 def last_backward(model: Any, last: bool) -> AbstractContextManager[Any]:
-    """Gradients cross the network in the last micro-batch's backward pass alone."""
+    """Context that exchanges gradients in the last micro-batch's backward pass only."""
     if isinstance(model, DistributedDataParallel):
         return nullcontext() if last else model.no_sync()
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2's
@@ -81,30 +82,30 @@ def last_backward(model: Any, last: bool) -> AbstractContextManager[Any]:
 
 
 def _as_shard(tensor: Tensor) -> Any:
-    """The tensor itself if it is a DTensor, else None; importing those takes most of a second."""
+    """The tensor itself if it is a DTensor, else None; importing DTensor takes most of a second."""
     return tensor if hasattr(tensor, "full_tensor") else None
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole tensor, on the CPU. Every rank calls it, in the same order."""
+    """The whole tensor, on the CPU. Every rank must call it, in the same order."""
     shard = _as_shard(tensor)
     whole = tensor if shard is None else shard.full_tensor()
     return whole.detach().cpu().contiguous()
 
 
 class Named(Protocol):
-    """A policy, or averages of its weights."""
+    """Protocol of objects with named tensors: a policy, or averages of its weights."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def full_weights(policy: Named) -> dict[str, Tensor]:
-    """Every parameter and buffer by name, whole. Every rank calls it."""
+    """Every parameter and buffer by name, whole. Every rank must call it."""
     return {name: full(tensor) for name, tensor in policy.state_dict().items()}
 
 
 def full_moments(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, Tensor]:
-    """The optimiser's tensors, as `exp_avg/NAME`, whole. Every rank calls it."""
+    """The optimizer's tensors by names such as `exp_avg/NAME`, whole. Every rank must call it."""
     return {
         f"{key}/{name}": full(value)
         for name, weight in _trained(policy)
@@ -113,13 +114,13 @@ def full_moments(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, 
 
 
 def fill_weights(policy: Named, whole: dict[str, Tensor], accelerator: Accelerator) -> None:
-    """Take every tensor from rank 0's `whole`; the other ranks' may be empty."""
+    """Fill every tensor from rank 0's `whole`; that of other ranks may be empty."""
     for name, tensor in policy.state_dict().items():
         _place(tensor, whole.get(name), accelerator)
 
 
 def group_counts(optimizer: torch.optim.Optimizer) -> list[dict[str, int]]:
-    """Numbers that an optimizer counts in its parameter groups, as LAMB its steps."""
+    """Counts that an optimizer stores in its parameter groups, such as LAMB's steps."""
     return [
         {key: value for key, value in group.items() if key == "step" and isinstance(value, int)}
         for group in optimizer.param_groups
@@ -133,9 +134,9 @@ def fill_moments(
     counts: list[dict[str, int]],
     accelerator: Accelerator,
 ) -> None:
-    """Give the optimizer rank 0's tensors, `KEY/NAME` each; the other ranks' `whole` may be empty.
+    """Load rank 0's tensors, named `KEY/NAME`, into the optimizer.
 
-    counts: of each parameter group, as `group_counts` gave them.
+    whole: may be empty on other ranks. counts: those of each parameter group, from `group_counts`.
     """
     listed = [[(key, value.shape, value.dtype) for key, value in sorted(whole.items())]]
     if accelerator.num_processes > 1:
@@ -145,7 +146,7 @@ def fill_moments(
     for saved, shape, dtype in listed[0]:
         key, _, name = saved.partition("/")
         weight = weights[name]
-        # What has a weight's shape lies where the weight does, sharded as it is.
+        # A tensor of a weight's shape has the weight's device and sharding.
         like = weight.detach() if shape == weight.shape else torch.empty(())
         value = torch.zeros_like(like, dtype=dtype, memory_format=torch.preserve_format)
         value = value if shape == weight.shape else value.to(accelerator.device)
@@ -160,9 +161,9 @@ def fill_moments(
 
 
 def full_rows(rows: dict[str, Tensor], total: int, accelerator: Accelerator) -> dict[str, Tensor]:
-    """Every rank's rows of a state -> those of the global batch, on the CPU. Every rank calls it.
+    """Gather every rank's rows of a state -> the rows of the global batch, on the CPU.
 
-    Each rank's rows are added to zeros as whole numbers, so no bit changes.
+    Each rank's rows are added to zeros as integers, so no bit changes. Every rank must call it.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     whole = {}
@@ -180,7 +181,7 @@ def full_rows(rows: dict[str, Tensor], total: int, accelerator: Accelerator) -> 
 def spread_rows(
     whole: dict[str, Tensor], total: int, accelerator: Accelerator
 ) -> dict[str, Tensor]:
-    """Rank 0's state of the global batch -> this rank's rows. Every rank calls it."""
+    """Rank 0's state of the global batch -> this rank's rows. Every rank must call it."""
     listed = [[(name, value.shape, value.dtype) for name, value in sorted(whole.items())]]
     if accelerator.num_processes > 1:
         torch.distributed.broadcast_object_list(listed, 0)
@@ -199,7 +200,7 @@ def _trained(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
 
 @torch.no_grad()
 def _place(target: Tensor, source: Tensor | None, accelerator: Accelerator) -> None:
-    """Rank 0's whole tensor into this rank's, which may be a shard."""
+    """Copy rank 0's whole tensor into this rank's, which may be a shard."""
     whole = torch.empty(target.shape, dtype=target.dtype, device=accelerator.device)
     if source is not None:
         whole.copy_(source)
@@ -219,7 +220,7 @@ def _broadcast(tensor: Tensor, accelerator: Accelerator) -> None:
 
 
 def digest(policy: Policy) -> str:
-    """A digest of all weights, whole. Every rank calls it."""
+    """Digest of all weights, whole. Every rank must call it."""
     total = hashlib.sha256()
     for tensor in full_weights(policy).values():
         total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Where an update takes its windows from: the store in host memory, or a copy on the device."""
+"""Sources of an update's windows: the store in host memory, or a copy of it on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decision_seq.data.columns import Column
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.types import Batch
 
-PART_ROWS = 8192  # of frames on their way to the device
+PART_ROWS = 8192  # frames decoded and copied to the device at a time
 
 
 class HostSource:
@@ -27,9 +27,10 @@ class HostSource:
 
 
 class DeviceSource:
-    """The columns themselves on the device: only the ids of the windows travel there.
+    """Windows gathered on the device from a copy of the columns; only their ids are transferred.
 
-    The same batches as HostSource's, to the bit. Frames are there decoded, a byte a pixel.
+    The batches are equal to HostSource's, to the bit. Frames are stored decoded, one byte per
+    pixel.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class DeviceSource:
         return self.windows(torch.as_tensor(ids).to(self.device, non_blocking=True))
 
     def windows(self, ids: Tensor) -> Batch:
-        """As `batch`, of ids on the device; waits for nothing, so that a CUDA graph can hold it."""
+        """As `batch`, from ids on the device; no synchronization, so a CUDA graph can hold it."""
         ends = torch.searchsorted(self.offsets, ids, right=True)  # [B]
         firsts = self.offsets[ends - 1]
         rows = (ids[:, None] + self.steps).clamp_max(len(self.columns["rewards"]) - 1)  # [B, T]
@@ -81,14 +82,14 @@ class DeviceSource:
         return {"futures": self.observations[rows], "futures_mask": self.behind < left}
 
     def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:
-        """[B, T + stack - 1, H, W], as `WindowGatherer` lays frames out."""
+        """Frames [B, T + stack - 1, H, W], in the layout of `WindowGatherer`."""
         rows = ids[:, None] + self.frames
         frames = self.observations[rows.clamp(0, len(self.observations) - 1)]
         return frames.masked_fill_((rows < firsts[:, None])[..., None, None], 0)
 
 
 def _decoded(column: Column, device: torch.device) -> Tensor:
-    """All frames of a column on the device, [N, H, W] uint8; on the host a part at a time."""
+    """All frames of a column on the device, [N, H, W] uint8, copied in parts of `PART_ROWS`."""
     frames = torch.empty(column.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(column), PART_ROWS):
         stop = min(start + PART_ROWS, len(column))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from decision_seq.models.products import flop_formulas
+from decision_seq.models.fast.linear import flop_formulas
 from decision_seq.policies import Policy
 from decision_seq.train.source import HostSource
 from decision_seq.train.update import masked_mean
@@ -57,7 +57,7 @@ def cost_of_a_window(policy: Policy, source: HostSource) -> Cost:
     )
     rng = torch.Generator(batch.mask.device).manual_seed(0)
     weights = policy.weights(batch, rng)
-    # The counter does not know the CPU's fused attention; the plain one has the same products.
+    # The counter does not know the CPU's fused attention; the unfused one has the same products.
     counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
     recurrent = any(isinstance(module, nn.RNNBase) for module in policy.modules())
     unfused = _unfused() if recurrent else nullcontext()

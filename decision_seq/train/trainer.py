@@ -1,9 +1,10 @@
-"""The loop: update, look, save, evaluate; the same run whatever interrupts it.
+"""The training loop: update, log, save, evaluate, with exact resumption.
 
-Everything random in an update is a function of (seed, step, rank, micro-batch): the windows by the
-sampler, the dropout by seeding torch's generator. So a run resumed from a checkpoint repeats the
-uninterrupted one to the bit, and no generator state has to be saved. On another number of processes
-the windows are the same, and without dropout the losses too, to rounding.
+All random numbers of an update are a function of (seed, step, rank, micro-batch): the sampler draws
+the windows from it, and it seeds torch's generator for dropout. A run resumed from a checkpoint
+therefore repeats the uninterrupted one to the bit, and no generator state has to be saved. On
+another number of processes the windows are the same, and without dropout the losses are equal up to
+rounding.
 """
 
 from __future__ import annotations
@@ -52,28 +53,32 @@ from decision_seq.types import Reporter, TargetScore, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is to be trained and how it is scored.
-
-    build: makes the untrained policy, with the same weights at every call, without the data; fit:
-    fills in what it takes from the data (statistics, bins), once a process; described: the tree
-    that goes into every checkpoint's config.yaml; evaluation: None for no rollout; evaluate_every:
-    updates between evaluations, 0 for the one at the end.
-    """
+    """A training run: its policy, data, settings and evaluation."""
 
     config: TrainConfig
+    """Settings of the optimizer and the loop."""
     seed: int
+    """Seed of the updates."""
     build: Callable[[], Policy]
+    """Makes the untrained policy without the data, with the same weights at every call."""
     fit: Callable[[Policy], None]
+    """Fills in the policy's statistics of the data (means, bins), once per process."""
     sampler: Sampler
+    """Sampler of the windows of every update."""
     gatherer: WindowGatherer
+    """Reader of the windows."""
     output: Path
+    """Folder of the run."""
     described: dict[str, Any]
+    """Tree that is written to every checkpoint's config.yaml."""
     evaluation: Evaluation | None = None
+    """Evaluation by rollouts; None for no rollouts."""
     evaluate_every: int = 0
+    """Updates between evaluations; 0 for a single one at the end."""
 
 
 class Trainer:
-    """The loop over updates, one in every process of a launch."""
+    """The training loop. Every process of a launch has one."""
 
     def __init__(
         self, job: Job, accelerator: Accelerator, ranks: Ranks, reporter: Reporter
@@ -112,7 +117,7 @@ class Trainer:
         self._unsound = torch.tensor(-1, device=device)  # the first update that was not finite
 
     def resume(self) -> None:
-        """Go on from the newest sound checkpoint; from the beginning where there is none yet."""
+        """Load the newest sound checkpoint; do nothing where there is none yet."""
         held: list[dict[str, torch.Tensor]] = [{}, {}, {}, {}]
 
         def read() -> dict[str, Any] | None:
@@ -120,7 +125,7 @@ class Trainer:
             path = checkpoint.newest_sound(self.checkpoints, self.reporter)
             if path is None:
                 self.reporter.say(
-                    f"no checkpoint yet in {self.job.output}: starts from the beginning"
+                    f"no checkpoint yet in {self.job.output}: training starts from the beginning"
                 )
                 return None
             acting = checkpoint.read_weights(path)
@@ -151,15 +156,15 @@ class Trainer:
         ]
         if changed:
             self.reporter.say(
-                f"another topology ({', '.join(changed)}): the same windows, and losses equal to"
-                " rounding where there is no dropout; not to the bit"
+                f"another topology ({', '.join(changed)}): the windows are the same; the losses are"
+                " equal up to rounding without dropout, but not to the bit"
             )
 
     def run(self) -> dict[str, Any] | None:
         """Train to the last step -> the last evaluation's record, None without one.
 
-        Everything is saved on the way; Interrupted after a signal. To be called while `signals`
-        are caught.
+        Checkpoints and metrics are saved during training. Raises Interrupted after a signal. Must
+        be called inside `signals.caught()`.
         """
         config = self.config
         opened: list[Metrics] = []  # on the main process
@@ -174,10 +179,10 @@ class Trainer:
                     alone = self.ranks.world == 1
                     stop = outcome.signalled or (alone and self.signals.number is not None)
                     saved = stop or self._due(self.step)
-                    seen = self._look(outcome, saved)
-                    if seen and metrics:
-                        metrics.write({"step": self.step, **seen})
-                        bar.set_postfix_str(f"loss {seen['loss']:.4f}", refresh=False)
+                    record = self._record(outcome, saved)
+                    if record and metrics:
+                        metrics.write({"step": self.step, **record})
+                        bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
                     if saved:
                         path = self._save()
                         if stop:
@@ -208,19 +213,20 @@ class Trainer:
         if self.averages is not None:
             self.averages.update()
         self.throughput.add(outcome.data_seconds)
-        # Noted where it happens and read with the next record: a GPU is not waited for.
+        # Stored on the device and read with the next record, so as not to wait for a GPU.
         sound = torch.stack(list(outcome.losses.values())).isfinite().all()
-        if not self.update.scaler.is_enabled():  # which skips an update whose gradient overflows
+        if not self.update.scaler.is_enabled():  # the scaler skips overflows
             sound &= outcome.gradient_norm.isfinite()
         first = (self._unsound < 0) & ~sound
         self._unsound = torch.where(first, self.step, self._unsound)
         self.step += 1
         return outcome
 
-    def _look(self, outcome: Outcome, saved: bool) -> dict[str, float | None] | None:
-        """The record of the update just done, where one is due; UserError when it is not finite.
+    def _record(self, outcome: Outcome, saved: bool) -> dict[str, float | None] | None:
+        """The record of the last update, or None where none is due; UserError for a loss or
+        gradient that is not finite.
 
-        saved: its weights will be; no loss goes unseen before that.
+        saved: whether the update's weights will be saved; its losses are then always checked.
         """
         if self.step % self.config.log_every != 0 and not saved:
             return None
@@ -246,7 +252,7 @@ class Trainer:
         }
 
     def _stop_unsound(self, step: int, loss: float, norm: float) -> None:
-        """Write down the batch of the update `step` that was not finite, and stop."""
+        """Save the batch of the update `step` that was not finite, and raise UserError."""
         ids = self.job.sampler.ids(step)
         fault = self.job.output / "fault.json"
         seen = {"update": self.step, "loss": str(loss), "gradient_norm": str(norm)}
@@ -259,11 +265,11 @@ class Trainer:
         raise UserError(
             f"the loss became {loss}, its gradient {norm}, at update {step + 1}, windows begin"
             f" at rows {listed} (all in {fault}); the checkpoints are from before. Lower"
-            " train.learning_rate, or look for absurd numbers in those rows"
+            " train.learning_rate, or look for extreme numbers in those rows"
         )
 
     def _topology(self) -> dict[str, Any]:
-        """What must be the same for a resumed run to repeat the other to the bit."""
+        """Settings that must be equal for a resumed run to repeat the original to the bit."""
         device = self.accelerator.device
         return {
             "processes": self.ranks.world,
@@ -315,8 +321,8 @@ class Trainer:
     def _evaluate_when_due(self, final: bool, metrics: Metrics | None) -> dict[str, Any] | None:
         """Roll the policy out where an evaluation is due -> its record, None where none is.
 
-        A signal ends it at once: the checkpoint of this step is written, and a resumed run
-        evaluates it first of all.
+        A signal ends it at once: the checkpoint of this step is already written, and a resumed run
+        evaluates it first.
         """
         here = self._evaluated(self.step) and final == (self.step == self.config.steps)
         if self.evaluations is None or not here:
@@ -336,14 +342,14 @@ class Trainer:
         return record
 
     def _evaluation_copy(self) -> Policy:
-        """The whole policy by itself, in fp32: what a checkpoint of this step would load."""
+        """A copy of the whole policy in fp32, equal to the one in a checkpoint of this step."""
         whole = full_weights(self.averages or self.policy)
         copy = self.job.build()
         copy.load_state_dict(whole)
         return copy.to(self.accelerator.device)
 
     def _check_replicas(self) -> None:
-        """Every process must hold the same parameters to the bit; anything else is our bug."""
+        """Raise RuntimeError unless all processes have equal parameters, to the bit."""
         digests = self.ranks.gather(digest(self.policy))
         if len(set(digests)) != 1:
             raise RuntimeError(f"the processes ended with different parameters: {digests}")

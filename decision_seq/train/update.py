@@ -1,8 +1,8 @@
-"""One optimiser update: windows -> batch -> losses -> gradient -> weights.
+"""One optimizer update: windows -> batch -> losses -> gradient -> weights.
 
 The windows of the global batch are a function of (seed, step). World size and accumulation only
-slice them, and every loss is divided by the weights of the global batch, so the gradient is the
-same however it is sliced.
+split them, and every loss is divided by the sum of the weights over the global batch, so the
+gradient does not depend on the split.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from decision_seq.train.groups import set_rate
 from decision_seq.train.parallel import last_backward
 from decision_seq.types import Batch
 
-_POLICYS = 0x501C1  # keeps the policy's seed apart from torch's, that of a rank
-STEPS = " steps"  # among the summed weights: real steps, by which metrics are averaged
+_POLICY_STREAM = 0x501C1  # separates the policy's seed from torch's seed of a rank
+STEPS = " steps"  # key of the real steps in the summed weights; metrics are averaged over them
 
 
 class Source(Protocol):
-    """Where windows come from: `data.sampler.WindowGatherer` behind a copy, or the device's own."""
+    """Protocol of a source of windows; see `train.source`."""
 
     def batch(self, ids: np.ndarray) -> Batch:
         """Rows of first transitions [B] -> a torch Batch on the device."""
@@ -41,49 +41,57 @@ class Source(Protocol):
 
 @dataclass
 class Outcome:
-    """The result of an update, on the device; reading a tensor waits for it."""
+    """The result of an update, on the device; reading a tensor waits for the update."""
 
-    # This rank's shares, which add up to the global means: losses without their factors.
     losses: dict[str, Tensor]
+    """This rank's shares of the losses, without their factors; over all ranks they add up to the
+    global means."""
     metrics: dict[str, Tensor]
-    gradient_norm: Tensor  # before clipping, of the global gradient
+    """This rank's shares of the metrics, as for `losses`."""
+    gradient_norm: Tensor
+    """Norm of the global gradient before clipping."""
     learning_rate: float
-    data_seconds: float  # spent on gathering windows
-    signalled: bool  # some rank was signalled before this update
+    """Learning rate of the update."""
+    data_seconds: float
+    """Seconds spent on gathering windows."""
+    signalled: bool
+    """Whether any rank received a signal before this update."""
 
 
 def masked_mean(values: Tensor, weights: Tensor, total: Tensor | None = None) -> Tensor:
     """The weighted mean of values [B, T]; with `total`, this part's share of a larger mean.
 
-    The only place where a loss is reduced. total: the weights of the whole global batch, so that
-    the shares of all ranks and micro-batches add up to its mean. Means of each rank's own windows
-    would weight a step by how much padding happens to lie beside it. Without any weight, 0.
+    All losses are reduced here. total: the sum of the weights over the global batch, so that the
+    shares of all ranks and micro-batches add up to its mean. (Averaging the means of the ranks
+    would make the weight of a step depend on the padding in its rank's windows.) The mean is 0
+    where all weights are 0.
     """
     if values.dtype in (torch.float16, torch.bfloat16):
-        values = values.float()  # where a count of 1281 would be 1280, or infinite
+        values = values.float()  # in half precision a sum of 1281 is 1280, or infinite
     weights = weights.to(values.dtype)
     total = weights.sum() if total is None else total.to(values.dtype)
     return (values * weights).sum() / total.clamp_min(torch.finfo(values.dtype).tiny)
 
 
 def update_seeds(seed: int, step: int, rank: int, part: int) -> tuple[int, int]:
-    """Of torch's own generator, and of the policy's, in one micro-batch.
+    """Seeds of torch's generator and of the policy's generator in one micro-batch.
 
-    Everything random in it is a function of where it stands; nothing is carried on. The policy's is
-    that of every micro-batch of the update: what it draws follows from each window's own row.
+    All random numbers are a function of (seed, step, rank, part), so no generator state is carried
+    on. The policy's seed is the same in every micro-batch of the update: the numbers that it draws
+    depend on each window's row in the store.
     """
 
     def made(*entropy: int) -> int:
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
-    return made(seed, step, rank, part), made(seed, step, _POLICYS)
+    return made(seed, step, rank, part), made(seed, step, _POLICY_STREAM)
 
 
 class Update:
     """One training update: `update(step)` trains the policy on the batch of that step.
 
-    carried: of every micro-batch the state that its next windows begin with, where the sampler is
-    consecutive and the policy carries one.
+    carried: the initial state of the next windows of every micro-batch, where the sampler is
+    consecutive and the policy carries a state; else None.
     """
 
     def __init__(
@@ -104,8 +112,8 @@ class Update:
         self.rank, self.world = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
         self.autocast_dtype = PRECISIONS[config.precision][1]
-        # Half-precision gradients vanish unless the loss is scaled up; the scale adapts, and is
-        # part of a checkpoint.
+        # Half-precision gradients underflow unless the loss is scaled up. The scale adapts, and is
+        # saved in checkpoints.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.autocast_dtype == torch.float16
         )
@@ -120,25 +128,25 @@ class Update:
         self.model.train()
         self.optimizer.zero_grad()
         weights = [
-            self.policy.weights(batch, self._rng(own))
-            for batch, (_, own) in zip(batches, seeds, strict=True)
+            self.policy.weights(batch, self._rng(policy_seed))
+            for batch, (_, policy_seed) in zip(batches, seeds, strict=True)
         ]
         for batch, named in zip(batches, weights, strict=True):
             named[STEPS] = batch.mask
         exchange = self._exchange(weights, signalled)
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
-        for part, (batch, (everyones, own)) in enumerate(zip(batches, seeds, strict=True)):
-            torch.manual_seed(everyones)
+        for part, (batch, (torch_seed, policy_seed)) in enumerate(zip(batches, seeds, strict=True)):
+            torch.manual_seed(torch_seed)
             with last_backward(self.model, part == len(batches) - 1):
-                learnt = self._forward(batch, self._rng(own), self.carried[part])
+                learnt = self._forward(batch, self._rng(policy_seed), self.carried[part])
                 self._carry(part, learnt.state)
                 sums, flag = exchange()
                 totals = dict(sums)
                 steps = totals.pop(STEPS)
                 values = learnt.losses
                 shares = {n: masked_mean(values[n], weights[part][n], totals[n]) for n in totals}
-                # DDP and FSDP average over the ranks what is to be added up.
+                # DDP and FSDP average over the ranks, but the shares must be summed.
                 self.scaler.scale(self.total(shares) * self.world).backward()
             losses = {n: losses.get(n, 0) + share.detach() for n, share in shares.items()}
             for name, value in (learnt.metrics or {}).items():
@@ -148,7 +156,7 @@ class Update:
         return Outcome(losses, metrics, norm, rate, data_seconds, flag())
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The sum that is minimised: every loss times its factor."""
+        """The sum of the losses times their factors, which is minimised."""
         factors = self.policy.loss_weights
         weighted = [
             share if factors.get(name, 1.0) == 1.0 else share * factors[name]
@@ -161,14 +169,14 @@ class Update:
             self.carried[part] = {name: value.detach() for name, value in state.items()}
 
     def carried_rows(self) -> State:
-        """The carried state of this rank's rows, in the order of the global batch; maybe empty."""
+        """This rank's rows of the carried state, in the order of the global batch; may be empty."""
         parts = [part for part in self.carried if part is not None]
         if not parts:
             return {}
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def carry_on(self, rows: State) -> None:
-        """Take this rank's rows of a state, as `carried_rows` gave it."""
+        """Set the carried state to this rank's rows, in the format of `carried_rows`."""
         count = self.config.accumulation
         for part in range(count):
             self.carried[part] = {
@@ -177,13 +185,13 @@ class Update:
             }
 
     def parts(self, step: int) -> list[np.ndarray]:
-        """This rank's windows of `step`, one array a micro-batch."""
+        """This rank's windows of `step`, one array per micro-batch."""
         mine = rank_slice(self.sampler.ids(step), self.rank, self.world)
         count = self.config.accumulation
         return [rank_slice(mine, part, count) for part in range(count)]
 
     def _forward(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
-        """What the policy learns of a batch, unreduced."""
+        """The policy's output for a batch, unreduced."""
         with torch.autocast(
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
@@ -194,9 +202,8 @@ class Update:
     ) -> Callable[[], tuple[dict[str, Tensor], Callable[[], bool]]]:
         """Sums of weights over all ranks and micro-batches; whether any rank was signalled.
 
-        One small message, begun before the forward pass and awaited behind it. It is also the one
-        moment at which ranks that were signalled at different times can agree on the update after
-        which they stop.
+        This is one small message, sent before the forward pass and awaited after it. Ranks that
+        were signalled at different times also agree by it on the update after which they stop.
         """
         names = sorted(weights[0])
         sums = [torch.stack([part[name].sum() for part in weights]).sum() for name in names]
@@ -214,7 +221,7 @@ class Update:
         return arrived
 
     def _apply(self) -> Tensor:
-        """Clip and step -> the norm of the gradient before."""
+        """Clip the gradient and step -> the norm of the gradient before clipping."""
         self.scaler.unscale_(self.optimizer)
         largest = math.inf if self.config.clip is None else self.config.clip
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), largest)
@@ -228,7 +235,7 @@ class Update:
 
 
 def _later(flag: Tensor) -> Callable[[], bool]:
-    """Reads a number without waiting for what the device is given to do after it."""
+    """A function that reads a number without waiting for later work of the device."""
     if flag.device.type != "cuda":
         return lambda: bool(flag)
     host = torch.empty((), dtype=flag.dtype, pin_memory=True)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from decision_seq.acting import Actor, SlidingActor
+from decision_seq.acting import PolicyActor, SlidingActor
 from decision_seq.bench import planning, steps
 from decision_seq.bench.counting import Counts, alone, counted, dt_update_flops
 from decision_seq.bench.planning import make_policy, plans
@@ -23,8 +23,8 @@ from decision_seq.bench.steps import make_update
 from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.data.store import EpisodeStore
+from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
-from decision_seq.models.sliding import SlidingTransformer
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
 from decision_seq.rollout import SEATS
@@ -38,7 +38,7 @@ UPDATES = {"dt/paper": (635, 255_288_800), "dt/gym": (428, 196_596_968)}
 SPARE = 1.03  # another version of torch may dispatch a few more
 # FLOPs of one step of a full policy batch, with dt/gym's model, from all tokens and from only the
 # new ones; FLOPs of a plan (horizon 2, 4 beams, 3 environments).
-STEP, SLID, PLAN = 403_720_192, 317_114_368, 1_081_488_384
+STEP, SLID, PLAN = 434_128_896, 317_114_368, 1_081_488_384
 SLID_OPERATORS = 126
 
 
@@ -91,7 +91,7 @@ def of_step(update: Update, slides: bool = False) -> Counts:
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
     rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
-    actor = (SlidingActor if slides else Actor)(policy, 1, SEATS, 20)
+    actor = (SlidingActor if slides else PolicyActor)(policy, 1, SEATS, 20)
 
     @torch.inference_mode()
     def act() -> None:
@@ -136,12 +136,12 @@ def test_a_last_block_computed_for_every_token_is_noticed(
 def test_tokens_computed_again_are_noticed(
     make: Callable[[str], Update], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rest = SlidingTransformer.rest
+    newest_hidden = FoldedTransformer.newest_hidden
 
-    def again(self: SlidingTransformer, first: list[Tensor], *more: Tensor) -> Tensor:
-        return rest(self, self.first(first[0]), *more)
+    def again(self: FoldedTransformer, stored: list[Tensor], *more: Tensor) -> Tensor:
+        return newest_hidden(self, self.per_token(stored[0]), *more)
 
-    monkeypatch.setattr(SlidingTransformer, "rest", again)
+    monkeypatch.setattr(FoldedTransformer, "newest_hidden", again)
     assert of_step(make("dt/gym"), slides=True).flops > SLID
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from decision_seq.bench.counting import Counts
+from decision_seq.bench.counting import counted
 from decision_seq.bench.training import (
     BF16,
     FP32,
@@ -64,10 +64,13 @@ def test_a_result_has_a_row_a_side_and_one_for_its_products() -> None:
 
 def test_products_are_those_of_each_precision() -> None:
     """All products are recorded with their shapes, strides and dtypes."""
-    with Counts() as counts:
-        left, right = torch.ones(2, 3, 4), torch.ones(4, 5, requires_grad=True)
+    left, right = torch.ones(2, 3, 4), torch.ones(4, 5, requires_grad=True)
+
+    def compute() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             (left @ right).sum().backward()
+
+    counts = counted(compute)
     forward, backward = counts.products
     assert [product.flops for product in counts.products] == [2 * 6 * 4 * 5] * 2
     for product in (forward, backward):

@@ -75,6 +75,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(
     one.verify()
 
 
+@pytest.mark.usefixtures("collect_here")
 def test_actors_follow_each_other_and_share_equally(actor: GaussianPolicy, tmp_path: Path) -> None:
     both = collected(tmp_path / "both", [UniformPolicy(), actor], Size(7, "episode"))
     first = collected(tmp_path / "first", [UniformPolicy()], Size(3, "episode"))
@@ -86,6 +87,7 @@ def test_actors_follow_each_other_and_share_equally(actor: GaussianPolicy, tmp_p
     assert [Size(10).share(part, 4).count for part in range(4)] == [2, 3, 2, 3]
 
 
+@pytest.mark.usefixtures("collect_here")
 def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
     assert collected(tmp_path / "a", [UniformPolicy()], Size(19, "episode")).num_episodes == 19
     for count in (100, 300, 500, 700):
@@ -93,6 +95,7 @@ def test_uniform_episodes_are_those_asked_for(tmp_path: Path) -> None:
         assert store.num_transitions - store.lengths[-1] < count <= store.num_transitions
 
 
+@pytest.mark.usefixtures("collect_here")
 def test_choices_are_drawn_uniformly(tmp_path: Path) -> None:
     store = collected(tmp_path / "a", [UniformPolicy()], Size(5000), env_id="CartPole-v1")
     actions = store.columns["actions"].array

@@ -59,7 +59,7 @@ def test_statistics_are_those_of_all_pixels(frames: EpisodeStore) -> None:
     pieces=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_rows_through_any_cache(tmp_path_factory, lengths, pieces, data) -> None:
     """For any pieces of frames and any cache size, rows equal those of the whole array."""
     whole = raw(tuple(lengths))

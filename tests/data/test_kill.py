@@ -4,10 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
+
+from tests.waiting import LIMIT, until
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
@@ -17,14 +18,11 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    workers: list[psutil.Process] = []
-    deadline = time.monotonic() + 60
-    while len(workers) < 3 and time.monotonic() < deadline:  # two and Python's resource tracker
-        workers = psutil.Process(parent.pid).children(recursive=True)
-        time.sleep(0.1)
-    assert len(workers) >= 2
+    children = psutil.Process(parent.pid).children
+    until(lambda: len(children(recursive=True)) >= 3, parent)  # two and Python's resource tracker
+    workers = children(recursive=True)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    gone, alive = psutil.wait_procs(workers, timeout=LIMIT)
     assert not alive, [process.cmdline() for process in alive]
     assert len(gone) == len(workers)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -85,7 +85,6 @@ def test_any_number_of_rows_and_any_shape(binning: Binning, rows: int) -> None:
         check(fitted(columns, bins, binning), columns)
 
 
-@settings(deadline=None)  # a machine may be busy
 @given(
     arrays(
         np.float32,

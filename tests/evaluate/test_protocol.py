@@ -48,9 +48,9 @@ def test_scores_do_not_depend_on_the_number_of_ranks(policy: Policy, world: int)
 def test_scores_do_not_depend_on_the_number_of_processes(policy: Policy) -> None:
     def scores(workers: int) -> list[TargetScore]:
         evaluation = Evaluation(
-            CONDITIONING, K, "Hopper-v4", (300.0, 100.0), 40, 3, HOPPER, workers=workers
+            CONDITIONING, K, "Hopper-v4", (300.0, 100.0), 16, 3, HOPPER, workers=workers
         )
-        assert evaluation.layout(policy, 80, alone=True)[1] == workers
+        assert evaluation.layout(policy, 32, alone=True)[1] == workers
         return evaluation.scores([evaluation.roll(policy)])[0]
 
     assert scores(3) == scores(1)

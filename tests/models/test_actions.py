@@ -12,7 +12,7 @@ from decision_seq.models.actions import (
     log_likelihood,
     make_actions,
 )
-from decision_seq.models.draws import normals
+from decision_seq.models.fast.counter_rng import normals
 from decision_seq.types import Batch, Sampling, Spec, UserError
 
 

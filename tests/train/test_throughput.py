@@ -1,9 +1,10 @@
 import pytest
 import torch
-from torch import Tensor
 
 from decision_seq.data.sampler import WindowGatherer
+from decision_seq.models.backbones import State
 from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.policies.base import Learnt
 from decision_seq.train.source import HostSource
 from decision_seq.train.throughput import Throughput, cost_of_a_window
 from decision_seq.types import Batch, Spec
@@ -14,8 +15,9 @@ class Linear(Policy):
         super().__init__()
         self.layer = torch.nn.Linear(11, 3)
 
-    def forward(self, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
-        return {"action": (self.layer(batch.observations) - batch.actions).square().mean(-1)}
+    def learn(self, batch: Batch, rng: torch.Generator, state: State | None = None) -> Learnt:
+        error = self.layer(batch.observations) - batch.actions
+        return Learnt({"action": error.square().mean(-1)})
 
 
 def test_the_flops_of_a_window_are_those_of_its_products(gatherer: WindowGatherer) -> None:

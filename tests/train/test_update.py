@@ -13,6 +13,7 @@ from torch import Tensor
 from decision_seq import config as configs
 from decision_seq.data.sampler import WindowGatherer
 from decision_seq.experiment import make_job
+from decision_seq.policies.base import Learnt
 from decision_seq.problem import Config, prepare
 from decision_seq.train import Job, masked_mean
 from decision_seq.train.config import PRECISIONS
@@ -202,7 +203,7 @@ def test_the_recorded_update_reads_no_number_on_the_host(job: Callable[..., Job]
     with mode:
         update._body()
         with pytest.raises(Exception, match="_local_scalar_dense"):
-            float(update.results["action"])
+            float(update.losses["action"])
 
 
 def test_fp16_scales_its_loss_and_skips_what_overflows(job: Callable[..., Job]) -> None:
@@ -240,9 +241,9 @@ def test_uneven_batches_and_weights_of_ones_own(job: Callable[..., Job]) -> None
         def weights(batch, rng):
             return {"action": batch.mask, "tail": batch.mask & (batch.timesteps > 9)}
 
-        def both(batch, rng):
-            values = forward(batch, rng)["action"]
-            return {"action": values, "tail": values.square()}
+        def both(batch, rng, state=None):
+            values = forward(batch, rng).losses["action"]
+            return Learnt({"action": values, "tail": values.square()})
 
         policy.weights, policy.forward = weights, both
         return update

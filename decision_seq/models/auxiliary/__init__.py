@@ -1,7 +1,7 @@
-"""Auxiliary losses: what a policy learns beside its actions, one file each.
+"""Auxiliary losses of a policy, in addition to its action losses; one file each.
 
-To add one: a file here with a frozen config that inherits `AuxiliaryConfig`, registers itself and
-builds the module, and its import below. The contract tests find it in the registry.
+To add one: write a file here with a frozen config that inherits `AuxiliaryConfig`, registers itself
+and builds the module, and import it below. The contract tests find it in the registry.
 """
 
 from decision_seq.models.auxiliary.base import Auxiliary, AuxiliaryConfig, Features

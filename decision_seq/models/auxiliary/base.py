@@ -1,4 +1,4 @@
-"""The contract of an auxiliary loss."""
+"""Base classes of auxiliary losses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from decision_seq.types import Batch, Spec
 
 
 class Features(NamedTuple):
-    """What a policy has made of a batch, for auxiliary losses to learn from."""
+    """Features that a policy computed from a batch: the input of auxiliary losses."""
 
-    observations: Tensor  # [B, T, F] encoded, each step by itself
+    observations: Tensor  # [B, T, F] encoded, each step separately
     hidden: Tensor  # [B, T, D] after mixing over time, where the action is predicted
     encode: Callable[[Tensor], Tensor]  # observations, changed ones too, [B, T, ...] -> [B, T, F]
-    momentum: Callable[[Tensor], Tensor] | None = None  # the same by the slowly moving copy
+    momentum: Callable[[Tensor], Tensor] | None = None  # `encode` of the slowly moving copy
 
 
 class Sizes(NamedTuple):
@@ -34,12 +34,12 @@ class Sizes(NamedTuple):
 class Auxiliary(nn.Module):
     """An auxiliary loss: a value at every step, computed from a policy's features.
 
-    As for a policy's own losses, what each step counts is known before the network (`counted`),
-    and no value is reduced here. Windows lie inside one episode; padding is masked.
+    As for a policy's own losses, the weight of each step is computed before the network runs
+    (`counted`), and values are not reduced here. Windows lie inside one episode; padding is masked.
 
     looks_ahead: whether the value of a step depends on later steps of its window.
     draws: whether `counted` or `learn` use the generator.
-    momentum: decay of the encoder's slowly moving copy, None where it needs none.
+    momentum: decay of the encoder's slowly moving copy; None for no copy.
     """
 
     looks_ahead: ClassVar[bool] = False
@@ -47,20 +47,20 @@ class Auxiliary(nn.Module):
     momentum: float | None = None
 
     def counted(self, batch: Batch, rng: torch.Generator) -> Tensor:
-        """What each step counts in the loss, [B, T]: computed without parameters."""
+        """The weight of each step in the loss, [B, T], computed without parameters."""
         return batch.mask
 
     def learn(self, features: Features, batch: Batch, rng: torch.Generator) -> Tensor:
-        """The loss of every step, [B, T], unreduced. rng: in the state `counted` found it in."""
+        """The loss of every step, [B, T], unreduced. rng: has the same seed as in `counted`."""
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Called after every update of the weights."""
+        """Hook called after every update of the weights."""
 
 
 @dataclass(frozen=True)
 class AuxiliaryConfig(draccus.ChoiceRegistry):
-    """An auxiliary loss's settings and the only place of their defaults."""
+    """An auxiliary loss's settings, with their defaults."""
 
     weight: float = 1.0
     """Factor of the loss in the sum that is minimised; logs show the loss without it."""

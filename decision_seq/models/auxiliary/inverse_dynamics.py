@@ -1,7 +1,7 @@
 """Inverse dynamics: the action predicted from the observations before and after it.
 
 Pathak et al., 2017 (Curiosity-driven exploration by self-supervised prediction), section 2.2: an
-encoder trained by it keeps what actions change and may drop the rest.
+encoder trained by it represents what actions change and may drop the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class InverseDynamicsConfig(AuxiliaryConfig):
 
 
 class InverseDynamics(Auxiliary):
-    """A hidden layer over encoded observations of two steps in a row, then the action's own loss.
+    """A hidden layer over the encoded observations of two consecutive steps, with an action loss.
 
     The last step of a window or an episode has no observation after it and does not count.
     """

@@ -1,7 +1,7 @@
-"""Backbones: embedded tokens [B, L, D] in, hidden states out, causally.
+"""Backbones: causal modules from embedded tokens [B, L, D] to hidden states.
 
-To add one: a file here with a frozen config that inherits `BackboneConfig`, registers itself and
-builds the module, and its import below. The contract tests pick it up from the registry.
+To add one: write a file here with a frozen config that inherits `BackboneConfig`, registers itself
+and builds the module, and import it below. The contract tests find it in the registry.
 """
 
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Searchable, State

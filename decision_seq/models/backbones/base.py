@@ -1,4 +1,4 @@
-"""The contract of a backbone."""
+"""Base classes of backbones."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import draccus
 import torch
 from torch import Tensor, nn
 
-from decision_seq.models.cache import Cache, Memory
+from decision_seq.models.fast.kv_cache import Cache
 from decision_seq.models.layers import Read
 
-# A rule fixed when a backbone is built: True at the positions that may be attended to. Other
-# positions are masked for every query, themselves included.
+# A rule that is fixed when a backbone is built: True at positions that may be attended to. Other
+# positions are masked for every query, including their own.
 Seen = tuple[bool, ...]
 
-# What a backbone carries from one call to the next, by name: [B, ...] each, a row a sequence.
+# State that a backbone carries from one call to the next, by name: [B, ...], a row per sequence.
 State = dict[str, Tensor]
 
 
 class Backbone(nn.Module):
-    """Causal: the hidden state at a position depends on the tokens up to it and on no other.
+    """Base class of causal sequence models: a hidden state depends only on tokens up to its own.
 
-    memory: `window`, hidden states depend on the tokens of one call; `episode`, also on the state
-        that is carried from call to call: step by step, segment by segment or in one call, the
-        hidden states of an episode are the same.
+    memory: with `window`, hidden states depend on the tokens of one call; with `episode`, also on
+        the state that is carried from call to call. The hidden states of an episode are then the
+        same if it is read step by step, segment by segment or in one call.
     shows_attention: whether it has `attention`.
-    hides: whether it can be built with a rule (`Seen`) of what may be attended to.
+    hides: whether it can be built with a rule (`Seen`) of the positions that may be attended to.
     """
 
     memory: ClassVar[Literal["window", "episode"]] = "window"
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
     width: int
 
     def initial_state(self, rows: int) -> State | None:
-        """The state before an episode's first token; None where nothing is carried."""
+        """The state before an episode's first token; None where no state is carried."""
         return None
 
     def forward(
@@ -49,42 +49,42 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def attention(self, tokens: Tensor) -> Tensor:
-        """tokens [B, L, D] -> attention weights of `forward`, [layers, B, heads, L, L], rows of
-        sum 1. For inspection: it takes memory that training does not need.
+        """tokens [B, L, D] -> attention weights of `forward`, [layers, B, heads, L, L]; each row
+        sums to 1. For inspection: it takes memory that training does not need.
         """
         raise NotImplementedError
 
 
 @runtime_checkable
 class Searchable(Protocol):
-    """A backbone that reads a sequence piece by piece, in rows that branch, for beam search.
+    """Protocol of backbones that read sequences piece by piece in rows that branch (beam search).
 
-    The hidden states are those of `Backbone.forward` over all that a row has read.
+    The hidden states are those of `Backbone.forward` over all tokens that a row has read.
     """
 
     width: int
 
-    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
-        """The cache of so many rows that have read nothing. shared, memory: see `Cache`."""
+    def begin(self, rows: int, shared: bool = True) -> Cache:
+        """The cache of so many rows that have read nothing. shared: see `Cache`."""
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
         """Read tokens [R, q, D] after those in the cache -> hidden [R, q, D].
 
-        lengths: [R], of an empty cache's first tokens so many are real; the rest is never attended
-        to. Such rows have to fork before they read on.
+        lengths: [R], for the first tokens of an empty cache: the number of real tokens in each row.
+        The rest are never attended to, and such rows must fork before they read on.
         """
 
 
 @dataclass(frozen=True)
 class BackboneConfig(draccus.ChoiceRegistry):
-    """A backbone's hyper-parameters and the only place of their defaults."""
+    """A backbone's hyper-parameters, with their defaults."""
 
     @classmethod
     def default_choice_name(cls) -> str:
         return "gpt"
 
     def build(self, seen: Seen | None = None) -> Backbone:
-        """seen: which positions of a sequence may be attended to; by default all.
+        """The backbone. seen: the positions that may be attended to; by default all.
 
         UserError where a rule is given and the backbone cannot hide positions.
         """
@@ -92,7 +92,7 @@ class BackboneConfig(draccus.ChoiceRegistry):
 
 
 def reset_rows(state: State, begins: Tensor, initial: State | None) -> State:
-    """The state with the rows that begin an episode, [B] True, set back to the initial one."""
+    """The state, reset to the initial one in rows that begin an episode. begins: [B]."""
     if initial is None:
         return state
     return {
@@ -109,12 +109,12 @@ def unroll(
     burn_in: int = 0,
     carried_at: int | None = None,
 ) -> tuple[Tensor, State | None]:
-    """Hidden states [B, L, D] of a window's tokens, and the state that the next window begins with.
+    """Hidden states [B, L, D] of a window's tokens, and the initial state of the next window.
 
-    begins: [B] rows whose window begins an episode: they start from the initial state. burn_in:
-    tokens that only refresh the state: no gradient flows through them but in rows that begin an
-    episode (Kapturowski et al., 2019, section 3). carried_at: the number of tokens after which the
-    next window begins, None for all of them.
+    begins: [B], whether the row's window begins an episode, from the initial state. burn_in: the
+    number of tokens that only refresh the state; no gradient flows through them, except in rows
+    that begin an episode (Kapturowski et al., 2019, section 3). carried_at: the number of tokens
+    after which the next window begins; None for all of them.
     """
     length = tokens.shape[1]
     carried_at = length if carried_at is None else carried_at
@@ -130,5 +130,5 @@ def unroll(
             carried = state
         if end == burn_in and state is not None:
             detached = {name: value.detach() for name, value in state.items()}
-            state = reset_rows(detached, begins, state)  # rows that begin keep their gradient
+            state = reset_rows(detached, begins, state)  # rows that begin retain their gradient
     return torch.cat(pieces, 1), carried

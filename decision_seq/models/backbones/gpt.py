@@ -1,6 +1,6 @@
 """GPT: the pre-norm causal transformer of the Decision Transformer (Chen et al., 2021).
 
-As in its code the position table of GPT-2 is absent: the policy embeds timesteps instead.
+As in its code, GPT-2's position table is absent; the policy embeds timesteps instead.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.models.backbones.base import Backbone, BackboneConfig, Seen, State
-from decision_seq.models.cache import Cache, Memory, Shape
+from decision_seq.models.fast.kv_cache import Cache, CacheShape, extend_block
 from decision_seq.models.layers import ACTIVATIONS, Block, Dropout, Read, causal_mask
 
 
 @BackboneConfig.register_subclass("gpt")
 @dataclass(frozen=True)
 class GPTConfig(BackboneConfig):
-    """Defaults: kzl/decision-transformer gym/experiment.py."""
+    """A GPT. Defaults: kzl/decision-transformer gym/experiment.py."""
 
     layers: int = 3
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = 1
-    """Attention heads of a block; they divide the width."""
+    """Attention heads of a block; the width must be a multiple of it."""
     width: int = 128
     """Width of the tokens."""
     dropout: float = 0.1
@@ -41,7 +41,7 @@ class GPTConfig(BackboneConfig):
         for key, most in (
             ("layers", 1_000),
             ("width", 65_536),
-        ):  # else it is built until memory ends
+        ):  # larger ones exhaust the memory
             value = getattr(self, key)
             require(value <= most, f"{where}{key} {value} must be at most {most:,}")
         fits = self.width % self.heads == 0
@@ -56,7 +56,7 @@ class GPTConfig(BackboneConfig):
 
 
 class GPT(Backbone):
-    """Dropout on the embeddings, blocks, final LayerNorm."""
+    """Transformer: dropout on the embeddings, blocks and a final LayerNorm."""
 
     shows_attention = True
     hides = True
@@ -79,7 +79,7 @@ class GPT(Backbone):
     def forward(
         self, tokens: Tensor, read: Read | None = None, state: State | None = None
     ) -> tuple[Tensor, None]:
-        """tokens [B, L, D] -> hidden [B, R, D]; the last block computes `read` alone."""
+        """tokens [B, L, D] -> hidden [B, R, D]; the last block computes only `read`."""
         tokens, mask = self._begun(tokens)
         *blocks, last = self.blocks
         for block in blocks:
@@ -95,20 +95,20 @@ class GPT(Backbone):
         return torch.stack(weights)
 
     def _begun(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first block's tokens, and who may look at whom where a rule says more than time."""
+        """The first block's tokens, and the attention mask; None for the plain causal one."""
         if self.seen is None:
             return self.dropout(tokens), None
         length = tokens.shape[1]
         mask = causal_mask(length, slice(None), tokens.device, self.seen[:length])
         return self.dropout(tokens), mask
 
-    def begin(self, rows: int, shared: bool = True, memory: Memory | None = None) -> Cache:
+    def begin(self, rows: int, shared: bool = True) -> Cache:
         size = self.width // self.heads
-        shape = Shape(len(self.blocks), self.heads, size, self.norm.weight)
-        return Cache(shape, rows, shared, memory)
+        shape = CacheShape(len(self.blocks), self.heads, size, self.norm.weight)
+        return Cache(shape, rows, shared)
 
     def extend(self, tokens: Tensor, cache: Cache, lengths: Tensor | None = None) -> Tensor:
-        """The same numbers as `forward` over all tokens, computed for the new ones alone."""
+        """The same values as `forward` over all tokens, computed only for the new ones."""
         tokens, count = self.dropout(tokens), tokens.shape[1]
         kept = list(range(count))
         if self.places is not None:
@@ -119,7 +119,7 @@ class GPT(Backbone):
             visible = places[kept] <= places[:, None]  # [q, k]
         cache.reserve(len(kept))
         for index, block in enumerate(self.blocks):
-            tokens = cast(Block, block).extend(tokens, cache, index, kept, visible)
+            tokens = extend_block(cast(Block, block), tokens, cache, index, kept, visible)
         cache.advance(count, len(kept))
         if lengths is not None:
             padding = (torch.arange(count, device=tokens.device) >= lengths[:, None])[:, kept]

@@ -1,4 +1,4 @@
-"""LSTM (Hochreiter and Schmidhuber, 1997): a recurrent backbone that remembers the episode."""
+"""LSTM (Hochreiter and Schmidhuber, 1997): a recurrent backbone with episode memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from decision_seq.models.layers import Dropout, Read, select
 @BackboneConfig.register_subclass("lstm")
 @dataclass(frozen=True)
 class LSTMConfig(BackboneConfig):
-    """A stack of LSTM layers, of the size of the Decision Transformer's Gym model."""
+    """A stack of LSTM layers, with the width of the Decision Transformer's Gym model."""
 
     layers: int = 1
-    """LSTM layers, each reads the hidden states of the one before."""
+    """Number of LSTM layers; each reads the hidden states of the previous one."""
     width: int = 128
     """Width of the tokens and of the hidden and cell states."""
     dropout: float = 0.0
@@ -67,7 +67,7 @@ class LSTM(Backbone):
         before = tuple(  # [layers, B, D] each
             state[name].transpose(0, 1).contiguous() for name in ("hidden", "cell")
         )
-        with torch.autocast(tokens.device.type, enabled=False):  # states add up over an episode
+        with torch.autocast(tokens.device.type, enabled=False):  # states accumulate
             inputs = self.dropout(tokens).to(self.norm.weight.dtype)
             hidden, (last, cell) = self.cells(inputs, before)
         state = {"hidden": last.transpose(0, 1), "cell": cell.transpose(0, 1)}

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from decision_seq.models.backbones import GPT, GPTConfig
-from decision_seq.models.cache import Memory
 
 WIDTH = 32
 UNSEEN = tuple(place % 4 != 3 for place in range(48))
@@ -30,7 +29,7 @@ def test_pieces_add_up(gpt: GPT, pieces: list[int]) -> None:
     tokens = torch.randn(3, 48, WIDTH)
     cache = gpt.begin(3)
     read = [gpt.extend(piece, cache) for piece in tokens.split(pieces, 1)]
-    close(torch.cat(read, 1), gpt(tokens))
+    close(torch.cat(read, 1), gpt(tokens)[0])
     assert cache.count == 48
 
 
@@ -41,7 +40,7 @@ def test_what_is_unseen_is_seen_by_nobody() -> None:
     tokens = torch.randn(2, 48, WIDTH)
     other = tokens.clone()
     other[:, 3::4] = torch.randn(2, 12, WIDTH)
-    here, there = gpt(tokens), gpt(other)
+    here, there = gpt(tokens)[0], gpt(other)[0]
     close(here.unflatten(1, (12, 4))[:, :, :3], there.unflatten(1, (12, 4))[:, :, :3])
     differ = (here != there).any(-1).unflatten(1, (12, 4)).all(0).all(0)
     assert differ.tolist() == [False, False, False, True]
@@ -60,14 +59,14 @@ def test_rows_fork_and_are_chosen(gpt: GPT, shared: bool) -> None:
         read = read.repeat_interleave(copies, 0)
         for _ in range(2):
             read = torch.cat([read, torch.randn(len(read), 1, WIDTH)], 1)
-            close(gpt.extend(read[:, -1:], cache)[:, 0], gpt(read)[:, -1])
+            close(gpt.extend(read[:, -1:], cache)[:, 0], gpt(read)[0][:, -1])
         count = len(read) // environments
         rows = torch.cat([torch.randint(count, (left,)) + e * count for e in range(environments)])
         if not shared:
             rows = rows[torch.randperm(len(rows))]
         cache.keep(rows)
         read = torch.cat([read[rows], torch.randn(len(rows), 3, WIDTH)], 1)
-        close(gpt.extend(read[:, -3:], cache), gpt(read)[:, -3:])
+        close(gpt.extend(read[:, -3:], cache), gpt(read)[0][:, -3:])
         assert len(cache.levels) == 1 + shared  # merged
 
 
@@ -84,30 +83,4 @@ def test_prefixes_may_differ_in_length(gpt: GPT) -> None:
         found = gpt.extend(following[:, step : step + 1], cache)[:, 0]
         for row, length in enumerate(lengths.repeat_interleave(2).tolist()):
             whole = torch.cat([prefix[row // 2, :length], following[row, : step + 1]])
-            close(found[row], gpt(whole[None])[0, -1])
-
-
-@torch.no_grad()
-def test_memory_is_used_again_when_it_is_free_and_not_before() -> None:
-    torch.manual_seed(0)
-    gpt, memory = GPTConfig(layers=2, heads=2, width=WIDTH).build().eval(), Memory()
-    tokens, others = torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)
-    first, second = gpt.begin(2, memory=memory), gpt.begin(2, memory=memory)
-    gpt.extend(tokens[:, :3], first)
-    gpt.extend(others[:, :3], second)
-    close(gpt.extend(tokens[:, 3:], first), gpt(tokens)[:, 3:])  # no overwriting
-    close(gpt.extend(others[:, 3:], second), gpt(others)[:, 3:])
-    places = {cache.levels[0].entries.data_ptr() for cache in (first, second)}
-    assert len(places) == 2
-    del first, second
-    third = gpt.begin(2, memory=memory)
-    close(gpt.extend(tokens, third), gpt(tokens))
-    assert third.levels[0].entries.data_ptr() in places
-
-
-@torch.no_grad()
-def test_memory_that_is_free_does_not_pile_up() -> None:
-    gpt, memory = GPTConfig(layers=1, heads=1, width=WIDTH).build().eval(), Memory()
-    for rows in range(1, 30):
-        gpt.extend(torch.randn(rows, 4, WIDTH), gpt.begin(rows, memory=memory))
-    assert len(memory.free) <= 2
+            close(found[row], gpt(whole[None])[0][0, -1])

@@ -8,8 +8,13 @@ import torch
 
 from decision_seq.acting import slides
 from decision_seq.models.backbones import GPT, GPTConfig
+from decision_seq.models.fast.sliding_decode import (
+    MAX_TOKENS,
+    FoldedTransformer,
+    SlidingDecoder,
+    TokenRing,
+)
 from decision_seq.models.positions import WindowConfig
-from decision_seq.models.sliding import LONGEST, Slide, SlidingTransformer, Window
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.types import Spec
 
@@ -20,10 +25,10 @@ LENGTHS = ((3, 1, 14, 2), (9, 4, 7))
 
 def sliding(
     backbone: GPT, rows: int, steps: int, tokens: int, dtype: torch.dtype = torch.float32
-) -> Slide:
+) -> SlidingDecoder:
     """A window over the backbone with the weights of now."""
     blocks = list(backbone.blocks)
-    return Slide(SlidingTransformer(blocks, backbone.norm, rows, steps, tokens, dtype))
+    return SlidingDecoder(FoldedTransformer(blocks, backbone.norm, rows, steps, tokens, dtype))
 
 
 def lives(lengths: tuple[int, ...], steps: int, tokens: int) -> Iterator[tuple[bool, torch.Tensor]]:
@@ -64,17 +69,17 @@ def test_the_newest_token_is_told_the_same(
 def test_nothing_moves() -> None:
     """Entries stay in their slot until the step K later overwrites it."""
     steps, tokens = 4, 3
-    window = Window(2, steps, tokens)
+    ring = TokenRing(2, steps, tokens)
     for t in range(20):
-        window.advance(torch.tensor([t in (0, 10), t == 0]))
+        ring.advance(torch.tensor([t in (0, 10), t == 0]))
         slots = [(t - 10 if t >= 10 else t) % steps, t % steps]
         places = [
             row * steps * tokens + (slot * tokens - 1 + i) % (steps * tokens)
             for row, slot in enumerate(slots)
             for i in range(tokens)
         ]
-        assert window.arrivals().tolist() == places
-        assert window.newest().tolist() == [places[tokens - 1], places[-1]]
+        assert ring.arrivals().tolist() == places
+        assert ring.newest().tolist() == [places[tokens - 1], places[-1]]
 
 
 def test_it_takes_the_weights_of_now() -> None:
@@ -116,6 +121,6 @@ def test_where_it_cannot_do_the_same_it_does_nothing() -> None:
         policy = config.build(spec)
         policy.backbone = backbone
         assert not slides(policy, 3)
-    longest = LONGEST // 3
+    longest = MAX_TOKENS // 3
     assert slides(config.build(spec), longest)
     assert not slides(config.build(spec), longest + 1)

@@ -1,0 +1,1 @@
+"""Faster forms of the plain layers; each is compared with its plain form by a test."""
