@@ -66,9 +66,9 @@ def test_what_it_remembers_has_the_names_it_says(chosen: OptimizerConfig) -> Non
     step(policy, optimizer, 1)
     for name, weight in trained(policy):
         state = optimizer.state[weight]
-        assert set(state) == {*chosen.moments, *chosen.counts}, name
-        assert all(state[key].shape == weight.shape for key in chosen.moments)
-        assert all(state[key].shape == () for key in chosen.counts)
+        assert {*chosen.moments, *chosen.counts} <= set(state), name
+        for key, value in state.items():  # LAMB's keeps norms too, which a step only records
+            assert value.shape == (weight.shape if key in chosen.moments else ()), key
 
 
 def test_restored_it_repeats_the_next_step_to_the_bit(chosen: OptimizerConfig) -> None:
