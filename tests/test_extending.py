@@ -22,21 +22,28 @@ PAGE = ROOT / "decision_seq" / "EXTENDING.md"
 BLOCK = re.compile(r"<!-- (\w+): (.+?) -->\n```\w+\n(.*?)```\n", re.DOTALL)
 LENGTHS = (30, 7, 51, 1, 24)
 
-# By recipe: words of the contract tests' names (pytest's -k), and how many of them run at least.
+
+class Contract(NamedTuple):
+    """The contract tests of a recipe.
+
+    entry: what their names contain. words: which of them run here (pytest's -k). least: how many.
+    """
+
+    entry: str
+    words: str
+    least: int
+
+
 CONTRACTS = {
-    "reader": ("test_imports and jsonl", 1),
-    "conditioning": ("test_conditioning_contract and return_and_steps", 5),
-    "backbone": ("gru and (test_layers or dt-gru-return-continuous)", 15),
-    "memory": (
-        "amrl and (test_layers or dt-amrl-return-continuous or dt-amrl-none-discrete)",
-        25,
+    "reader": Contract("jsonl", "test_imports", 1),
+    "conditioning": Contract("return_and_steps", "test_conditioning_contract", 5),
+    "backbone": Contract("gru", "test_layers or dt-gru-return-continuous", 15),
+    "memory": Contract(
+        "amrl", "test_layers or dt-amrl-return-continuous or dt-amrl-none-discrete", 25
     ),
-    "auxiliary": (
-        "forward_dynamics and (dt-gpt-return or bc-return or test_imports)",
-        20,
-    ),
-    "policy": ("rvs and not auxiliary", 40),
-    "optimizer": ("test_optimizer_contract and nadam", 3),
+    "auxiliary": Contract("forward_dynamics", "dt-gpt-return or bc-return or test_imports", 20),
+    "policy": Contract("rvs", "test_contract or test_imports", 40),
+    "optimizer": Contract("nadam", "test_optimizer_contract or test_imports", 4),
 }
 SUITES = (
     "tests/policies/test_contract.py",
@@ -186,7 +193,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Applied:
         apply(recipe, root)
     write_episodes(root / "trajectories.jsonl")
     (root / "driver.py").write_text(DRIVER)
-    chosen = " or ".join(f"({words})" for words, _ in CONTRACTS.values())
+    chosen = " or ".join(f"({c.entry} and ({c.words}))" for c in CONTRACTS.values())
     run = subprocess.run(
         [sys.executable, "driver.py", "-k", chosen, *SUITES],
         cwd=root,
@@ -232,17 +239,9 @@ def test_a_recipe_trains(name: str, applied: Applied) -> None:
 
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_a_recipe_holds_its_contract(name: str, applied: Applied) -> None:
-    stem = {
-        "reader": "jsonl",
-        "conditioning": "return_and_steps",
-        "backbone": "gru",
-        "memory": "amrl",
-        "auxiliary": "forward_dynamics",
-        "policy": "rvs",
-        "optimizer": "nadam",
-    }[name]
-    found = {test: passed for test, passed in applied.outcomes.items() if stem in test}
-    assert len(found) >= CONTRACTS[name][1], applied.output
+    contract = CONTRACTS[name]
+    found = {test: good for test, good in applied.outcomes.items() if contract.entry in test}
+    assert len(found) >= contract.least, applied.output
     assert all(found.values()), applied.output
 
 
