@@ -37,17 +37,22 @@ class Contract(NamedTuple):
 CONTRACTS = {
     "reader": Contract("jsonl", "test_imports", 1),
     "conditioning": Contract("return_and_steps", "test_conditioning_contract", 5),
-    "backbone": Contract("gru", "test_layers or dt-gru-return-continuous", 15),
+    "backbone": Contract("gru", "test_backbone_contract or dt-gru-return-continuous", 15),
     "memory": Contract(
-        "amrl", "test_layers or dt-amrl-return-continuous or dt-amrl-none-discrete", 25
+        "amrl", "test_backbone_contract or dt-amrl-return-continuous or dt-amrl-none-discrete", 25
     ),
-    "auxiliary": Contract("forward_dynamics", "dt-gpt-return or bc-return or test_imports", 20),
+    "auxiliary": Contract(
+        "forward_dynamics",
+        "dt-gpt-return or bc-return or test_auxiliary_contract or test_imports",
+        20,
+    ),
     "policy": Contract("rvs", "test_contract or test_imports", 40),
     "optimizer": Contract("nadam", "test_optimizer_contract or test_imports", 4),
 }
 SUITES = (
     "tests/policies/test_contract.py",
-    "tests/models/test_layers.py",
+    "tests/models/test_backbone_contract.py",
+    "tests/models/test_auxiliary_contract.py",
     "tests/data/test_conditioning_contract.py",
     "tests/train/test_optimizer_contract.py",
     "tests/test_imports.py",

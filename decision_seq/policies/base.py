@@ -218,7 +218,10 @@ class Policy(nn.Module):
 
     def _encoded_by_momentum(self, observations: Tensor) -> Tensor:
         assert self.momentum_encoder is not None
+        pairs = zip(self.momentum_encoder.buffers(), self.encoder_module().buffers(), strict=True)
         with torch.no_grad():
+            for buffer, fitted in pairs:  # the encoder may have been fitted after the copy
+                buffer.copy_(fitted)
             return self.momentum_encoder(observations)
 
     @torch.no_grad()

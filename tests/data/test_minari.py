@@ -642,7 +642,7 @@ def test_a_process_of_its_own_reads_the_variables(hub: Loopback, tmp_path: Path)
     """Users set HF_ENDPOINT and HF_HOME, which are read when the client is imported."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from decision_seq.data import download\n"
+        "import decision_seq.data.download as download\n"
         f"download.CONNECT_SECONDS = {LIMIT}\n"
         "from decision_seq.data.minari_remote import open_remote\n"
         f"print(open_remote({NAME!r}, Path(sys.argv[1])))"

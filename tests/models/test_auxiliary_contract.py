@@ -13,7 +13,9 @@ import yaml
 from torch import Tensor
 
 from decision_seq.cli import main
+from decision_seq.data.conditioning import ReturnToGo, label
 from decision_seq.data.sampler import WindowGatherer
+from decision_seq.data.store import EpisodeStore
 from decision_seq.models.auxiliary import Auxiliary, AuxiliaryConfig, Features
 from decision_seq.models.auxiliary.base import Sizes
 from decision_seq.models.backbones import GPTConfig
@@ -178,7 +180,7 @@ def test_a_loss_that_peeks_is_caught(
 
 
 def test_an_update_moves_the_slow_copy(
-    spec: Spec, batch: Batch, monkeypatch: pytest.MonkeyPatch
+    spec: Spec, batch: Batch, store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(AuxiliaryConfig._choice_registry, "slow", SlowConfig)
     policy = build("slow", spec)
@@ -186,6 +188,10 @@ def test_an_update_moves_the_slow_copy(
     assert (values == 0).all()  # a copy to begin with
     slow, encoder = policy.momentum_encoder, policy.encoder_module()
     assert slow is not None
+    # Fitted after the copy was made: at first both encode alike.
+    policy.fit(store, label(store, ReturnToGo(10.0)))
+    values, _ = learnt(policy, batch)
+    torch.testing.assert_close(values, torch.zeros_like(values))
     before = [weight.clone() for weight in slow.parameters()]
     assert not any(weight.requires_grad for weight in slow.parameters())
     with torch.no_grad():
