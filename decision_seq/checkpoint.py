@@ -31,9 +31,9 @@ from torch import Tensor
 
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
-from decision_seq.data.conditioning import Conditioning
-from decision_seq.data.identity import sha256
+from decision_seq.datasets.store.source_files import sha256
 from decision_seq.policies.base import Policy, PolicyConfig, check_labels
+from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Reporter, Spec, UserError
 
 PREFIX, PARTIAL = "step-", ".partial-"

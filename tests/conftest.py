@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, settings
 from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
-from decision_seq.context import Context, News
-from decision_seq.data.conditioning import Conditioning, ReturnToGo, label
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.evaluate.context import Context, News
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
+from decision_seq.sequences.conditioning import Conditioning, ReturnToGo, label
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.types import Batch, Episode, Reporter, Spec
 from tests.waiting import LIMIT
 
@@ -57,8 +56,8 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DECISION_SEQ_OFFLINE", "1")  # tests that fetch, fetch from loopback
     # A busy machine is not an absent host.
-    monkeypatch.setattr("decision_seq.data.download.CONNECT_SECONDS", LIMIT)
-    monkeypatch.setattr("decision_seq.data.download.STALL_SECONDS", LIMIT)
+    monkeypatch.setattr("decision_seq.datasets.fetching.download.CONNECT_SECONDS", LIMIT)
+    monkeypatch.setattr("decision_seq.datasets.fetching.download.STALL_SECONDS", LIMIT)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # what is compared to the bit runs on the CPU
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         assert name not in os.environ
@@ -163,7 +162,7 @@ def collect_here(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             made.shutdown(cancel_futures=True)
 
-    monkeypatch.setattr("decision_seq.data.collection.process_pool", pool)
+    monkeypatch.setattr("decision_seq.datasets.collected.collection.process_pool", pool)
 
 
 @pytest.fixture

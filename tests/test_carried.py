@@ -13,11 +13,11 @@ import yaml
 from torch import Tensor
 
 from decision_seq import checkpoint
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import Pool, Segments, WindowGatherer
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.backbones import LSTMConfig
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
+from decision_seq.sequences.conditioning import ReturnToGo, label
+from decision_seq.sequences.windows import Pool, Segments, WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec
 from tests.test_train import TINY, command, losses

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from decision_seq import config as configs
-from decision_seq import experiment
 from decision_seq.cli import main
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
-from decision_seq.problem import Config
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 from decision_seq.types import Episode
 
 TRAIN = {"batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 10, "log_every": 1}

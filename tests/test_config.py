@@ -5,12 +5,12 @@ import pytest
 import yaml
 
 from decision_seq import config
-from decision_seq.data.conditioning import Conditioning, Unconditioned
-from decision_seq.data.features import FeatureToGo
-from decision_seq.data.histogram import Histogram
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path, recipe_trees
+from decision_seq.runs.resolve import Config
+from decision_seq.sequences.conditioning import Conditioning, Unconditioned
+from decision_seq.sequences.conditioning.features import FeatureToGo
+from decision_seq.sequences.conditioning.histogram import Histogram
 from decision_seq.types import UserError
 
 

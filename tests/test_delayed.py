@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
-from decision_seq.context import Context, News
-from decision_seq.data.conditioning import ReturnToGo
-from decision_seq.data.sampler import WindowGatherer
 from decision_seq.envs import Environments
 from decision_seq.evaluate import Evaluation, evaluate_checkpoint, open_checkpoint
+from decision_seq.evaluate.context import Context, News
 from decision_seq.evaluate.protocol import _help
+from decision_seq.evaluate.rollout import SEATS, rollout
+from decision_seq.machine.workers import Counters
 from decision_seq.models.backbones import GPTConfig
-from decision_seq.offline import offline_checkpoint
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.problem import Config, config_of, open_data, prepare
-from decision_seq.rollout import SEATS, rollout
+from decision_seq.runs import experiment
+from decision_seq.runs.offline import offline_checkpoint
+from decision_seq.runs.resolve import Config, config_of, open_data, prepare
+from decision_seq.sequences.conditioning import ReturnToGo
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.types import Reporter, Spec, UserError
-from decision_seq.workers import Counters
 from tests.conftest import Lines
 from tests.test_train import TINY, losses
 

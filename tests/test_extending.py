@@ -53,7 +53,7 @@ SUITES = (
     "tests/policies/test_contract.py",
     "tests/models/test_backbone_contract.py",
     "tests/models/test_auxiliary_contract.py",
-    "tests/data/test_conditioning_contract.py",
+    "tests/datasets/test_conditioning_contract.py",
     "tests/train/test_optimizer_contract.py",
     "tests/test_imports.py",
 )
@@ -67,8 +67,8 @@ import pytest
 
 from decision_seq import config as configs
 from decision_seq import experiment
-from decision_seq.data import open_dataset
-from decision_seq.problem import Config
+from decision_seq.datasets import open_dataset
+from decision_seq.runs.resolve import Config
 from decision_seq.types import UserError
 from tests.test_extending import LENGTHS, SUITES
 from tests.test_extending import check_store

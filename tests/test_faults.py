@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from decision_seq import checkpoint, experiment
-from decision_seq.data import open_dataset
+from decision_seq import checkpoint
+from decision_seq.datasets import open_dataset
+from decision_seq.runs import experiment
 from decision_seq.types import UserError
 from tests.conftest import Lines
 from tests.test_distributed import BIN, CPU, port

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import pytest
 
 from decision_seq.config import config_classes, field_docs
-from decision_seq.problem import Config
+from decision_seq.runs.resolve import Config
 
 CLASSES = config_classes(Config)
 

@@ -9,11 +9,10 @@ import pytest
 
 from decision_seq import checkpoint
 from decision_seq.cli import main
-from decision_seq.data.outcome import GoalOutcome
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.envs import FACTS, Environments, make
-from decision_seq.rollout import rollout
+from decision_seq.evaluate.rollout import rollout
+from decision_seq.sequences.conditioning.outcome import GoalOutcome
 from decision_seq.types import Episode
 
 MAZE = FACTS["maze2d-umaze"].env_id or ""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.cli import main
-from decision_seq.problem import Config
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 from decision_seq.train import best
 from decision_seq.train.metrics import trim
 from decision_seq.types import UserError

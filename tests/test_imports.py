@@ -1,8 +1,9 @@
-"""Tests of imports: modules import only from higher layers, and the help does not load torch."""
+"""Imports: the order of the layers, no cycles, no torch when the command line starts."""
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,34 +12,21 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 # From the top; a module may import from earlier layers and from its own group.
 LAYERS = [
     "types",
-    "memory",
     "config",
-    "workers",
-    "targets",
-    "statistics",
-    "coverage",
+    "machine",
     "envs",
     "recipes",
-    "data",
+    "datasets",
+    "report",
+    "sequences",
     "models",
-    "planner",
     "policies",
     "checkpoint",
-    "context",
-    "acting",
-    "rollout",
     "evaluate",
+    "acting",
     "train",
-    "report",
-    "video",
-    "provenance",
-    "problem",
-    "offline",
-    "prediction",
-    "matching",
-    "explanation",
-    "run_folder",
-    "experiment",
+    "runs",
+    "analysis",
     "sharing",
     "doctor",
     "bench",
@@ -67,6 +55,32 @@ def test_imports_point_upwards(path: Path) -> None:
     assert own in LAYERS, f"{own} has no place in the order of the modules"
     below = {g for g in imported_groups(path) if LAYERS.index(g) > LAYERS.index(own)}
     assert not below
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Every module that a file names, within functions and for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else node.module for name in names}
+    return found & modules - {name_of(path)}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    modules = {name_of(path) for path in MODULES}
+    graph = {name_of(path): imported_modules(path, modules) for path in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_help_loads_no_heavy_package() -> None:

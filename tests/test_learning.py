@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from decision_seq import config as configs
-from decision_seq import experiment
 from decision_seq.cli import main
-from decision_seq.problem import Config
 from decision_seq.recipes import recipe_path
-from decision_seq.statistics import mean_interval
+from decision_seq.report.statistics import mean_interval
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 
 EPISODES = 20
 

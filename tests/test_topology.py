@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from decision_seq import config as configs
-from decision_seq.problem import Config, make_sampler, prepare
+from decision_seq.runs.resolve import Config, make_sampler, prepare
 from decision_seq.types import Reporter
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, command, losses, run_here
@@ -23,7 +23,7 @@ BATCH = 16
 # Trains and records the windows that every rank requested from its source.
 WITNESS = """
 import json, os, sys
-from decision_seq.train.source import HostSource
+from decision_seq.sequences.device import HostSource
 from decision_seq.cli import main
 
 gather, path = HostSource.batch, os.environ["WITNESS"] + "." + os.environ.get("RANK", "0")

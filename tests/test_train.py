@@ -14,14 +14,14 @@ import torch
 import yaml
 
 from decision_seq import config as configs
-from decision_seq import experiment
 from decision_seq.checkpoint import checkpoints
 from decision_seq.cli import main
-from decision_seq.data import open_dataset
-from decision_seq.data.sampler import Pool, RandomWindows
+from decision_seq.datasets import open_dataset
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import evaluate_checkpoint
-from decision_seq.problem import Config, make_sampler, prepare
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config, make_sampler, prepare
+from decision_seq.sequences.windows import Pool, RandomWindows
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines

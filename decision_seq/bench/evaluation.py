@@ -20,16 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decision_seq.acting import make_actor
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
-from decision_seq.data.conditioning import ReturnToGo
 from decision_seq.envs import environment_notes, make
 from decision_seq.evaluate import Opened, open_checkpoint
+from decision_seq.evaluate.acting import make_actor
+from decision_seq.evaluate.rollout import SEATS, Asked, draws_of
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import table
-from decision_seq.rollout import SEATS, Asked, draws_of
-from decision_seq.statistics import mean_interval
+from decision_seq.report.statistics import mean_interval
+from decision_seq.sequences.conditioning import ReturnToGo
 from decision_seq.types import Batch, Reporter, Sampling, Transition
 
 RECORDED = (4, 50)  # number of episodes, and first steps of each, whose actions are compared

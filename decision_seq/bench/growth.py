@@ -23,14 +23,14 @@ from decision_seq.bench.sampling import LENGTH, write_random_store
 from decision_seq.bench.steps import make_update
 from decision_seq.bench.timing import interleaved, machine, prepare
 from decision_seq.config import require
-from decision_seq.data.store import EpisodeStore
-from decision_seq.memory import keep_freed
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.machine.memory import keep_freed
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.report import table
 from decision_seq.report.plots import COLOURS, drawing
+from decision_seq.sequences.device import HostSource
 from decision_seq.train import TrainConfig
-from decision_seq.train.source import HostSource
 from decision_seq.train.throughput import cost_of_a_window
 from decision_seq.train.update import Update
 from decision_seq.types import Reporter

@@ -8,8 +8,17 @@ import numpy as np
 
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
-from decision_seq.coverage import GAP, IMPROVEMENT, IQM, MEAN, STUDENT, Method, World, simulate
 from decision_seq.report import table
+from decision_seq.report.coverage import (
+    GAP,
+    IMPROVEMENT,
+    IQM,
+    MEAN,
+    STUDENT,
+    Method,
+    World,
+    simulate,
+)
 from decision_seq.types import Reporter
 
 TASKS = 9  # as in D4RL's locomotion: three robots, three datasets

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from decision_seq.bench.counting import product_flops
 from decision_seq.bench.timing import best_device, interleaved, machine, prepare
-from decision_seq.planner import PlannerConfig, plan
-from decision_seq.policies.imagination import Imagination
-from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
+from decision_seq.policies.trajectory_transformer import (
+    TrajectoryTransformer,
+    TrajectoryTransformerConfig,
+)
+from decision_seq.policies.trajectory_transformer.imagination import Imagination, TransitionModel
+from decision_seq.policies.trajectory_transformer.planner import PlannerConfig, plan
 from decision_seq.report import table
 from decision_seq.types import Reporter, Sampling, Spec
 
@@ -46,7 +49,7 @@ class Rereader:
 
     def __init__(
         self,
-        policy: TrajectoryTransformer,
+        policy: TransitionModel,
         tokens: Tensor,
         lengths: Tensor,
         count: int,

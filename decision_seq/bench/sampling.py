@@ -14,11 +14,10 @@ import numpy as np
 
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import Pool, RandomWindows, WindowGatherer
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.report import table
+from decision_seq.sequences.conditioning import ReturnToGo, label
+from decision_seq.sequences.windows import Pool, RandomWindows, WindowGatherer
 from decision_seq.types import Episode, Reporter
 
 OBSERVATION, ACTION, LENGTH, CONTEXT = 11, 3, 1000, 20

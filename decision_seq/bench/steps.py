@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from decision_seq.bench.frames import write_moving_squares
+from decision_seq.bench.frame_store import write_moving_squares
 from decision_seq.bench.sampling import ACTION, CONTEXT, LENGTH, OBSERVATION, write_random_store
 from decision_seq.bench.timing import MEDIANS, interleaved, machine, prepare, rows_text
 from decision_seq.bench.training import BATCH, CLIP, adamw, peer_model
 from decision_seq.config import load
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import Pool, RandomWindows, WindowGatherer
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.recipes import recipe_trees
+from decision_seq.sequences.conditioning import ReturnToGo, label
+from decision_seq.sequences.device import DeviceSource, HostSource
+from decision_seq.sequences.windows import Pool, RandomWindows, WindowGatherer
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.train.graph import GraphedUpdate
 from decision_seq.train.groups import make_optimizer
 from decision_seq.train.parallel import distribute
-from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.update import Update
 from decision_seq.types import Episode, Reporter, Spec
 

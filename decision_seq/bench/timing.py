@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from decision_seq.config import require
-from decision_seq.memory import keep_freed
-from decision_seq.provenance import commit
+from decision_seq.machine.memory import keep_freed
+from decision_seq.machine.workers import granted_cores
 from decision_seq.report import table
+from decision_seq.runs.provenance import commit
 from decision_seq.types import Reporter
-from decision_seq.workers import granted_cores
 
 CPUINFO = Path("/proc/cpuinfo")
 Key = TypeVar("Key", bound=Hashable)

@@ -132,7 +132,7 @@ def run_sample(options: argparse.Namespace) -> int:
     if options.store is not None and not options.frames:
         raise UserError("--store is for `bench sample --frames`; add that")
     if options.frames:
-        from decision_seq.bench.frames import bench_frames, frames_text
+        from decision_seq.bench.frame_store import bench_frames, frames_text
 
         result = bench_frames(options.transitions, options.store, make_reporter())
         return _show(options, result, frames_text)
@@ -279,7 +279,7 @@ def _add_time_to_score(parts: Any) -> None:
 
 
 def run_time_to_score(options: argparse.Namespace) -> int:
-    from decision_seq.bench.scores import bench_scores, scores_text
+    from decision_seq.bench.time_to_score import bench_scores, scores_text
 
     return _show(options, bench_scores(options.paths, options.score, make_reporter()), scores_text)
 

@@ -14,8 +14,8 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The configuration and the run's folder that the options select."""
     from decision_seq import config as configs
     from decision_seq.envs import trust
-    from decision_seq.problem import Config
-    from decision_seq.run_folder import is_run
+    from decision_seq.runs.folder import is_run
+    from decision_seq.runs.resolve import Config
 
     if options.resume != "never" and options.output is None:
         raise UserError("--resume needs --output, the folder of the run to go on with")

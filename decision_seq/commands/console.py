@@ -93,7 +93,7 @@ def error_prefix(error: UserError) -> str | None:
 def print_offline(scores: Any, as_json: bool = False) -> None:
     from dataclasses import asdict
 
-    from decision_seq.offline import offline_text
+    from decision_seq.evaluate.held_out import offline_text
 
     print(json.dumps(asdict(scores), indent=1) if as_json else f"\n{offline_text(scores)}")
 

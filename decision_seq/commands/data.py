@@ -46,7 +46,7 @@ def _add_list(verbs: Any) -> None:
 
 
 def run_list(options: argparse.Namespace) -> int:
-    from decision_seq.data.catalog import catalog
+    from decision_seq.datasets.catalog import catalog
     from decision_seq.report import table
 
     rows = catalog(options.source)
@@ -74,9 +74,10 @@ def _add_inspect(verbs: Any) -> None:
 
 
 def run_inspect(options: argparse.Namespace) -> int:
-    from decision_seq.data import Request, open_dataset
-    from decision_seq.data.inspection import inspect
-    from decision_seq.report import inspection_text, plot_returns
+    from decision_seq.datasets import Request, open_dataset
+    from decision_seq.datasets.inspection import inspect
+    from decision_seq.report import inspection_text
+    from decision_seq.report.plots import plot_returns
 
     reporter = make_reporter()
     store = open_dataset(options.name, Request(reporter=reporter))
@@ -102,7 +103,7 @@ def _add_fetch(verbs: Any) -> None:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    from decision_seq.data import Request, open_dataset
+    from decision_seq.datasets import Request, open_dataset
 
     for name in options.names:
         _print_store(open_dataset(name, Request(reporter=make_reporter())))
@@ -152,9 +153,9 @@ def _add_collect(verbs: Any) -> None:
 
 
 def run_collect(options: argparse.Namespace) -> int:
-    from decision_seq.data import Request, open_dataset
-    from decision_seq.data.bundled import collect_named
-    from decision_seq.data.collection import Size
+    from decision_seq.datasets import Request, open_dataset
+    from decision_seq.datasets.collected.bundled import collect_named
+    from decision_seq.datasets.collected.collection import Size
 
     named = options.name is not None
     if named == (options.policy is not None) or named == (options.env is not None):
@@ -207,8 +208,8 @@ def _add_convert(verbs: Any) -> None:
 
 
 def run_convert(options: argparse.Namespace) -> int:
-    from decision_seq.data import Request, open_dataset
-    from decision_seq.data.export import convert
+    from decision_seq.datasets import Request, open_dataset
+    from decision_seq.datasets.export import convert
 
     reporter = make_reporter()
     store = open_dataset(options.name, Request(reporter=reporter))

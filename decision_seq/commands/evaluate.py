@@ -171,7 +171,7 @@ def _planner(settings: list[str]) -> dict[str, Any]:
 
 
 def _measure_offline(options: argparse.Namespace) -> int:
-    from decision_seq.offline import offline_checkpoint
+    from decision_seq.runs.offline import offline_checkpoint
 
     measured = offline_checkpoint(
         options.path, options.dataset, options.device, reporter=make_reporter()
@@ -182,7 +182,8 @@ def _measure_offline(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     from decision_seq.evaluate import calibrate
-    from decision_seq.report import calibration_text, plot_calibration, write_json
+    from decision_seq.report import calibration_text, write_json
+    from decision_seq.report.plots import plot_calibration
 
     reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
@@ -198,7 +199,7 @@ def _studio(options: argparse.Namespace, opened: Any) -> Any:
     """The studio if --video is given, made before the evaluation so that faults show early."""
     if options.video is None:
         return None
-    from decision_seq.video import Studio
+    from decision_seq.evaluate.video import Studio
 
     episodes = 1 if options.video_episodes is None else options.video_episodes
     return Studio(opened, options.video, episodes, make_reporter())

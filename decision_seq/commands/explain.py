@@ -33,8 +33,8 @@ def add(verbs: Any) -> None:
 
 
 def run_explain(options: argparse.Namespace) -> int:
-    from decision_seq.explanation import explain
-    from decision_seq.report import explanation_text, plot_explanation
+    from decision_seq.analysis.credit_assignment import explain
+    from decision_seq.analysis.credit_assignment_report import explanation_text, plot_explanation
 
     folder = folder_to_write(options.path, options.output)
     found = explain(

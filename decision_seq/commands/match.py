@@ -80,9 +80,9 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def run_match(options: argparse.Namespace) -> int:
+    from decision_seq.analysis.hindsight_matching import match_checkpoint
+    from decision_seq.analysis.hindsight_matching_report import matching_text, plot_matching
     from decision_seq.envs import trust
-    from decision_seq.matching import match_checkpoint
-    from decision_seq.report import matching_text, plot_matching
 
     trust(options.env or "")
     folder = folder_to_write(options.path, options.output)

@@ -36,8 +36,8 @@ def add(verbs: Any) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    from decision_seq.prediction import predict_checkpoint
-    from decision_seq.report import plot_prediction, prediction_text
+    from decision_seq.analysis.model_error import predict_checkpoint
+    from decision_seq.analysis.model_error_report import plot_prediction, prediction_text
 
     folder = folder_to_write(options.path, options.output)
     found = predict_checkpoint(

@@ -49,9 +49,9 @@ def print_report(
     """Compare the runs in `folders`, write the report to `output` if given -> the exit code."""
     import numpy as np
 
-    from decision_seq.report.folder import write_report
     from decision_seq.report.markdown import main_text, make_report, report_json
     from decision_seq.report.runs import find_runs
+    from decision_seq.report.writing import write_report
 
     runs, unfinished = find_runs(folders)
     if not runs:

@@ -40,7 +40,7 @@ def add(verbs: Any) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    from decision_seq import experiment
+    from decision_seq.runs import experiment
     from decision_seq.train import Interrupted
 
     reporter = make_reporter()

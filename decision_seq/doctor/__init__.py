@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from decision_seq.data.conditioning import label
 from decision_seq.doctor import learning, machine
 from decision_seq.doctor.check import FAILED, OK, Check, checks_text, failed
-from decision_seq.experiment import leave, make_job, share_problem
-from decision_seq.problem import Config, Problem, prepare
+from decision_seq.runs.experiment import leave, make_job, share_problem
+from decision_seq.runs.resolve import Config, Problem, prepare
+from decision_seq.sequences.conditioning import label
 from decision_seq.train import Ranks, Trainer, start_accelerator
 from decision_seq.train.launch import watched
 from decision_seq.types import Reporter, UserError

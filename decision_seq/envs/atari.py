@@ -1,7 +1,7 @@
 """Atari 2600 games in the Arcade Learning Environment: `atari/Pong-v0`, `atari/MsPacman-v0`, ...
 
 The preprocessing is our own and needs no OpenCV. Frames, rewards and ends equal those of ale-py's
-`AtariVectorEnv` to the bit (`tests/test_atari.py`). The protocol is that of the Decision
+`AtariVectorEnv` to the bit (`tests/envs/test_atari.py`). The protocol is that of the Decision
 Transformer's evaluation (kzl/decision-transformer, atari/) except the resize: the maximum of the
 newest frames is taken before it is shrunk by area, as in DQN-replay (google-research/batch_rl over
 google/dopamine).

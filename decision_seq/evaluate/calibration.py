@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.config import require
 from decision_seq.evaluate.checkpoints import Opened
-from decision_seq.statistics import returns_interval
+from decision_seq.report.statistics import returns_interval
 from decision_seq.types import Reporter
 
 MOST = 1_000  # largest number of targets
@@ -19,8 +19,8 @@ BEYOND = 0.2  # extent above the data's best return, as a share of the range of 
 def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> dict[str, Any]:
     """Roll out at `points` targets from the data's worst return to beyond their best.
 
-    Returns plain values for `report.plot_calibration`. UserError for a policy without a target
-    return, or a checkpoint that does not hold the returns of its data.
+    Returns plain values for `report.plots.plot_calibration`. UserError for a policy without a
+    target return, or a checkpoint that does not hold the returns of its data.
     """
     facts, evaluation = opened.loaded.facts, opened.evaluation
     known = facts.return_percentiles

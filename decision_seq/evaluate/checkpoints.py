@@ -14,8 +14,8 @@ from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require, to_tree
 from decision_seq.envs import environment_notes, obstacle
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
+from decision_seq.evaluate.rollout import device_of
 from decision_seq.policies import PolicyConfig
-from decision_seq.rollout import device_of
 from decision_seq.types import Reporter, Scores, UserError
 
 

@@ -14,12 +14,8 @@ import torch
 
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
-from decision_seq.data.conditioning import Conditioning
 from decision_seq.envs import Environments, trust
-from decision_seq.evaluate.scores import score
-from decision_seq.memory import keep_freed, large_enough
-from decision_seq.policies.base import Policy
-from decision_seq.rollout import (
+from decision_seq.evaluate.rollout import (
     SEATS,
     Asked,
     Claim,
@@ -30,9 +26,13 @@ from decision_seq.rollout import (
     queue_up,
     roll,
 )
-from decision_seq.targets import Target, check_targets, resolve
+from decision_seq.evaluate.scores import score
+from decision_seq.evaluate.targets import Target, check_targets, resolve
+from decision_seq.machine.memory import keep_freed, large_enough
+from decision_seq.machine.workers import Counters, Helpers, cores
+from decision_seq.policies.base import Policy
+from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Bar, Reporter, Spec, TargetScore, UserError
-from decision_seq.workers import Counters, Helpers, cores
 
 MOST = 1_000_000  # episodes per target; every result is saved
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from decision_seq.envs import normalize
-from decision_seq.statistics import returns_interval
+from decision_seq.report.statistics import returns_interval
 from decision_seq.types import TargetScore
 
 

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.columns import Column
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import Column, EpisodeStore
 from decision_seq.models.encoders import Standardizer
 from decision_seq.types import Batch, Spec
 

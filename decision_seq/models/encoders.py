@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 
 FIT_FRAMES = 2_000  # frames, spread evenly over the data, whose mean is the mean frame
 

@@ -15,7 +15,10 @@ from decision_seq.policies.bc import BehaviourCloning, BehaviourCloningConfig
 from decision_seq.policies.bdt import BidirectionalTransformer, BidirectionalTransformerConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.policies.return_predictor import ReturnPredictor, ReturnPredictorConfig
-from decision_seq.policies.tt import TrajectoryTransformer, TrajectoryTransformerConfig
+from decision_seq.policies.trajectory_transformer import (
+    TrajectoryTransformer,
+    TrajectoryTransformerConfig,
+)
 
 __all__ = [
     "BehaviourCloning",

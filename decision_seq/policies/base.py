@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.conditioning import HINDSIGHT_ONLY, Conditioning
-from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store.episode_store import Column
 from decision_seq.models.auxiliary.base import Auxiliary, AuxiliaryConfig, Features, Sizes
 from decision_seq.models.backbones.base import State
+from decision_seq.sequences.conditioning import Conditioning
+from decision_seq.sequences.conditioning.base import HINDSIGHT_ONLY
 from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
 # name -> values [B, T]; `train.update.masked_mean` reduces them, with the policy's weights.
@@ -71,7 +73,7 @@ class Policy(nn.Module):
     def fit(self, store: EpisodeStore, conditions: Column) -> None:
         """Compute statistics of the data before training and store them in buffers.
 
-        conditions: the labels of every transition, [N, C], from `data.conditioning.label`.
+        conditions: the labels of every transition, [N, C], from `sequences.conditioning.label`.
         """
         raise NotImplementedError
 

@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.conditioning import Conditioning
-from decision_seq.data.schedule import Schedule
-from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store.episode_store import Column
 from decision_seq.models.backbones import BackboneConfig, GPTConfig
 from decision_seq.models.backbones.base import State
 from decision_seq.models.encoders import EncoderConfig
 from decision_seq.policies.base import Learnt, PolicyConfig
 from decision_seq.policies.dt import DecisionTransformer, DecisionTransformerConfig
+from decision_seq.sequences.conditioning import Conditioning
+from decision_seq.sequences.conditioning.schedule import Schedule
 from decision_seq.types import Batch, Episode, Spec
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store.episode_store import Column
 from decision_seq.models.actions import Head, make_actions
 from decision_seq.models.auxiliary.base import Features, Sizes
 from decision_seq.models.backbones import BackboneConfig, GPTConfig

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decision_seq.config import require
-from decision_seq.data.store import Column, EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store.episode_store import Column
 from decision_seq.models.auxiliary.base import Features
 from decision_seq.models.backbones.base import State
 from decision_seq.policies.base import Learnt, PolicyConfig

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from decision_seq.config import flat
-from decision_seq.data import d4rl
+from decision_seq.datasets.d4rl import reader as d4rl
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import Run, value
+from decision_seq.report.statistics import Interval, mean_interval
 from decision_seq.report.text import target_text
-from decision_seq.statistics import Interval, mean_interval
 
 # Keys that do not describe a method: the data and the protocol make the row, the seed makes the
 # replicate, and the others set how a run is executed, logged and saved.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
-from decision_seq.report.context import fitting, published_text
+from decision_seq.report.published_context import fitting, published_text
 from decision_seq.report.runs import Run
 from decision_seq.report.summary import (
     Improvement,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
+from decision_seq.report.statistics import performance_profile, profile_band
 from decision_seq.report.summary import shared
-from decision_seq.statistics import performance_profile, profile_band
 from decision_seq.types import UserError
 
 if TYPE_CHECKING:

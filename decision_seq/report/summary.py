@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decision_seq.coverage import GAP, IQM, Method, World, simulate
 from decision_seq.report.compare import Comparison
-from decision_seq.statistics import (
+from decision_seq.report.coverage import GAP, IQM, Method, World, simulate
+from decision_seq.report.statistics import (
     Aggregate,
     Interval,
     TaskScores,

@@ -12,10 +12,10 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.checkpoint import Loaded
 from decision_seq.config import require, save_text
-from decision_seq.data.conditioning import ReturnToGo
-from decision_seq.data.export import whole
+from decision_seq.datasets.export import whole
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
+from decision_seq.sequences.conditioning import ReturnToGo
 from decision_seq.sharing import foreign, layouts, onnx_file
 from decision_seq.sharing.card import card
 from decision_seq.types import Reporter

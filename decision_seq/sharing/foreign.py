@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from decision_seq import checkpoint
-from decision_seq.data import remote
-from decision_seq.data.identity import require_file, sha256
+from decision_seq.datasets.fetching import remote
+from decision_seq.datasets.store.source_files import require_file, sha256
 from decision_seq.types import Reporter, UserError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -19,13 +19,13 @@ from torch import Tensor
 from decision_seq import checkpoint, envs
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, require, to_tree
-from decision_seq.data.conditioning import ReturnToGo
-from decision_seq.data.export import whole
+from decision_seq.datasets.export import whole
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.models.encoders import Standardizer
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
-from decision_seq.problem import Config, Problem, prepare
+from decision_seq.runs.resolve import Config, Problem, prepare
+from decision_seq.sequences.conditioning import ReturnToGo
 from decision_seq.sharing import foreign, layouts
 from decision_seq.sharing.foreign import Foreign
 from decision_seq.types import Reporter, Spec, UserError

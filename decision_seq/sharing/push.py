@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import require
-from decision_seq.data import download, remote
+from decision_seq.datasets.fetching import download, remote
 from decision_seq.sharing.exporting import export
 from decision_seq.sharing.foreign import REPOSITORY
 from decision_seq.types import Reporter, UserError

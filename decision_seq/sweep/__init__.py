@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from decision_seq.config import save_text
-from decision_seq.data.conditioning import label
-from decision_seq.problem import Config, prepare
+from decision_seq.runs.resolve import Config, prepare
+from decision_seq.sequences.conditioning import label
 from decision_seq.sweep.folders import Progress, is_scored, likely_progress, progress
 from decision_seq.sweep.grid import Run, read_grid
 from decision_seq.train.metrics import check_trackers

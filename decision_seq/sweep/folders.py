@@ -9,9 +9,9 @@ from typing import Literal
 
 from decision_seq import checkpoint
 from decision_seq.config import load, read_yaml, require
-from decision_seq.experiment import check_same_run, differing_keys
-from decision_seq.problem import Config, Problem
-from decision_seq.run_folder import is_run
+from decision_seq.runs.experiment import check_same_run, differing_keys
+from decision_seq.runs.folder import is_run
+from decision_seq.runs.resolve import Config, Problem
 
 Progress = Literal["new", "begun", "finished"]
 

@@ -23,8 +23,8 @@ import yaml
 
 from decision_seq.config import load, read_yaml, require, setting, to_tree
 from decision_seq.envs import trust
-from decision_seq.problem import Config
 from decision_seq.recipes import DEFAULT_RECIPE, recipe_trees
+from decision_seq.runs.resolve import Config
 from decision_seq.types import UserError
 
 KEYS = ("config", "set", "datasets", "policies", "seeds")

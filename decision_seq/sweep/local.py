@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from decision_seq import workers
-from decision_seq.data.download import OFFLINE
+from decision_seq.datasets.fetching.download import OFFLINE
+from decision_seq.machine import workers
 from decision_seq.sweep.folders import last_line
 from decision_seq.sweep.grid import Run
 from decision_seq.types import Bar, Reporter

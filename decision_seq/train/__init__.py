@@ -3,7 +3,6 @@
 launch.py       launch of one or several processes, and communication between them
 config.py       settings of the optimizer and of the loop
 optimizers.py   registry of optimizers; groups.py: their parameter groups
-source.py       windows, from host memory or from the device
 update.py       one update; graph.py: the same as one CUDA graph
 parallel.py     one model over several processes, whole or sharded
 trainer.py      the loop: update, log, save, evaluate

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from decision_seq.config import require
+from decision_seq.sequences.device import DeviceSource
 from decision_seq.train.groups import LR_SCALE
-from decision_seq.train.source import DeviceSource
 from decision_seq.train.update import Outcome, Update, masked_mean, update_seeds
 
 WARMUP = 3  # runs before the capture, in which libraries choose kernels and allocate

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from decision_seq.config import require
-from decision_seq.memory import keep_freed, large_enough
+from decision_seq.machine.memory import keep_freed, large_enough
 from decision_seq.train.config import TrainConfig
 from decision_seq.types import UserError
 

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from decision_seq.config import require
-from decision_seq.data.sampler import rank_slice
 from decision_seq.policies import Policy
+from decision_seq.sequences.windows import rank_slice
 from decision_seq.train.config import TrainConfig
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from decision_seq.models.fast.linear import flop_formulas
 from decision_seq.policies import Policy
-from decision_seq.train.source import HostSource
+from decision_seq.sequences.device import HostSource
 from decision_seq.train.update import masked_mean
 
 # Dense peak TFLOP/s by precision, from NVIDIA's data sheets of the SXM boards. fp32 is without

@@ -22,9 +22,10 @@ from accelerate import Accelerator
 
 from decision_seq import checkpoint
 from decision_seq.config import save_text
-from decision_seq.data.sampler import Sampler, WindowGatherer
 from decision_seq.evaluate import Evaluation
 from decision_seq.policies import Policy
+from decision_seq.sequences.device import DeviceSource, HostSource
+from decision_seq.sequences.windows import Sampler, WindowGatherer
 from decision_seq.train import best
 from decision_seq.train.averages import Averages
 from decision_seq.train.config import PRECISIONS, TrainConfig
@@ -45,7 +46,6 @@ from decision_seq.train.parallel import (
     spread_rows,
 )
 from decision_seq.train.signals import Interrupted, Signals
-from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.throughput import Throughput, cost_of_a_window, peak_tflops
 from decision_seq.train.update import Outcome, Update
 from decision_seq.types import Reporter, TargetScore, UserError

@@ -19,10 +19,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from decision_seq.data.sampler import Sampler, rank_slice
 from decision_seq.models.backbones import State
 from decision_seq.policies import Policy
 from decision_seq.policies.base import Learnt
+from decision_seq.sequences.windows import Sampler, rank_slice
 from decision_seq.train.config import PRECISIONS, TrainConfig
 from decision_seq.train.groups import set_rate
 from decision_seq.train.parallel import last_backward
@@ -33,7 +33,7 @@ STEPS = " steps"  # key of the real steps in the summed weights; metrics are ave
 
 
 class Source(Protocol):
-    """Protocol of a source of windows; see `train.source`."""
+    """Protocol of a source of windows; see `sequences.device`."""
 
     def batch(self, ids: np.ndarray) -> Batch:
         """Rows of first transitions [B] -> a torch Batch on the device."""

@@ -9,8 +9,8 @@ Reads a YAML of the chosen snapshots:
       expert: [256000, 0.3]
       replay: [51200, 102400, 153600, 204800]   # with the noise of training
 
-and writes decision_seq/data/behaviours/*.safetensors and datasets.json with the episodes and the
-mean return of every default collection.
+and writes decision_seq/datasets/collected/behaviours/*.safetensors, and datasets.json with the
+episodes and the mean return of every default collection.
 
     python experiments/behaviour/bundle.py experiments/behaviour/tiers.yml --runs runs
 """
@@ -27,7 +27,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from decision_seq.data import bundled
+from decision_seq.datasets.collected import bundled
 
 
 def export(run: Path, steps: int, noise: float, name: str) -> str:

@@ -29,8 +29,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from decision_seq.data.behaviour import GaussianPolicy
-from decision_seq.data.collection import CHUNK, run_chunk
+from decision_seq.datasets.collected.behaviour import GaussianPolicy
+from decision_seq.datasets.collected.collection import CHUNK, run_chunk
 from decision_seq.envs import make
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from decision_seq.bench.evaluation import ORIGINAL, bench_evaluation, evaluation_text
-from decision_seq.experiment import train
+from decision_seq.runs.experiment import train
 from decision_seq.types import UserError
 from tests.test_train import tiny
 

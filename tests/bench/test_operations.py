@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from decision_seq.acting import PolicyActor, SlidingActor
 from decision_seq.bench import planning, steps
 from decision_seq.bench.counting import Counts, alone, counted, dt_update_flops
 from decision_seq.bench.planning import make_policy, plans
@@ -22,12 +21,13 @@ from decision_seq.bench.sampling import write_random_store
 from decision_seq.bench.steps import make_update
 from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.evaluate.acting import PolicyActor, SlidingActor
+from decision_seq.evaluate.rollout import SEATS
 from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
-from decision_seq.rollout import SEATS
 from decision_seq.train import TrainConfig
 from decision_seq.train.update import Update
 from decision_seq.types import Batch, Reporter

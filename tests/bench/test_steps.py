@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from decision_seq.bench import steps
 from decision_seq.bench.sampling import write_random_store
 from decision_seq.bench.steps import PEER, bench_steps, loop_batch, make_entrants, steps_text
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.recipes import recipe_trees

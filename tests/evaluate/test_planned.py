@@ -8,7 +8,7 @@ import pytest
 from decision_seq.cli import main
 from decision_seq.evaluate import open_checkpoint
 from decision_seq.types import UserError
-from tests.test_prediction import long_store, run  # noqa: F401
+from tests.analysis.test_model_error import long_store, run  # noqa: F401
 
 HOPPER = ["--env", "Hopper-v4", "--episodes", "1"]
 

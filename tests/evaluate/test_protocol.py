@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.evaluate import Evaluation, EvaluationConfig, score
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.statistics import mean_interval
+from decision_seq.report.statistics import mean_interval
+from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.types import Spec, TargetScore, UserError
 
 K = 8

@@ -13,13 +13,13 @@ import yaml
 from torch import Tensor
 
 from decision_seq.cli import main
-from decision_seq.data.conditioning import ReturnToGo, label
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.auxiliary import Auxiliary, AuxiliaryConfig, Features
 from decision_seq.models.auxiliary.base import Sizes
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
+from decision_seq.sequences.conditioning import ReturnToGo, label
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.train.update import Update
 from decision_seq.types import Batch, Spec

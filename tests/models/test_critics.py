@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
-from decision_seq.data.conditioning import label
-from decision_seq.data.outcome import Outcome
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore
-from decision_seq.data.writer import StoreWriter
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.models.critics import IQL, CriticConfig, IQLConfig, NoCriticConfig
-from decision_seq.problem import Config
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
+from decision_seq.sequences.conditioning import label
+from decision_seq.sequences.conditioning.outcome import Outcome
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Episode, Spec, UserError
 from tests.conftest import ACTION, OBSERVATION

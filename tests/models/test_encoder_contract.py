@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.encoders import Encoder, EncoderConfig, VectorEncoder
 from decision_seq.types import UserError
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.data.conditioning import Unconditioned, label
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.policies import BehaviourCloning, BehaviourCloningConfig
+from decision_seq.sequences.conditioning import Unconditioned, label
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import lived
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
+from decision_seq.analysis.hindsight_matching import match_checkpoint
 from decision_seq.cli import main
-from decision_seq.data.conditioning import Unconditioned, label
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.schedule import Schedule
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import Environments
 from decision_seq.evaluate import open_checkpoint
-from decision_seq.matching import match_checkpoint
+from decision_seq.evaluate.rollout import rollout
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import BidirectionalTransformer, BidirectionalTransformerConfig
-from decision_seq.rollout import rollout
-from decision_seq.train.source import DeviceSource, HostSource
+from decision_seq.sequences.conditioning import Unconditioned, label
+from decision_seq.sequences.conditioning.schedule import Schedule
+from decision_seq.sequences.device import DeviceSource, HostSource
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.types import Spec, UserError
 
 K, Z = 6, 3

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from decision_seq.acting import PolicyActor, SlidingActor, slides
-from decision_seq.data.conditioning import Conditioning, label
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.evaluate.acting import PolicyActor, SlidingActor, slides
 from decision_seq.models.auxiliary import AuxiliaryConfig
 from decision_seq.models.backbones import BackboneConfig
 from decision_seq.models.critics import IQLConfig
 from decision_seq.models.encoders import ImageConfig
 from decision_seq.models.positions import TimestepConfig, WindowConfig, WindowPositions
 from decision_seq.policies import Policy, PolicyConfig, TrajectoryTransformer
+from decision_seq.sequences.conditioning import Conditioning, label
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import OBSERVATION, lived

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from decision_seq.data.conditioning import label
-from decision_seq.data.outcome import Outcome
-from decision_seq.data.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import ReturnPredictor, ReturnPredictorConfig
 from decision_seq.policies.base import Policy
+from decision_seq.sequences.conditioning import label
+from decision_seq.sequences.conditioning.outcome import Outcome
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec, UserError
 

@@ -7,7 +7,8 @@ import pytest
 
 from decision_seq.cli import main
 from decision_seq.envs import FACTS
-from decision_seq.report import plot_calibration, plot_returns, score_table
+from decision_seq.report import score_table
+from decision_seq.report.plots import plot_calibration, plot_returns
 from decision_seq.report.runs import read_run
 from decision_seq.types import UserError
 from tests.report.folders import BUNDLED, write_run

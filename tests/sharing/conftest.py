@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from decision_seq.checkpoint import Loaded
-from decision_seq.context import Context, News
 from decision_seq.envs import Environments
+from decision_seq.evaluate.context import Context, News
 from decision_seq.types import Batch, Transition
 from tests.conftest import FACTS, K
 

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from decision_seq import checkpoint
-from decision_seq.data.conditioning import Unconditioned
 from decision_seq.evaluate import score
 from decision_seq.policies import BehaviourCloningConfig
 from decision_seq.report import scores_json
+from decision_seq.sequences.conditioning import Unconditioned
 from decision_seq.sharing.card import card
 from decision_seq.types import Scores, Spec, UserError
 from tests.sharing.conftest import FACTS, K

@@ -14,11 +14,11 @@ from transformers import DecisionTransformerModel
 
 from decision_seq import checkpoint
 from decision_seq.config import read_yaml, save_text
-from decision_seq.data.conditioning import ReturnToGo, ShuffledReturnToGo
-from decision_seq.data.features import FeatureToGo
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
+from decision_seq.sequences.conditioning import ReturnToGo, ShuffledReturnToGo
+from decision_seq.sequences.conditioning.features import FeatureToGo
 from decision_seq.sharing.exporting import export
 from decision_seq.sharing.importing import Given, import_policy
 from decision_seq.types import Batch, Reporter, UserError

@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.problem import Config
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 from decision_seq.train import TrainConfig
 from decision_seq.train.averages import Averages
 from decision_seq.types import Spec, UserError

@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
-from decision_seq.problem import Config
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 from decision_seq.train import TrainConfig
 from decision_seq.train.groups import LR_SCALE, make_groups, make_optimizer, set_rate
 from decision_seq.train.optimizers import OptimizerConfig

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from decision_seq.data.sampler import WindowGatherer
 from decision_seq.models.backbones import State
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.policies.base import Learnt
-from decision_seq.train.source import HostSource
+from decision_seq.sequences.device import HostSource
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train.throughput import Throughput, cost_of_a_window
 from decision_seq.types import Batch, Spec
 

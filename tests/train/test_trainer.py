@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from decision_seq import checkpoint, experiment
+from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.evaluate import evaluate_checkpoint
 from decision_seq.policies import DecisionTransformer
-from decision_seq.problem import Config
+from decision_seq.runs import experiment
+from decision_seq.runs.resolve import Config
 from decision_seq.train import Interrupted, masked_mean
 from decision_seq.types import Bar, Reporter, UserError
 from tests.test_train import losses, tiny

@@ -11,15 +11,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from decision_seq import config as configs
-from decision_seq.data.sampler import WindowGatherer
-from decision_seq.experiment import make_job
 from decision_seq.policies.base import Learnt
-from decision_seq.problem import Config, prepare
+from decision_seq.runs.experiment import make_job
+from decision_seq.runs.resolve import Config, prepare
+from decision_seq.sequences.device import DeviceSource, HostSource
+from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import Job, masked_mean
 from decision_seq.train.config import PRECISIONS
 from decision_seq.train.graph import GraphedUpdate
 from decision_seq.train.parallel import distribute, repeated_blocks
-from decision_seq.train.source import DeviceSource, HostSource
 from decision_seq.train.update import Update, update_seeds
 from decision_seq.types import Reporter
 from tests.test_train import TINY

@@ -1,0 +1,1 @@
+"""Datasets that bundled policies collect here, on first use."""

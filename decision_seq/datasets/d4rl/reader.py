@@ -1,0 +1,188 @@
+"""Reader of D4RL's HDF5 files, by path, or by name from D4RL's cache or host.
+
+D4RL's own package cannot be imported today (it needs mujoco-py), so its files are read directly.
+`layout.py` describes their layout, `files.tsv` lists them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from decision_seq.datasets.d4rl import layout
+from decision_seq.datasets.fetching.download import fetch
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.datasets.store.source_files import describe_file, require_file
+from decision_seq.types import Reporter, UserError
+
+HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+MIRROR = "DECISION_SEQ_D4RL_URL"  # the environment variable that names another host
+LAYOUT = "D4RL-layout file"  # how a store's source describes a file read by `read`
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file on D4RL's host."""
+
+    path: str
+    """Path on the host."""
+    bytes: int | None
+    """Size; None if unknown."""
+    sha256: str | None
+    """Beginning of the SHA-256; None if unknown."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return Path(self.path).name
+
+
+@cache
+def published() -> dict[str, PublishedFile]:
+    """D4RL's datasets, name -> file: all of Gym, Adroit, AntMaze, Maze2D and Kitchen."""
+    table = Path(__file__).with_name("files.tsv").read_text().splitlines()
+    rows = csv.reader((line for line in table if not line.startswith("#")), delimiter="\t")
+    return {
+        name: PublishedFile(
+            path, None if size == "-" else int(size), None if digest == "-" else digest
+        )
+        for name, path, size, digest in rows
+    }
+
+
+def versioned(name: str) -> str | None:
+    """The newest version of a D4RL name, `hopper-medium` -> `hopper-medium-v2`; None if unknown."""
+    if name in published():
+        return name
+    return next((full for v in "210" if (full := f"{name}-v{v}") in published()), None)
+
+
+def dataset_name(path: Path) -> str:
+    """D4RL's dataset name of a file of its host; the file's own name for other files.
+
+    `hopper_mixed.hdf5` is hopper-medium-replay-v0; `Ant_maze_u-maze_...` is an antmaze.
+    """
+    known = {file.name: name for name, file in published().items()}
+    return known.get(path.name, path.stem)
+
+
+def own_dataset(source: str) -> str | None:
+    """D4RL's dataset name for a store's source; None if the data are not D4RL's own.
+
+    Anyone can write a file in D4RL's layout. The file is therefore identified by its checksum, and
+    by its name only if no checksum was published.
+    """
+    described = re.fullmatch(rf"{LAYOUT} (.+), sha256 ([0-9a-f]{{12}})", source)
+    if described is None:
+        return None
+    file_name, digest = described.groups()
+    for name, file in published().items():
+        own = file.name == file_name if file.sha256 is None else file.sha256.startswith(digest)
+        if own:
+            return name
+    return None
+
+
+def cache_folder() -> Path:
+    """The folder of D4RL's files, shared with D4RL: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
+    configured = os.environ.get("D4RL_DATASET_DIR")
+    return Path(configured).expanduser() if configured else Path.home() / ".d4rl" / "datasets"
+
+
+def find_file(name: str) -> Path | None:
+    """The HDF5 file of a D4RL dataset in D4RL's cache or in `./data`; None if there is none."""
+    full = versioned(name)
+    if full is None:
+        return None
+    ours = f"{full.rpartition('-v')[0].replace('-', '_')}-v{full[-1]}.hdf5"
+    published_name = published()[full].name
+    for folder in (cache_folder(), Path("data")):
+        for file in (published_name, ours):
+            if (folder / file).is_file():
+                _require_whole(folder / file, full)
+                return folder / file
+    return None
+
+
+def _require_whole(path: Path, name: str) -> None:
+    """Raise UserError for a file that `download` fetched and whose size has changed since."""
+    try:
+        fetched = json.loads(path.with_name(f"{path.name}.json").read_text())["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # put there by hand, or by D4RL
+    if path.stat().st_size != fetched:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes, {fetched:,} were fetched for d4rl/{name};"
+            " delete it and run again"
+        )
+
+
+def download(name: str, reporter: Reporter | None = None) -> Path:
+    """Download a D4RL dataset into D4RL's cache -> its file.
+
+    `download.Unreachable` without a network. UserError for an unknown name, a refusal by the host,
+    or a file whose size or checksum is not the published one.
+    """
+    full = versioned(name)
+    if full is None:
+        raise UserError(f"D4RL has no dataset called {name!r}; `decision-seq data list` names them")
+    file = published()[full]
+    host = os.environ.get(MIRROR, HOST).rstrip("/")
+    return fetch(
+        f"{host}/{file.path}", cache_folder() / file.name, file.bytes, file.sha256, reporter
+    )
+
+
+def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
+    """Read the file into a store at `output`; UserError for a bad file.
+
+    The environment to evaluate in follows from the file's name, or from the observation and action
+    sizes if only one environment has them.
+    """
+    import h5py
+
+    require_file(path, "an HDF5 file")
+    try:
+        file = h5py.File(path)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} is no HDF5 file, or is cut short; fetch it again") from error
+    with file, StoreWriter(output) as writer:
+        try:
+            columns = _columns(file)
+            stored = sum(column.id.get_storage_size() for column in columns.values())
+            layout.refuse_bomb(stored, sum(column.nbytes for column in columns.values()))
+            found = ", ".join(sorted(map(str, file))) or "nothing"
+            source = describe_file("d4rl-hdf5", LAYOUT, path)
+            return layout.fill(writer, columns, found, dataset_name(path), source)
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+            # h5py raises any of these for damage within the file
+            raise UserError(f"{path} is damaged ({error}); fetch it again") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _columns(file: Any) -> dict[str, Any]:
+    """The layout's columns that the file has; UserError for one that links to another file."""
+    import h5py
+
+    columns = {}
+    for name in (*layout.REQUIRED, *layout.OPTIONAL):
+        inside = _INSIDE.get(name, name)
+        if isinstance(file.get(inside, getlink=True), h5py.ExternalLink):
+            raise UserError(f"{name} lies in another file; give one file that holds its data")
+        column = file.get(inside)
+        if isinstance(column, h5py.Dataset):
+            if column.is_virtual or column.external:
+                raise UserError(f"{name} lies in other files; give one file that holds its data")
+            columns[name] = column
+    return columns
+
+
+# Where this package's exports store a column that D4RL's layout has no place for.
+_INSIDE = {"unfinished": "infos/unfinished"}

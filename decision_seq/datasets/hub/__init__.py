@@ -1,0 +1,1 @@
+"""Trajectories in datasets of the Hugging Face Hub: fetched, read and written."""

@@ -1,0 +1,65 @@
+"""Joined datasets: the episodes of several stores, one after another, in one store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.types import Episode, UserError
+
+
+def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore:
+    """A store of all parts in `folder`; UserError unless they are of one task.
+
+    Final observations are retained only if every part has them.
+    """
+    facts: dict[str, set] = {
+        "observation or action size": {
+            (p.columns["observations"].shape[1:], p.columns["actions"].shape[1:]) for p in parts
+        },
+        "frames to an observation": {p.stack for p in parts},
+        "actions to choose from": {p.choices for p in parts} - {None},
+        "rewards being clipped": {p.clipped for p in parts},
+        "task": {p.header["family"] for p in parts} - {None},
+        "reference scores": {str(p.header["reference_scores"]) for p in parts},
+        "environment": {p.header["env_id"] for p in parts} - {None},
+    }
+    for what, values in facts.items():
+        if len(values) > 1:
+            listed = ", ".join(sorted(map(str, values)))
+            raise UserError(f"{name}: the parts differ in {what} ({listed}); they do not join")
+    identity = json.dumps([part.header for part in parts], sort_keys=True)
+    output = folder / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    with contextlib.suppress(UserError):  # absent or cut short: joined again below
+        return EpisodeStore.open(output)
+    with StoreWriter(output, parts[0].stack) as writer:
+        final = all("final_observations" in part.columns for part in parts)
+        for part in parts:
+            for episode in part.episodes():
+                writer.append(episode if final else _without_final_observation(episode))
+        limits = [part.header["max_episode_steps"] for part in parts]
+        return writer.finish(
+            "+".join(part.name for part in parts),
+            {
+                "kind": "joined",
+                "description": " + ".join(part.source for part in parts),
+                "parts": [part.header["source"] for part in parts],
+            },
+            env_id=next((p.header["env_id"] for p in parts if p.header["env_id"]), None),
+            family=next((p.header["family"] for p in parts if p.header["family"]), None),
+            reference_scores=parts[0].header["reference_scores"],
+            max_episode_steps=max((limit for limit in limits if limit), default=None),
+            transitions_in=sum(part.header["transitions_in"] for part in parts),
+            has_timeouts=all(part.header["has_timeouts"] for part in parts),
+            choices=next((p.choices for p in parts if p.choices), None),
+            clipped=parts[0].clipped,
+        )
+
+
+def _without_final_observation(episode: Episode) -> Episode:
+    return replace(episode, observations=episode.observations[: len(episode)])

@@ -1,0 +1,1 @@
+"""Minari datasets: found, fetched, read and written."""

@@ -1,0 +1,274 @@
+"""One run, from its configuration to its scores: the command `decision-seq train`.
+
+`train` opens the data, resolves the configuration by them, trains, evaluates the last checkpoint
+and writes a record of all of it:
+
+    config.yaml       the resolved configuration     metrics.jsonl, tensorboard/   during training
+    provenance.json   data, code, packages, machine  checkpoints/step-NNNNNNNN/    see checkpoint.py
+    scores.json       every episode of every target  evaluations.jsonl   scores of all evaluations
+    offline.json      errors on held-out episodes, where some were held out
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from decision_seq import checkpoint
+from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
+from decision_seq.envs import environment_notes
+from decision_seq.evaluate import Evaluation, check_environment, compute_device
+from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
+from decision_seq.policies import Policy
+from decision_seq.report import scores_json, write_json
+from decision_seq.runs.folder import Resume, is_run, run_folder
+from decision_seq.runs.provenance import Launched
+from decision_seq.runs.resolve import Config, Problem, make_sampler, prepare
+from decision_seq.sequences.conditioning import label
+from decision_seq.sequences.windows import WindowGatherer
+from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
+from decision_seq.train.launch import watched
+from decision_seq.train.metrics import check_trackers
+from decision_seq.types import Reporter, Scores, TargetScore
+
+# Keys in which a resumed run may differ from the original run. They change the saved files, and how
+# an update of the same windows is computed.
+RESUMABLE = (
+    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
+    *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
+    *("train.data_on_device", "train.cuda_graph", "train.peak_tflops", "evaluation."),
+    "frame_memory",
+)
+
+
+def check_same_run(output: Path, problem: Problem) -> None:
+    """UserError with the keys that make the resumed run another run, see `differing_keys`."""
+    config = problem.config
+    saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
+    tree = read_yaml(output / "config.yaml")
+    if saved is not None:
+        # The checkpoint's copy has a checksum; the run's own file may have been edited or cut.
+        tree = read_yaml(saved / "config.yaml")
+        source = tree.pop("data", {}).get("source")
+        tree.pop("spec", None)
+        require(
+            source == problem.facts.source,
+            f"cannot resume {output}: it was trained on {source}, now the data are"
+            f" {problem.facts.source}",
+        )
+        done = checkpoint.read_trainer(saved)["step"]
+        require(
+            config.train.steps >= done,
+            f"cannot resume {output} with train.steps {config.train.steps}: {done} are done; score"
+            " an earlier checkpoint by `decision-seq evaluate`, or begin another run",
+        )
+    differing = [
+        f"{key} ({before} -> {now})"
+        for key, (before, now) in differing_keys(load(Config, tree), config).items()
+    ]
+    require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
+
+
+def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys that make `now` another run than `before`, with both values."""
+    old, new = flat(to_tree(before)), flat(to_tree(now))
+    differing = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
+    }
+    if now.train.schedule == "constant":  # then more steps do not change the earlier ones
+        differing.pop("train.steps", None)
+    return differing
+
+
+class Finished(NamedTuple):
+    """Results of a finished run."""
+
+    checkpoint: Path
+    """The last checkpoint."""
+    scores: Scores | None
+    """Its scores; None without a rollout."""
+    offline: OfflineScores | None
+    """Its measures on held-out episodes; None where none were held out."""
+
+
+def train(
+    config: Config,
+    output: Path,
+    resume: Resume = "never",
+    processes: int | None = None,
+    reporter: Reporter | None = None,
+    command: Sequence[str] = (),
+) -> Finished | None:
+    """Train and evaluate a run in `output`; None on all processes but the main one.
+
+    Every process of a launch calls it. processes: the required number of processes, None for any;
+    command: the command line, for the provenance. UserError on anything the user can mend; a run
+    that could not begin leaves no files.
+    """
+    reporter = reporter or Reporter()
+    with ExitStack() as held_by_main, watched():
+        accelerator = start_accelerator(config.train, processes)
+        ranks = Ranks(accelerator)
+        reporter.say(describe_launch(config, ranks, accelerator.device))
+
+        def begin() -> Problem:
+            held_by_main.enter_context(run_folder(output, resume))
+            return _prepare_checked(config, output, reporter)
+
+        problem = share_problem(ranks, begin)
+        trainer = Trainer(make_job(problem, output), accelerator, ranks, reporter)
+        launched = Launched.now(command, ranks.world, accelerator.device)
+        ranks.from_main(lambda: _write_first_files(problem, output, launched))
+        if resume != "never":
+            trainer.resume()
+        with trainer.signals.caught():
+            try:
+                record = trainer.run()
+            except Interrupted:
+                leave(accelerator)
+                raise
+            leave(accelerator)
+        if not ranks.is_main:
+            return None
+        path = checkpoint.find(output)
+        scores = _scores(problem, path, record) if record else None
+        if scores is not None:
+            write_json(output / "scores.json", scores_json(scores))
+        offline = None
+        if problem.config.held_out:
+            device = str(accelerator.device)
+            loaded = checkpoint.load(path, compute_device(device))
+            offline = held_out_scores(loaded, problem.config.held_out, problem.store)
+            write_json(output / "offline.json", dataclasses.asdict(offline))
+        return Finished(path, scores, offline)
+
+
+def leave(accelerator: Accelerator) -> None:
+    """End the launch on all ranks together; when they exit at different times, gloo may abort."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
+    """The first line of every launch: the number of processes, the device and the precision."""
+    together = "1 process trains"
+    if ranks.world > 1:
+        how = "sharded (FSDP2)" if config.train.parallel == "fsdp" else "DDP"
+        together = f"{ranks.world} processes train together, {how},"
+    return (
+        f"{together} on {device.type}, {torch.get_num_threads()} thread(s) each,"
+        f" {config.train.precision}"
+    )
+
+
+def make_job(problem: Problem, output: Path) -> Job:
+    """The trainer's job for a problem."""
+    config, store, facts = problem.config, problem.store, problem.facts
+    conditions = label(store, config.conditioning)
+
+    def build() -> Policy:
+        torch.manual_seed(config.seed)  # the same first weights every time, on every process
+        return config.policy.build(problem.spec)
+
+    def fit(policy: Policy) -> None:
+        policy.fit(store, conditions)
+
+    gatherer = WindowGatherer(
+        store,
+        conditions,
+        config.policy.context_length,
+        problem.spec.max_timestep,
+        config.policy.futures,
+    )
+    evaluation = config.evaluation
+    return Job(
+        config.train,
+        config.seed,
+        build,
+        fit,
+        make_sampler(config, store),
+        gatherer,
+        output,
+        {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
+        Evaluation.of(
+            evaluation,
+            config.conditioning,
+            config.policy.context_length,
+            facts,
+        )
+        if evaluation.episodes
+        else None,
+        evaluation.every,
+    )
+
+
+def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
+    """Prepare the problem; UserError where the run cannot begin or resume."""
+    check_trackers(config.train.trackers)
+    problem = prepare(config, reporter)
+    label(problem.store, problem.config.conditioning)  # before the other ranks need it
+    if problem.config.evaluation.episodes:
+        check_environment(str(problem.facts.env_id), problem.spec)
+    if is_run(output):
+        check_same_run(output, problem)
+    return problem
+
+
+def _write_first_files(problem: Problem, output: Path, launched: Launched) -> None:
+    """Write a run's first files; after them it can be resumed."""
+    save_text(output / "config.yaml", dump(problem.config))
+    launched.record(output / "provenance.json", to_tree(problem.config), problem.store)
+
+
+def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
+    """Call `begin` on the main process, then open the same data on the others.
+
+    An error on one process is raised on all.
+    """
+    found: list[Problem] = []
+
+    def on_main() -> dict[str, Any]:
+        found.append(begin())
+        problem = found[0]
+        return {"config": to_tree(problem.config), "store": str(problem.store.path)}
+
+    said = ranks.from_main(on_main)
+
+    def open_here() -> None:
+        if not found:
+            config = load(Config, said["config"])
+            if Path(said["store"]).is_dir():  # the same store, where the disk is shared
+                config = dataclasses.replace(config, dataset=said["store"])
+            found.append(prepare(config, Reporter()))
+
+    ranks.together(open_here)
+    checksums = ranks.gather(found[0].store.checksum)
+    other = [rank for rank, checksum in enumerate(checksums) if checksum != checksums[0]]
+    require(
+        not other,
+        f"the data of rank {other[0] if other else 0} are not those of rank 0; copy the store"
+        f" {said['store']} to every machine",
+    )
+    return found[0]
+
+
+def _scores(problem: Problem, path: Path, record: dict[str, Any]) -> Scores:
+    """The scores of the last evaluation, with the facts and notes of the data."""
+    facts = problem.facts
+    return Scores(
+        dataset=facts.dataset,
+        source=facts.source,
+        env_id=str(facts.env_id),
+        checkpoint=str(path),
+        targets=[TargetScore.of(tree) for tree in record["targets"]],
+        notes=[*environment_notes(str(facts.env_id)), *facts.notes],
+        env_steps_per_second=record["env_steps_per_second"],
+    )
