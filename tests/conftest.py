@@ -18,7 +18,7 @@ from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
-from decision_seq.evaluate.context import Context, News
+from decision_seq.evaluate.context import Context, StepBuffer
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.sequences.conditioning import Conditioning, ReturnToGo, label
@@ -67,14 +67,14 @@ def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def lived(spec: Spec, context_length: int, episode: Episode, labels: np.ndarray) -> Iterator[Batch]:
     """Contexts of every step of an episode in row 1 of 2; row 0 is reset at every step."""
     (size,), cpu = spec.observation_shape, torch.device("cpu")
-    context, news = Context(2, context_length, spec, size), News(2, spec, cpu)
+    context, buffer = Context(2, context_length, spec, size), StepBuffer(2, spec, cpu)
     actions = torch.zeros_like(context.batch().actions[:, 0])
     for t in range(len(episode)):
-        news.observations[:] = episode.observations[t]
-        news.conditions[:] = labels[t]
-        news.rewards[:] = episode.rewards[t - 1] if t else 0
-        news.fresh[:] = [1, t == 0]
-        context.advance(actions, *news.on(cpu))
+        buffer.observations[:] = episode.observations[t]
+        buffer.conditions[:] = labels[t]
+        buffer.rewards[:] = episode.rewards[t - 1] if t else 0
+        buffer.fresh[:] = [1, t == 0]
+        context.advance(actions, *buffer.on(cpu))
         yield context.batch()
         actions[:] = torch.tensor(episode.actions[t])
 

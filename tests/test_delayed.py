@@ -13,9 +13,9 @@ from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.envs import Environments
 from decision_seq.evaluate import Evaluation, evaluate_checkpoint, open_checkpoint
-from decision_seq.evaluate.context import Context, News
+from decision_seq.evaluate.context import Context, StepBuffer
 from decision_seq.evaluate.protocol import _help
-from decision_seq.evaluate.rollout import SEATS, rollout
+from decision_seq.evaluate.rollout import SLOTS, rollout_returns
 from decision_seq.machine.workers import Counters
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
@@ -76,11 +76,11 @@ def rollouts(
         patched.setattr(Context, "advance", recording)
         environments = Environments("Hopper-v4", 3, delayed)
         asked = ReturnToGo(20.0), K, environments, [40.0, 60.0, 80.0], [1, 2, 3]
-        returns, lengths = rollout(policy, *asked)
+        returns, lengths = rollout_returns(policy, *asked)
     numbers = np.array(seen)
     conditions, rewards = (
         [numbers[:length, row, column] for row, length in enumerate(lengths)]
-        for column in (News.CONDITION, News.REWARD)
+        for column in (StepBuffer.CONDITION, StepBuffer.REWARD)
     )
     return returns.tolist(), conditions, rewards
 
@@ -115,9 +115,9 @@ def test_who_helps_is_told_as_late(policy: Policy) -> None:
         protocol = ReturnToGo(20.0), K, "Hopper-v4", (50.0,), 9, 3
         evaluation = Evaluation(*protocol, workers=1, delayed=delayed)
         shared = (policy, *protocol[:2], "fp32", 0.0, None)
-        asked, made = evaluation.asked(), ("Hopper-v4", 8, delayed)
-        helped = sorted(_help(Counters(SEATS), asked, made, *shared), key=lambda o: o.index)
-        alone = evaluation.scores([evaluation.roll(policy)])[0][0].returns
+        asked, made = evaluation.requests(), ("Hopper-v4", 8, delayed)
+        helped = sorted(_help(Counters(SLOTS), asked, made, *shared), key=lambda o: o.index)
+        alone = evaluation.scores([evaluation.rank_part(policy)])[0][0].returns
         return [obtained.total for obtained in helped], alone
 
     late, dense = returns(True), returns(False)

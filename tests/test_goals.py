@@ -11,7 +11,7 @@ from decision_seq import checkpoint
 from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.envs import FACTS, Environments, make
-from decision_seq.evaluate.rollout import rollout
+from decision_seq.evaluate.rollout import rollout_returns
 from decision_seq.sequences.conditioning.outcome import GoalOutcome
 from decision_seq.types import Episode
 
@@ -112,7 +112,7 @@ def test_it_goes_where_it_is_told(walks: EpisodeStore, tmp_path: Path) -> None:
         environments = Environments(f'Arrival-v0?{{"cell": {cell}}}', STARTS)
         seeds = range(100, 100 + STARTS)
         shared = (policy, conditioning, 10, environments, [None] * STARTS, seeds)
-        return float(rollout(*shared, temperature=1.0)[0].mean())
+        return float(rollout_returns(*shared, temperature=1.0)[0].mean())
 
     found = {cell: arrivals(cell, cell) for cell in (0, 2, 4, 6)}
     other = {cell: arrivals(cell, 6 - cell) for cell in (0, 6)}

@@ -21,7 +21,7 @@ from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import Evaluation, Opened, open_checkpoint
-from decision_seq.evaluate.rollout import Obtained
+from decision_seq.evaluate.rollout import EpisodeResult
 from decision_seq.report.statistics import mean_interval
 from decision_seq.runs.resolve import config_of, open_data
 from decision_seq.sequences.conditioning import Conditioning
@@ -110,7 +110,7 @@ def match_checkpoint(
         wanted = [_mixed(*_pair(wanted, mixture, "--mixture"))]
     if splice is not None:
         wanted = [_spliced(measure, *_pair(wanted, splice, "--splice"))]
-    how, obtained = roll_out(opened, wanted, measure, reporter)
+    how, results = roll_out(opened, wanted, measure, reporter)
     return {
         "checkpoint": str(opened.loaded.path),
         "dataset": store.name,
@@ -124,7 +124,7 @@ def match_checkpoint(
         "episodes": opened.evaluation.episodes,
         "seed": opened.evaluation.seed,
         "notes": notes,
-        **compare(wanted, obtained, measure, measure.shares(measure.of_store(store))),
+        **compare(wanted, results, measure, measure.shares(measure.of_store(store))),
     }
 
 
@@ -167,7 +167,7 @@ def choose(store: EpisodeStore, measure: Histogram, held: float, count: int) -> 
 
 def roll_out(
     opened: Opened, targets: Sequence[Target], measure: Histogram, reporter: Reporter | None = None
-) -> tuple[str, list[list[Obtained]]]:
+) -> tuple[str, list[list[EpisodeResult]]]:
     """Roll out for every target -> the way of conditioning, and the episodes by target.
 
     A policy without a condition is rolled out once and compared with every target. UserError where
@@ -199,16 +199,16 @@ def roll_out(
 
 def _grouped(
     evaluation: Evaluation, opened: Opened, reporter: Reporter | None
-) -> list[list[Obtained]]:
+) -> list[list[EpisodeResult]]:
     """Roll out and return the episodes of every target, in order."""
-    found = evaluation.obtained(opened.loaded.policy, reporter=reporter)
+    found = evaluation.results(opened.loaded.policy, reporter=reporter)
     ordered, size = sorted(found, key=lambda episode: episode.index), evaluation.episodes
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
 
 def compare(
     targets: Sequence[Target],
-    obtained: Sequence[Sequence[Obtained]],
+    results: Sequence[Sequence[EpisodeResult]],
     measure: Histogram,
     data: np.ndarray,
 ) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def compare(
     [bins] of all data; their distance is the baseline of a policy that imitates the average.
     """
     found = []
-    for target, episodes in zip(targets, obtained, strict=True):
+    for target, episodes in zip(targets, results, strict=True):
         traces = [episode.trace for episode in episodes if episode.trace is not None]
         pooled = np.concatenate(traces)
         shares = measure.shares(pooled)

@@ -84,7 +84,7 @@ class Like:
 
 
 @dataclass(frozen=True)
-class Product:
+class MatrixProduct:
     """One recorded matrix product, which can be repeated on random numbers."""
 
     operator: Any
@@ -114,7 +114,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.operators, self.allocated = 0, 0
-        self.products: list[Product] = []
+        self.products: list[MatrixProduct] = []
 
     @property
     def flops(self) -> int:
@@ -133,7 +133,7 @@ class Counts:
         flops = product_flops().get(operator.overloadpacket)
         if flops is not None:
             arguments, named = tree_map_only(Tensor, Like.of, (args, options))
-            self.products.append(Product(operator, arguments, named, flops(*args)))
+            self.products.append(MatrixProduct(operator, arguments, named, flops(*args)))
 
 
 def _is_tensor(leaf: Any) -> bool:
@@ -169,7 +169,7 @@ def counted(compute: Callable[[], Any]) -> Counts:
     return counts
 
 
-def alone(products: list[Product]) -> Callable[[], None]:
+def alone(products: list[MatrixProduct]) -> Callable[[], None]:
     """A function that computes only the given products, in order, each on its own memory.
 
     Its time is a lower bound for the computation with this machine's library.

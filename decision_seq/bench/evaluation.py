@@ -25,7 +25,7 @@ from decision_seq.config import require
 from decision_seq.envs import environment_notes, make
 from decision_seq.evaluate import Opened, open_checkpoint
 from decision_seq.evaluate.acting import make_actor
-from decision_seq.evaluate.rollout import SEATS, Asked, draws_of
+from decision_seq.evaluate.rollout import SLOTS, EpisodeRequest, draws_of
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import table
 from decision_seq.report.statistics import mean_interval
@@ -122,13 +122,13 @@ def _timed(opened: Opened, reporter: Reporter, warm_up: bool = False) -> dict[st
         brief = dataclasses.replace(opened.evaluation, episodes=1, targets=targets)
         opened = dataclasses.replace(opened, evaluation=brief)
     started = time.perf_counter()
-    part = opened.evaluation.roll(opened.loaded.policy, reporter=reporter)
+    part = opened.evaluation.rank_part(opened.loaded.policy, reporter=reporter)
     seconds = time.perf_counter() - started
-    asked = opened.evaluation.asked()
+    requests = opened.evaluation.requests()
     return {
         "seconds": seconds,
         "steps": sum(part["lengths"].values()),
-        "returns": np.array([part["returns"][str(episode.index)] for episode in asked]),
+        "returns": np.array([part["returns"][str(episode.index)] for episode in requests]),
     }
 
 
@@ -157,12 +157,12 @@ class _Original:
         self.recorded: list[tuple[Batch, float, Tensor]] = []
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
-        asked = self.opened.evaluation.asked()
+        requests = self.opened.evaluation.requests()
         env = make(self.opened.evaluation.env_id)
         returns, steps = [], 0
         started = time.perf_counter()
-        with reporter.bar(ORIGINAL, "episode", len(asked)) as bar:
-            for episode in asked:
+        with reporter.bar(ORIGINAL, "episode", len(requests)) as bar:
+            for episode in requests:
                 rewards = list(self._episode(env, episode))
                 returns.append(sum(rewards))
                 steps += len(rewards)
@@ -172,12 +172,12 @@ class _Original:
         return {"seconds": seconds, "steps": steps, "returns": np.array(returns)}
 
     @torch.no_grad()
-    def _episode(self, env: Any, asked: Asked) -> Iterator[float]:
+    def _episode(self, env: Any, request: EpisodeRequest) -> Iterator[float]:
         """The rewards of one episode."""
         conditioning, spec = self.opened.evaluation.conditioning, self.policy.spec
-        targets = np.array([asked.target])
-        drawing = draws_of(asked.seed)
-        observation, _ = env.reset(seed=asked.seed)
+        targets = np.array([request.target])
+        drawing = draws_of(request.seed)
+        observation, _ = env.reset(seed=request.seed)
         observations = [observation]
         actions = torch.zeros(0, spec.action_size)
         if spec.action_kind == "discrete":
@@ -232,16 +232,16 @@ class _Original:
     @torch.inference_mode()
     def differences(self) -> dict[str, Any]:
         """Differences between its actions and those of a rollout, which acts in policy batches."""
-        actor, found = make_actor(self.policy, 1, SEATS, self.context_length), []
+        actor, found = make_actor(self.policy, 1, SLOTS, self.context_length), []
         for batch, draw, expected in self.recorded:
             rows = Batch(
                 **{
-                    name: self._of_length(actor.shown, array).repeat(SEATS, *[1] * (array.ndim - 1))
+                    name: self._of_length(actor.shown, array).repeat(SLOTS, *[1] * (array.ndim - 1))
                     for name, array in vars(self.policy.encoded(batch)).items()
                     if array is not None
                 }
             )
-            actions = actor.decide(0, rows, self._sampling([draw] * SEATS))
+            actions = actor.decide(0, rows, self._sampling([draw] * SLOTS))
             found.append((actions - expected).abs().max())
         off = torch.stack(found)
         return {

@@ -42,7 +42,7 @@ PLOT = "growth.png"
 
 
 @dataclass(frozen=True)
-class Size:
+class UpdateSize:
     """Size of an update; the rest is as in the paper: 3 layers, dropout 0.1."""
 
     context: int = 20
@@ -53,7 +53,7 @@ class Size:
     """Windows of a batch."""
 
 
-SMALLEST = Size(context=2, width=8, batch=2)
+SMALLEST = UpdateSize(context=2, width=8, batch=2)
 
 
 def bench_growth(
@@ -73,9 +73,9 @@ def bench_growth(
     _check(contexts, widths, batches)
     reporter = reporter or Reporter()
     axes = {
-        "context": [Size(context=context, batch=16) for context in sorted(set(contexts))],
-        "width": [Size(width=width) for width in sorted(set(widths))],
-        "batch": [Size(batch=batch) for batch in sorted(set(batches))],
+        "context": [UpdateSize(context=context, batch=16) for context in sorted(set(contexts))],
+        "width": [UpdateSize(width=width) for width in sorted(set(widths))],
+        "batch": [UpdateSize(batch=batch) for batch in sorted(set(batches))],
     }
     sizes = list(dict.fromkeys(size for series in axes.values() for size in series))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -191,7 +191,7 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
         panels[0, 1].set_title(f"an update; band: least and most of {result['rounds']} rounds")
 
 
-def _update(path: Path, size: Size, accelerator: Accelerator) -> Update:
+def _update(path: Path, size: UpdateSize, accelerator: Accelerator) -> Update:
     backbone = GPTConfig(width=size.width)
     policy = DecisionTransformerConfig(context_length=size.context, backbone=backbone)
     config = TrainConfig(batch_size=size.batch)
@@ -212,13 +212,13 @@ def _numbering(update: Update) -> Callable[[], None]:
     return run
 
 
-def _apart(path: Path, size: Size) -> int:
+def _apart(path: Path, size: UpdateSize) -> int:
     """`peak_memory` in a fresh process, without memory retained from another size."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_memory, (path, size))
 
 
-def peak_memory(path: Path, size: Size) -> int:
+def peak_memory(path: Path, size: UpdateSize) -> int:
     """Peak bytes of the model, its optimiser and its updates, above the level before them."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     on_cuda = accelerator.device.type == "cuda"

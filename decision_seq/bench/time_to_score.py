@@ -18,7 +18,7 @@ from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.report import table, target_text
 from decision_seq.report.compare import Group, compare
-from decision_seq.report.runs import Run, find_runs, value
+from decision_seq.report.runs import FinishedRun, find_runs, value
 from decision_seq.report.statistics import standard_error
 from decision_seq.types import Reporter, UserError
 
@@ -76,7 +76,7 @@ def _rows(group: Group, threshold: float | None) -> list[dict[str, Any]]:
     return rows
 
 
-def training_seconds(run: Run, until: int) -> float | None:
+def training_seconds(run: FinishedRun, until: int) -> float | None:
     """Seconds spent on the updates up to `until`; None where the run did not log its rate."""
     seconds, before = 0.0, 0
     for record in run.metrics:
@@ -108,7 +108,7 @@ def _mean(seconds: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(seconds) else None
 
 
-def _machine(run: Run) -> str:
+def _machine(run: FinishedRun) -> str:
     facts = run.provenance.get("machine")
     if not isinstance(facts, dict):
         return "unknown"

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.doctor.machine import evaluated_steps, saved_steps
 from decision_seq.envs import Environments
-from decision_seq.evaluate.rollout import rollout
+from decision_seq.evaluate.rollout import rollout_returns
 from decision_seq.train import Ranks, Trainer
 from decision_seq.train.parallel import check_sharded, digest
 from decision_seq.types import UserError
@@ -176,13 +176,13 @@ def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
     evaluation = trainer.job.evaluation
     assert evaluation is not None
     policy = trainer.job.build().to(trainer.accelerator.device)
-    share = -(-len(evaluation.asked()) // ranks.world)
+    share = -(-len(evaluation.requests()) // ranks.world)
     together, processes = evaluation.layout(policy, share, alone=ranks.world == 1)
     full = evaluation.context_length  # contexts are full from this step on
     environments = _TimedEnvironments(evaluation.env_id, together, full + BRIEFLY)
     targets = evaluation.groups[:1] * together
     seeds = [evaluation.seed + i for i in range(together)]
-    rollout(policy, evaluation.conditioning, full, environments, targets, seeds)
+    rollout_returns(policy, evaluation.conditioning, full, environments, targets, seeds)
     longest = environments.max_episode_steps or policy.spec.max_timestep
     environments.close()
     each = (environments.times[-1] - environments.times[full - 1]) / BRIEFLY

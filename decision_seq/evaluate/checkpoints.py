@@ -37,13 +37,13 @@ class Opened:
     @property
     def processes(self) -> int:
         """Number of processes used for the rollouts."""
-        episodes = len(self.evaluation.asked())
+        episodes = len(self.evaluation.requests())
         return self.evaluation.layout(self.loaded.policy, episodes, alone=True)[1]
 
     def scores(self, reporter: Reporter | None = None) -> Scores:
         """Roll out in this process and its worker processes, and score the episodes."""
         found, rate = self.evaluation.scores(
-            [self.evaluation.roll(self.loaded.policy, reporter=reporter)]
+            [self.evaluation.rank_part(self.loaded.policy, reporter=reporter)]
         )
         facts, env_id = self.loaded.facts, self.evaluation.env_id
         return Scores(

@@ -55,20 +55,20 @@ class Context:
     def advance(self, actions: Tensor, numbers: Tensor, observations: Tensor) -> None:
         """Complete every row's newest step and append the next; a fresh row starts empty.
 
-        actions: [N, A] or [N], as the policy returned them; numbers: [N, 3 + C], see `News`;
+        actions: [N, A] or [N], as the policy returned them; numbers: [N, 3 + C], see `StepBuffer`;
         observations: [N, F], encoded by the policy.
         """
-        fresh = numbers[:, News.FRESH] > 0
+        fresh = numbers[:, StepBuffer.FRESH] > 0
         filled = self.lengths.masked_fill(fresh, 0)
         acted = actions.view(len(actions), -1).to(self._data.dtype)
-        ended = torch.cat([numbers[:, News.REWARD, None], acted], 1)
+        ended = torch.cat([numbers[:, StepBuffer.REWARD, None], acted], 1)
         self._ends.index_copy_(0, self._newest[filled] + self._rows, ended)
         retained = self._retained.index_select(0, filled) + self._rows[:, None]
         self._flat.copy_(self._flat.index_select(0, retained.flatten()))
         self._data.masked_fill_(fresh[:, None, None], 0)  # NaN would pass the attention mask
         self.lengths = self._longer[filled]
         self._timestep = (self._timestep + 1).masked_fill_(fresh, 0)
-        begun = torch.cat([numbers[:, News.CONDITION :], observations, self._to_come], 1)
+        begun = torch.cat([numbers[:, StepBuffer.CONDITION :], observations, self._to_come], 1)
         self._flat.index_copy_(0, self._newest[self.lengths] + self._rows, begun)
 
     def batch(self, rows: slice = slice(None)) -> Batch:
@@ -85,7 +85,7 @@ class Context:
         )
 
 
-class News:
+class StepBuffer:
     """Step buffer: the environments' output of one step in a single byte buffer.
 
     A step moves it to the device by one copy. numbers [N, 3 + C] float32: whether an episode

@@ -36,7 +36,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ClusteredMean:
     """A mean over steps with its 95 % interval, clustered by episode."""
 
     mean: float
@@ -57,7 +57,7 @@ class OfflineGroup:
     """Number of episodes."""
     steps: int
     """Number of measured steps."""
-    metrics: dict[str, Estimate]
+    metrics: dict[str, ClusteredMean]
     """Measures by name, see `METRICS`."""
 
 
@@ -197,7 +197,7 @@ def _group(
     return OfflineGroup(name, low_high, len(found), len(of_step), metrics)
 
 
-def _estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
+def _estimate(sums: np.ndarray, counts: np.ndarray) -> ClusteredMean:
     """The mean over steps, from each episode's sum [E] and number of steps [E].
 
     The mean is a ratio of two means over episodes. Its interval is that of its linearisation, whose
@@ -206,7 +206,7 @@ def _estimate(sums: np.ndarray, counts: np.ndarray) -> Estimate:
     """
     mean = float(sums.sum() / counts.sum())
     low, high = mean_interval(mean + (sums - mean * counts) / counts.mean())
-    return Estimate(mean, (low, high) if len(sums) > 1 else None)
+    return ClusteredMean(mean, (low, high) if len(sums) > 1 else None)
 
 
 def held_out_scores(
@@ -239,7 +239,7 @@ def held_out_scores(
 def offline_text(scores: OfflineScores) -> str:
     """The measures as an aligned table, with a header about their data."""
 
-    def cells(estimate: Estimate) -> list[str]:
+    def cells(estimate: ClusteredMean) -> list[str]:
         interval = estimate.interval_95
         between = "-" if interval is None else f"[{interval[0]:.4f}, {interval[1]:.4f}]"
         return [f"{estimate.mean:.4f}", between]

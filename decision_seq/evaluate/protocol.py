@@ -16,15 +16,15 @@ from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
 from decision_seq.envs import Environments, trust
 from decision_seq.evaluate.rollout import (
-    SEATS,
-    Asked,
+    SLOTS,
     Claim,
+    EpisodeRequest,
+    EpisodeResult,
     Observer,
-    Obtained,
     device_of,
     one_thread,
     queue_up,
-    roll,
+    rollout_episodes,
 )
 from decision_seq.evaluate.scores import score
 from decision_seq.evaluate.targets import Target, check_targets, resolve
@@ -54,7 +54,7 @@ class EvaluationConfig:
     every: int = 0
     """Updates between evaluations during training; 0 evaluates at its end only."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the policy's matrix products, see `rollout.roll`."""
+    """Precision of the policy's matrix products, see `rollout.rollout_episodes`."""
     temperature: float = 0.0
     """Temperature at which discrete actions, the actions of a stochastic head and the tokens of
     plans are drawn; 1 draws from the learnt distribution. 0 takes the likeliest, and a plan then
@@ -136,13 +136,13 @@ class Evaluation:
         facts: DataFacts,
     ) -> Evaluation:
         """The evaluation of a resolved configuration."""
-        asked = resolve(config.targets or (), facts.return_percentiles)
-        check_targets(asked, "the data's returns:")
+        targets = resolve(config.targets or (), facts.return_percentiles)
+        check_targets(targets, "the data's returns:")
         return cls(
             conditioning,
             context_length,
             str(config.env_id),
-            asked if conditioning.asks else (),
+            targets if conditioning.asks else (),
             config.episodes,
             config.seed,
             facts.reference_scores,
@@ -163,15 +163,15 @@ class Evaluation:
         keys = ("env_id", "targets", "episodes", "seed", "precision", "temperature")
         return {key: getattr(self, key) for key in keys}
 
-    def asked(self) -> list[Asked]:
+    def requests(self) -> list[EpisodeRequest]:
         """A request for every episode, target by target."""
         return [
-            Asked(group * self.episodes + i, target, self.seed + i)
+            EpisodeRequest(group * self.episodes + i, target, self.seed + i)
             for group, target in enumerate(self.groups)
             for i in range(self.episodes)
         ]
 
-    def roll(
+    def rank_part(
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
     ) -> dict[str, Any]:
         """Roll out this rank's episodes -> a part for `scores`: returns, lengths and seconds.
@@ -179,46 +179,46 @@ class Evaluation:
         UserError when the environment does not fit the policy.
         """
         started = time.perf_counter()
-        obtained = self.obtained(policy, rank, world, reporter)
+        results = self.results(policy, rank, world, reporter)
         return {
-            "returns": {str(episode.index): episode.total for episode in obtained},
-            "lengths": {str(episode.index): episode.length for episode in obtained},
+            "returns": {str(episode.index): episode.total for episode in results},
+            "lengths": {str(episode.index): episode.length for episode in results},
             "seconds": time.perf_counter() - started,
         }
 
-    def obtained(
+    def results(
         self, policy: Policy, rank: int = 0, world: int = 1, reporter: Reporter | None = None
-    ) -> list[Obtained]:
+    ) -> list[EpisodeResult]:
         """Results of this rank's episodes, in the order they ended.
 
         UserError when the environment does not fit the policy.
         """
-        mine = [asked for asked in self.asked() if asked.index // SEATS % world == rank]
-        obtained: list[Obtained] = []
+        mine = [request for request in self.requests() if request.index // SLOTS % world == rank]
+        results: list[EpisodeResult] = []
         with (
             large_enough(TOO_LARGE),
             (reporter or Reporter()).bar("evaluate", "episode", len(mine)) as bar,
         ):
             pace = _Pace(bar)
-            for episode in self._obtained(policy, mine, world == 1, pace):
-                obtained.append(episode)
+            for episode in self._results_of_processes(policy, mine, world == 1, pace):
+                results.append(episode)
                 bar.update()
-        return obtained
+        return results
 
     def layout(self, policy: Policy, episodes: int, alone: bool) -> tuple[int, int]:
         """Number of environments per process, and of processes. alone: the launch has one rank."""
         if device_of(policy).type != "cpu":
             return min(episodes, self.environments or ON_A_GPU), 1
-        processes = min(self.workers or cores(), -(-episodes // SEATS))
-        return min(episodes, self.environments or SEATS), processes if alone else 1
+        processes = min(self.workers or cores(), -(-episodes // SLOTS))
+        return min(episodes, self.environments or SLOTS), processes if alone else 1
 
-    def _obtained(
-        self, policy: Policy, asked: list[Asked], alone: bool, pace: _Pace
-    ) -> Iterator[Obtained]:
+    def _results_of_processes(
+        self, policy: Policy, requests: list[EpisodeRequest], alone: bool, pace: _Pace
+    ) -> Iterator[EpisodeResult]:
         """Results as the episodes end, in this process and in the helping processes."""
-        if not asked:
+        if not requests:
             return
-        count, processes = self.layout(policy, len(asked), alone)
+        count, processes = self.layout(policy, len(requests), alone)
         made = (self.env_id, count, self.delayed)
         environments = Environments(*made)
         check_sizes(environments, policy.spec)
@@ -226,14 +226,14 @@ class Evaluation:
         shared = (policy, self.conditioning, self.context_length, *how)
         with one_thread(), contextlib.closing(environments):
             if processes == 1:
-                claim = queue_up(policy, asked)
-                yield from _roll(claim, environments, *shared, pace)
+                claim = queue_up(policy, requests)
+                yield from _results_here(claim, environments, *shared, pace)
                 return
-            counters = Counters(SEATS)
-            claim = share_out(asked, counters)
-            given = (counters, asked, made, *shared)
+            counters = Counters(SLOTS)
+            claim = share_out(requests, counters)
+            given = (counters, requests, made, *shared)
             with Helpers(processes - 1, _help, *given) as helpers:
-                for episode in _roll(claim, environments, *shared, pace):
+                for episode in _results_here(claim, environments, *shared, pace):
                     yield episode
                     yield from helpers.produced(wait=False)
                 yield from helpers.produced(wait=True)
@@ -241,7 +241,7 @@ class Evaluation:
     def scores(self, parts: Sequence[dict[str, Any]]) -> tuple[list[TargetScore], float]:
         """The parts of all ranks -> scores in the order of the targets, environment steps/s."""
         returns, lengths = (
-            np.array([merged[str(asked.index)] for asked in self.asked()])
+            np.array([merged[str(request.index)] for request in self.requests()])
             for merged in (
                 {key: value for part in parts for key, value in part[what].items()}
                 for what in ("returns", "lengths")
@@ -273,18 +273,18 @@ class _Pace:
             self.reported = now
 
 
-def share_out(asked: Sequence[Asked], counters: Counters) -> Claim:
+def share_out(requests: Sequence[EpisodeRequest], counters: Counters) -> Claim:
     """As `rollout.queue_up` on a CPU, but each episode goes to the first process that claims it."""
-    queues = [[e for e in asked if e.index % SEATS == seat] for seat in range(SEATS)]
+    queues = [[e for e in requests if e.index % SLOTS == slot] for slot in range(SLOTS)]
 
-    def claim(seat: int) -> Asked | None:
-        at = counters.take(seat)
-        return queues[seat][at] if at < len(queues[seat]) else None
+    def claim(slot: int) -> EpisodeRequest | None:
+        at = counters.take(slot)
+        return queues[slot][at] if at < len(queues[slot]) else None
 
     return claim
 
 
-def _roll(
+def _results_here(
     claim: Claim,
     environments: Environments,
     policy: Policy,
@@ -294,28 +294,28 @@ def _roll(
     temperature: float,
     observer: Observer | None,
     pace: _Pace | None = None,
-) -> Iterator[Obtained]:
+) -> Iterator[EpisodeResult]:
     if device_of(policy).type == "cpu":
         keep_freed()  # as in training: a step reuses the memory of the previous one
     shared = (policy, conditioning, context_length, environments, claim)
-    return roll(*shared, DTYPES[precision], temperature, pace, observer)
+    return rollout_episodes(*shared, DTYPES[precision], temperature, pace, observer)
 
 
 def _help(
     counters: Counters,
-    asked: list[Asked],
+    requests: list[EpisodeRequest],
     made: tuple[str, int, bool],
     policy: Policy,
     *rest: Any,
-) -> Iterator[Obtained]:
+) -> Iterator[EpisodeResult]:
     """Roll out episodes in a helping process until none is left.
 
     made: arguments of `Environments`.
     """
     trust(made[0])  # made in the main process too: named by the user, or Gymnasium's
     environments = Environments(*made)
-    claim = share_out(asked, counters)
-    yield from _roll(claim, environments, policy, *rest)
+    claim = share_out(requests, counters)
+    yield from _results_here(claim, environments, policy, *rest)
 
 
 def check_environment(env_id: str, spec: Spec) -> None:

@@ -58,7 +58,7 @@ class BidirectionalTransformerConfig(DecisionTransformerConfig):
         return BidirectionalTransformer(self, spec)
 
 
-class Summary(nn.Module):
+class FutureSummary(nn.Module):
     """Summary z_t of the states s_t, ..., s_{t+K-1}, or of fewer at the end of an episode.
 
     A causal backbone reads them from the last to s_t, each with an embedding of its distance from
@@ -115,7 +115,7 @@ class BidirectionalTransformer(DecisionTransformer):
         size, length = config.summary_size, config.context_length
         super().__init__(config, replace(spec, condition_size=size))
         self.futures = config.futures
-        self.summary = Summary(config.summary, config.encoder, size, length, spec)
+        self.summary = FutureSummary(config.summary, config.encoder, size, length, spec)
         self.register_buffer("target", torch.zeros(spec.max_timestep, *shape))
         self.register_buffer("target_length", torch.ones((), dtype=torch.int64))
 

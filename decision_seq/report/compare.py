@@ -11,7 +11,7 @@ from typing import Any
 from decision_seq.config import flat
 from decision_seq.datasets.d4rl import reader as d4rl
 from decision_seq.report.published import task_name
-from decision_seq.report.runs import Run, value
+from decision_seq.report.runs import FinishedRun, value
 from decision_seq.report.statistics import Interval, mean_interval
 from decision_seq.report.text import target_text
 
@@ -39,7 +39,7 @@ class Protocol:
     env_id: str
     """Gymnasium id of the environment."""
     acting: str
-    """Precision and temperature of the rollouts; see `Run.acting`."""
+    """Precision and temperature of the rollouts; see `FinishedRun.acting`."""
     source: str
     """Description of the data's source."""
     size: str
@@ -52,7 +52,7 @@ class Protocol:
     """Target returns, raw; None for a policy that takes no target."""
 
     @classmethod
-    def of(cls, run: Run) -> Protocol:
+    def of(cls, run: FinishedRun) -> Protocol:
         scores, first = run.scores, run.headline
         targets = tuple(target for target in run.targets if target is not None) or None
         return cls(
@@ -116,7 +116,7 @@ class Group:
 
     row: str
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
 
     def values(self, index: int = 0) -> list[float]:
         """Each run's score of its last checkpoint at target number `index`."""
@@ -174,11 +174,11 @@ class Comparison:
         }
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
+def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Group runs by dataset, protocol and method; runs that differ in these are not averaged."""
     names = labels(runs)
     rows, row_of = _rows(runs)
-    collected: dict[tuple[str, str], list[Run]] = {}
+    collected: dict[tuple[str, str], list[FinishedRun]] = {}
     for run, label, row in zip(runs, names, row_of, strict=True):
         collected.setdefault((row, label), []).append(run)
     groups = {
@@ -188,7 +188,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
     return Comparison(rows, sorted(set(names)), groups, _notes(rows, groups))
 
 
-def labels(runs: Sequence[Run]) -> list[str]:
+def labels(runs: Sequence[FinishedRun]) -> list[str]:
     """A name for each run's method: the policy, and the settings that vary among its runs.
 
     A key counts only if it varies within one dataset, not if it varies from dataset to dataset.
@@ -243,7 +243,7 @@ def _short(key: str) -> str:
     return key.removesuffix(".name").rpartition(".")[2]
 
 
-def _rows(runs: Sequence[Run]) -> tuple[dict[str, Protocol], list[str]]:
+def _rows(runs: Sequence[FinishedRun]) -> tuple[dict[str, Protocol], list[str]]:
     """The rows by title, and each run's title.
 
     A run without targets joins the row that equals it but for the targets, if there is just one.
@@ -309,12 +309,12 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def score_curve(run: Run) -> list[tuple[int, float]]:
+def score_curve(run: FinishedRun) -> list[tuple[int, float]]:
     """(Updates, score at the first target) of every evaluation."""
     return [(record["step"], value(record["targets"][0])) for record in run.evaluations]
 
 
-def loss_curve(run: Run) -> list[tuple[int, float]]:
+def loss_curve(run: FinishedRun) -> list[tuple[int, float]]:
     """(Updates, training loss) of every record that has a loss."""
     records = [record for record in run.metrics if record.get("loss") is not None]
     return [(record["step"], record["loss"]) for record in records]

@@ -10,7 +10,7 @@ import numpy as np
 
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
 from decision_seq.report.published_context import fitting, published_text
-from decision_seq.report.runs import Run
+from decision_seq.report.runs import FinishedRun
 from decision_seq.report.summary import (
     Improvement,
     Summary,
@@ -31,7 +31,9 @@ class Report:
     unfinished: list[str]
 
 
-def make_report(runs: Sequence[Run], unfinished: Sequence[str], rng: np.random.Generator) -> Report:
+def make_report(
+    runs: Sequence[FinishedRun], unfinished: Sequence[str], rng: np.random.Generator
+) -> Report:
     comparison = compare(runs)
     return Report(
         comparison, summaries(comparison, rng), improvements(comparison, rng), list(unfinished)

@@ -19,7 +19,7 @@ class Unfinished(UserError):
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """The files of a finished run, parsed."""
 
     folder: Path
@@ -86,7 +86,7 @@ def value(score: TargetScore) -> float:
     return score.return_mean if score.normalized_score is None else score.normalized_score
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
     """Search folders for runs -> the finished runs, and a line for each unfinished one.
 
     UserError when a folder is absent, holds no run, or a run in it is damaged.
@@ -122,7 +122,7 @@ def _search(path: Path, depth: int) -> list[Path]:
     return [run for child in below for run in _search(child, depth - 1)]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """Read one run's folder.
 
     UserError, which names the folder, when it holds no run or a damaged one; Unfinished when it has
@@ -153,7 +153,7 @@ def read_run(folder: Path) -> Run:
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
             " updates are asked for; go on with --resume must"
         )
-    return Run(
+    return FinishedRun(
         folder,
         config,
         scores,

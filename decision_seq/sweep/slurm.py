@@ -25,7 +25,7 @@ SAVE_SECONDS = 90  # from the signal to the end of a job's time: enough for an u
 TIME_LIMITS = 1_000  # how often a run may be queued again after its time limit
 
 
-class Job:
+class SlurmJob:
     """A run on its node; at its time limit or when pre-empted, it saves and is queued again."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
@@ -59,7 +59,7 @@ class Job:
             os.kill(self.pid, signal.SIGTERM)
             # WNOWAIT leaves the process for `__call__` to reap, where Popen's lock is held.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        return submitit.helpers.DelayedSubmission(Job(self.arguments, self.log))
+        return submitit.helpers.DelayedSubmission(SlurmJob(self.arguments, self.log))
 
 
 def _ignore_submitit() -> None:
@@ -157,7 +157,7 @@ class Submitted:
 
     def _submit(self, run: Run) -> None:
         self.cluster.executor.update_parameters(job_name=job_name(self.output, run))
-        job = Job(command(self.output.resolve(), run), log_path(self.output.resolve(), run))
+        job = SlurmJob(command(self.output.resolve(), run), log_path(self.output.resolve(), run))
         try:
             number = self.cluster.executor.submit(job).job_id
         except Exception as error:  # submitit's message holds sbatch's

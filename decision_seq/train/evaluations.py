@@ -44,7 +44,7 @@ class Evaluations:
         copy = policy()
 
         def roll() -> dict[str, Any]:
-            return self.evaluation.roll(copy, self.ranks.rank, self.ranks.world, self.reporter)
+            return self.evaluation.rank_part(copy, self.ranks.rank, self.ranks.world, self.reporter)
 
         parts = self.ranks.together(lambda: signals.interruptible(roll))
         if None in parts:

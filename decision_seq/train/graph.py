@@ -17,7 +17,7 @@ from torch import Tensor
 from decision_seq.config import require
 from decision_seq.sequences.device import DeviceSource
 from decision_seq.train.groups import LR_SCALE
-from decision_seq.train.update import Outcome, Update, masked_mean, update_seeds
+from decision_seq.train.update import Update, UpdateResult, masked_mean, update_seeds
 
 WARMUP = 3  # runs before the capture, in which libraries choose kernels and allocate
 
@@ -54,7 +54,7 @@ class GraphedUpdate(Update):
         self.norm = torch.zeros((), device=self.device)
         self._replay: Callable[[], None] | None = None
 
-    def __call__(self, step: int, signalled: bool = False) -> Outcome:
+    def __call__(self, step: int, signalled: bool = False) -> UpdateResult:
         started = time.perf_counter()
         self.ids.copy_(torch.as_tensor(self.parts(step)[0]), non_blocking=True)
         data_seconds = time.perf_counter() - started
@@ -65,7 +65,7 @@ class GraphedUpdate(Update):
             self._replay = self._record()
         self._seed(step)
         self._replay()
-        return Outcome(
+        return UpdateResult(
             dict(self.losses), dict(self.metrics), self.norm, rate, data_seconds, signalled
         )
 

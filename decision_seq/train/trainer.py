@@ -47,7 +47,7 @@ from decision_seq.train.parallel import (
 )
 from decision_seq.train.signals import Interrupted, Signals
 from decision_seq.train.throughput import Throughput, cost_of_a_window, peak_tflops
-from decision_seq.train.update import Outcome, Update
+from decision_seq.train.update import Update, UpdateResult
 from decision_seq.types import Reporter, TargetScore, UserError
 
 
@@ -211,7 +211,7 @@ class Trainer:
         due = step == self.config.steps or (every > 0 and step > 0 and step % every == 0)
         return self.job.evaluation is not None and due
 
-    def _update(self) -> Outcome:
+    def _update(self) -> UpdateResult:
         outcome = self.update(self.step, self.signals.number is not None)
         if self.averages is not None:
             self.averages.update()
@@ -225,7 +225,7 @@ class Trainer:
         self.step += 1
         return outcome
 
-    def _record(self, outcome: Outcome, saved: bool) -> dict[str, float | None] | None:
+    def _record(self, outcome: UpdateResult, saved: bool) -> dict[str, float | None] | None:
         """The record of the last update, or None where none is due; UserError for a loss or
         gradient that is not finite.
 

@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Outcome:
+class UpdateResult:
     """The result of an update, on the device; reading a tensor waits for the update."""
 
     losses: dict[str, Tensor]
@@ -118,7 +118,7 @@ class Update:
             self.device.type, enabled=self.autocast_dtype == torch.float16
         )
 
-    def __call__(self, step: int, signalled: bool = False) -> Outcome:
+    def __call__(self, step: int, signalled: bool = False) -> UpdateResult:
         started = time.perf_counter()
         batches = [self.source.batch(part) for part in self.parts(step)]
         data_seconds = time.perf_counter() - started
@@ -153,7 +153,7 @@ class Update:
                 share = masked_mean(value.detach(), batch.mask, steps)
                 metrics[name] = metrics.get(name, 0) + share
         norm = self._apply()
-        return Outcome(losses, metrics, norm, rate, data_seconds, flag())
+        return UpdateResult(losses, metrics, norm, rate, data_seconds, flag())
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The sum of the losses times their factors, which is minimised."""

@@ -21,7 +21,7 @@ from decision_seq.analysis.hindsight_matching_report import matching_text
 from decision_seq.cli import main
 from decision_seq.datasets import open_dataset
 from decision_seq.evaluate import open_checkpoint
-from decision_seq.evaluate.rollout import Obtained
+from decision_seq.evaluate.rollout import EpisodeResult
 from decision_seq.policies import DecisionTransformer
 from decision_seq.sequences.conditioning.histogram import Histogram
 from decision_seq.sequences.conditioning.schedule import Schedule
@@ -133,13 +133,13 @@ def test_distances_are_as_defined(train: Train) -> None:
     measure = measure.resolved(store)
     targets = choose(store, measure, HELD, 3)
     rng = np.random.default_rng(0)
-    obtained = [
-        [Obtained(i, 0.0, n, rng.normal(at, 2, n)) for i, n in enumerate((50, 200))]
+    results = [
+        [EpisodeResult(i, 0.0, n, rng.normal(at, 2, n)) for i, n in enumerate((50, 200))]
         for at in (0, 1, 5)
     ]
-    found = compare(targets, obtained, measure, measure.shares(measure.of_store(store)))
+    found = compare(targets, results, measure, measure.shares(measure.of_store(store)))
     centres = measure.edges[:-1] + 1.5
-    for target, episodes, told in zip(targets, obtained, found["targets"], strict=True):
+    for target, episodes, told in zip(targets, results, found["targets"], strict=True):
         target_counts = np.histogram(
             episode_of(target).observations[: told["steps"], 5].clip(-8, 10), 6, (-8, 10)
         )[0]

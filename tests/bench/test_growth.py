@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from decision_seq.bench import growth
-from decision_seq.bench.growth import Size, bench_growth, growth_text, plot_growth, slopes
+from decision_seq.bench.growth import UpdateSize, bench_growth, growth_text, plot_growth, slopes
 from decision_seq.bench.sampling import write_random_store
 from decision_seq.types import Reporter
 
@@ -39,4 +39,4 @@ def test_three_axes_are_measured_and_drawn(tmp_path: Path, monkeypatch: pytest.M
 
 def test_memory_is_that_of_a_fresh_process(tmp_path: Path) -> None:
     write_random_store(tmp_path / "store", 1, Reporter())
-    assert growth._apart(tmp_path / "store", Size()) > 20e6  # its largest activations
+    assert growth._apart(tmp_path / "store", UpdateSize()) > 20e6  # its largest activations

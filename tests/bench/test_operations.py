@@ -23,7 +23,7 @@ from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.evaluate.acting import PolicyActor, SlidingActor
-from decision_seq.evaluate.rollout import SEATS
+from decision_seq.evaluate.rollout import SLOTS
 from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
 from decision_seq.policies import Policy, PolicyConfig
@@ -90,8 +90,8 @@ def of_step(update: Update, slides: bool = False) -> Counts:
     """Counts of one rollout step: the newest action of every environment slot."""
     policy = update.policy.eval()
     batch, steps = _batch(), 2 if slides else 20
-    rows = {n: array[:SEATS, :steps] for n, array in vars(batch).items() if array is not None}
-    actor = (SlidingActor if slides else PolicyActor)(policy, 1, SEATS, 20)
+    rows = {n: array[:SLOTS, :steps] for n, array in vars(batch).items() if array is not None}
+    actor = (SlidingActor if slides else PolicyActor)(policy, 1, SLOTS, 20)
 
     @torch.inference_mode()
     def act() -> None:

@@ -32,15 +32,15 @@ def scored(
     policy: Policy, targets: tuple[float, ...], episodes: int, seed: int
 ) -> tuple[list[TargetScore], float]:
     evaluation = Evaluation(CONDITIONING, K, "Hopper-v4", targets, episodes, seed, HOPPER)
-    return evaluation.scores([evaluation.roll(policy)])
+    return evaluation.scores([evaluation.rank_part(policy)])
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_scores_do_not_depend_on_the_number_of_ranks(policy: Policy, world: int) -> None:
     evaluation = Evaluation(CONDITIONING, K, "Hopper-v4", (300.0, 100.0), 9, 3, HOPPER, workers=1)
-    parts = [json.loads(json.dumps(evaluation.roll(policy, r, world))) for r in range(world)]
+    parts = [json.loads(json.dumps(evaluation.rank_part(policy, r, world))) for r in range(world)]
     together, _ = evaluation.scores(parts)
-    alone, _ = evaluation.scores([evaluation.roll(policy)])
+    alone, _ = evaluation.scores([evaluation.rank_part(policy)])
     assert together == alone
     assert len({value for target in alone for value in target.returns}) == 18
 
@@ -51,7 +51,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(policy: Policy) -> None
             CONDITIONING, K, "Hopper-v4", (300.0, 100.0), 16, 3, HOPPER, workers=workers
         )
         assert evaluation.layout(policy, 32, alone=True)[1] == workers
-        return evaluation.scores([evaluation.roll(policy)])[0]
+        return evaluation.scores([evaluation.rank_part(policy)])[0]
 
     assert scores(3) == scores(1)
 
@@ -88,7 +88,7 @@ def test_a_score_is_normalised_with_its_interval() -> None:
 
 def test_another_environment_is_refused(policy: Policy) -> None:
     with pytest.raises(UserError, match="name another environment"):
-        Evaluation(CONDITIONING, K, "HalfCheetah-v4", (1.0,), 1, 0).roll(policy)
+        Evaluation(CONDITIONING, K, "HalfCheetah-v4", (1.0,), 1, 0).rank_part(policy)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ import torch
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import Environments, make
 from decision_seq.evaluate.acting import slides
-from decision_seq.evaluate.context import Context, News
+from decision_seq.evaluate.context import Context, StepBuffer
 from decision_seq.evaluate.rollout import (
-    SEATS,
-    Asked,
+    SLOTS,
+    EpisodeRequest,
+    EpisodeResult,
     Observer,
-    Obtained,
-    _Tables,
+    _PolicyBatches,
     queue_up,
-    roll,
-    rollout,
+    rollout_episodes,
+    rollout_returns,
 )
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
@@ -31,8 +31,8 @@ from tests.conftest import lived
 K = 6
 CONDITIONING = ReturnToGo(20.0)  # small, so that a reward that is not subtracted shows
 # More targets than environment slots, so that some slots are used twice.
-TARGETS = np.linspace(50.0, -50.0, SEATS + 4)
-SEEDS = list(range(3, SEATS + 7))
+TARGETS = np.linspace(50.0, -50.0, SLOTS + 4)
+SEEDS = list(range(3, SLOTS + 7))
 
 Rollout = Callable[[Policy, Sequence[float], Sequence[int]], tuple[np.ndarray, np.ndarray]]
 
@@ -103,7 +103,7 @@ def together(
     policy: Policy, targets: Sequence[float], seeds: Sequence[int], environments: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
     envs = Environments("Hopper-v4", environments)
-    return rollout(policy, CONDITIONING, K, envs, targets, seeds)
+    return rollout_returns(policy, CONDITIONING, K, envs, targets, seeds)
 
 
 PLAIN: dict[int, list[tuple[float, int]]] = {}
@@ -134,12 +134,12 @@ def test_what_an_episode_leaves_behind_bears_on_no_other(policy: Policy, spoilt:
     """This holds even where a simulator has diverged."""
     acted = []
     for first in (spoilt, 1.0):
-        tables = _Tables(policy, K, SEATS, torch.float32, 0.0)
-        news = News(SEATS, policy.spec, torch.device("cpu"))
+        batches = _PolicyBatches(policy, K, SLOTS, torch.float32, 0.0)
+        buffer = StepBuffer(SLOTS, policy.spec, torch.device("cpu"))
         for step in range(K + 3):
-            news.observations[:] = first if step < K // 2 else step
-            news.fresh[:] = step in (0, K // 2)
-            actions = tables.act(news, np.ones(SEATS, bool))
+            buffer.observations[:] = first if step < K // 2 else step
+            buffer.fresh[:] = step in (0, K // 2)
+            actions = batches.act(buffer, np.ones(SLOTS, bool))
             assert step >= K // 2 or first == 1 or np.isnan(actions).all()
         acted.append(actions)
     np.testing.assert_array_equal(acted[0], acted[1])
@@ -156,7 +156,7 @@ def keeps_the_former_context(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Context.advance
 
     def advance(self: Context, actions: torch.Tensor, numbers: torch.Tensor, *rest: Any) -> None:
-        fresh = numbers[:, News.FRESH] * (self.lengths == 0)
+        fresh = numbers[:, StepBuffer.FRESH] * (self.lengths == 0)
         honest(self, actions, torch.cat([fresh[:, None], numbers[:, 1:]], 1), *rest)
 
     monkeypatch.setattr(Context, "advance", advance)
@@ -241,12 +241,12 @@ TOGETHER: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 @pytest.mark.parametrize("environments", [1, 7, 64])
 def test_returns_do_not_depend_on_how_many_run_at_once(policy: Policy, environments: int) -> None:
     """To the bit: a linear layer's last bits depend on its rows, so tables have a fixed shape."""
-    count = 2 * SEATS + 1
+    count = 2 * SLOTS + 1
     targets, seeds = np.linspace(50.0, -50.0, count), list(range(count))
     returns, lengths = together(policy, targets, seeds, environments)
     heads = policy.backbone.heads
     if heads not in TOGETHER:
-        TOGETHER[heads] = together(policy, targets, seeds, SEATS)
+        TOGETHER[heads] = together(policy, targets, seeds, SLOTS)
     expected = TOGETHER[heads]
     assert returns.tobytes() == expected[0].tobytes()
     assert lengths.tolist() == expected[1].tolist()
@@ -270,45 +270,47 @@ def test_drawn_actions_are_the_episodes_own() -> None:
     torch.manual_seed(0)
     spec = Spec((4,), 2, "discrete", 1, 500)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32)).build(spec)
-    count = SEATS + 3
+    count = SLOTS + 3
     targets, seeds = np.full(count, 9.0), list(range(count))
 
     def returns(environments: int, temperature: float) -> list[float]:
         envs = Environments("CartPole-v1", environments)
         shared = (policy, CONDITIONING, K, envs, targets, seeds)
-        return rollout(*shared, temperature=temperature)[0].tolist()
+        return rollout_returns(*shared, temperature=temperature)[0].tolist()
 
-    drawn = returns(SEATS, 1.0)
+    drawn = returns(SLOTS, 1.0)
     assert returns(1, 1.0) == returns(5, 1.0) == returns(64, 1.0) == drawn
-    assert returns(SEATS, 0.0) != drawn
+    assert returns(SLOTS, 0.0) != drawn
     assert len(set(drawn)) > 4
     seeds = [seed + 100 for seed in seeds]
-    assert returns(SEATS, 1.0) != drawn
+    assert returns(SLOTS, 1.0) != drawn
 
 
 def test_actions_drawn_of_a_gaussian_are_the_episodes_own(spec: Spec) -> None:
     torch.manual_seed(0)
     policy = DecisionTransformerConfig(K, GPTConfig(width=32), head="stochastic").build(spec)
-    count = SEATS + 3
+    count = SLOTS + 3
 
     def returns(environments: int, temperature: float, first: int = 0) -> list[float]:
         envs, seeds = Environments("Hopper-v4", environments), range(first, first + count)
         shared = (policy, CONDITIONING, K, envs, [50.0] * count, list(seeds))
-        return rollout(*shared, temperature=temperature)[0].tolist()
+        return rollout_returns(*shared, temperature=temperature)[0].tolist()
 
-    drawn = returns(SEATS, 1.0)
+    drawn = returns(SLOTS, 1.0)
     assert returns(1, 1.0) == returns(5, 1.0) == drawn
-    assert returns(SEATS, 1.0, first=1)[:-1] == drawn[1:]
-    mean = returns(SEATS, 0.0)
+    assert returns(SLOTS, 1.0, first=1)[:-1] == drawn[1:]
+    mean = returns(SLOTS, 0.0)
     assert all(a != b for a, b in zip(mean, drawn, strict=True))
 
 
 def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
-    asked = [Asked(0, 50.0, 3)]
+    requests = [EpisodeRequest(0, 50.0, 3)]
 
     def first_length(precision: torch.dtype) -> tuple[float, int]:
         envs = Environments("Hopper-v4", 1)
-        (found,) = roll(policy, CONDITIONING, K, envs, queue_up(policy, asked), precision)
+        (found,) = rollout_episodes(
+            policy, CONDITIONING, K, envs, queue_up(policy, requests), precision
+        )
         return found.total, found.length
 
     exact, low = first_length(torch.float32), first_length(torch.bfloat16)
@@ -319,12 +321,16 @@ def test_low_precision_is_another_policy_but_near(policy: Policy) -> None:
 def test_an_observer_sees_every_step_and_changes_none(policy: Policy) -> None:
     """Its traces sum to the returns and begin with the environment's first values."""
     returns, lengths = together(policy, TARGETS, SEEDS)
-    asked = [Asked(i, t, s) for i, (t, s) in enumerate(zip(TARGETS, SEEDS, strict=True))]
+    requests = [
+        EpisodeRequest(i, t, s) for i, (t, s) in enumerate(zip(TARGETS, SEEDS, strict=True))
+    ]
 
-    def observed(observer: Observer | None) -> list[Obtained]:
+    def observed(observer: Observer | None) -> list[EpisodeResult]:
         environments = Environments("Hopper-v4", 3)
-        claim = queue_up(policy, asked)
-        found = list(roll(policy, CONDITIONING, K, environments, claim, observer=observer))
+        claim = queue_up(policy, requests)
+        found = list(
+            rollout_episodes(policy, CONDITIONING, K, environments, claim, observer=observer)
+        )
         environments.close()
         found.sort(key=lambda obtained: obtained.index)
         assert [obtained.total for obtained in found] == returns.tolist()

@@ -17,7 +17,7 @@ from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import Environments
 from decision_seq.evaluate import open_checkpoint
-from decision_seq.evaluate.rollout import rollout
+from decision_seq.evaluate.rollout import rollout_returns
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import BidirectionalTransformer, BidirectionalTransformerConfig
 from decision_seq.sequences.conditioning import Unconditioned, label
@@ -172,9 +172,9 @@ def test_a_rollout_follows_the_best_episode(
     assert policy.conditioning(given) is given
     environments = Environments("Hopper-v4", 2)
     how = (K, environments, [None, None], [3, 4])
-    told = rollout(policy, Unconditioned(), *how)
-    np.testing.assert_array_equal(told, rollout(policy, own, *how))
-    assert (told[0] != rollout(policy, given, *how)[0]).any()
+    told = rollout_returns(policy, Unconditioned(), *how)
+    np.testing.assert_array_equal(told, rollout_returns(policy, own, *how))
+    assert (told[0] != rollout_returns(policy, given, *how)[0]).any()
     environments.close()
 
 

@@ -9,7 +9,7 @@ import torch
 
 from decision_seq.checkpoint import Loaded
 from decision_seq.envs import Environments
-from decision_seq.evaluate.context import Context, News
+from decision_seq.evaluate.context import Context, StepBuffer
 from decision_seq.types import Batch, Transition
 from tests.conftest import FACTS, K
 
@@ -35,24 +35,24 @@ def episode(loaded: Loaded, seed: int = 3) -> Iterator[tuple[Batch, np.ndarray]]
     cpu = torch.device("cpu")
     size = policy.spec.observation_shape[0]
     context = Context(1, loaded.policy_config.context_length, policy.spec, size)
-    news = News(1, policy.spec, cpu)
-    news.observations[:] = environments.reset([seed])
-    news.conditions[:] = loaded.conditioning.prompt(targets)
-    news.fresh[:] = 1
+    buffer = StepBuffer(1, policy.spec, cpu)
+    buffer.observations[:] = environments.reset([seed])
+    buffer.conditions[:] = loaded.conditioning.prompt(targets)
+    buffer.fresh[:] = 1
     actions, timestep = torch.zeros(1, policy.spec.action_size), 0
     while environments.running.any():
-        context.advance(actions, *news.on(cpu))
+        context.advance(actions, *buffer.on(cpu))
         batch = trimmed(context.batch())
         chosen = policy.act(batch.tensors())[0].numpy()
         yield batch, chosen
         chosen = chosen * np.float32(0.3)  # with random weights Hopper falls early
-        before = news.observations.copy()
+        before = buffer.observations.copy()
         following, rewards, _, _ = environments.step(row, chosen)
         transition = Transition(before, chosen, rewards, following)
-        news.conditions[:] = loaded.conditioning.advance(
-            news.conditions, targets, transition, np.array([timestep])
+        buffer.conditions[:] = loaded.conditioning.advance(
+            buffer.conditions, targets, transition, np.array([timestep])
         )
-        news.observations[:], news.rewards[:], news.fresh[:] = following, rewards, 0
+        buffer.observations[:], buffer.rewards[:], buffer.fresh[:] = following, rewards, 0
         actions, timestep = torch.tensor(chosen), timestep + 1
     environments.close()
 

@@ -14,7 +14,7 @@ from decision_seq.config import require
 from decision_seq.envs import Environments
 from decision_seq.evaluate.checkpoints import Opened
 from decision_seq.evaluate.protocol import DTYPES
-from decision_seq.evaluate.rollout import Asked, rollout
+from decision_seq.evaluate.rollout import EpisodeRequest, rollout_returns
 from decision_seq.evaluate.video.rendering import Camera
 from decision_seq.evaluate.video.strip import Stills, draw_strip
 from decision_seq.evaluate.video.writers import Writer, open_writer, partial, suffix
@@ -79,7 +79,7 @@ class Studio:
             f"--video-episodes {episodes} asked for; films are made of 1 to {most}",
         )
         self.opened, self.folder, self.reporter = opened, folder, reporter
-        self.asked = opened.evaluation.asked()[:episodes]
+        self.requests = opened.evaluation.requests()[:episodes]
         self.camera = Camera(opened.evaluation.env_id, reporter)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,33 +93,33 @@ class Studio:
         On a CPU the episodes are equal to the bit, as an episode depends only on its number.
         """
         loaded = self.opened.loaded
-        films = [self.folder / f"{_name(asked)}{suffix()}" for asked in self.asked]
+        films = [self.folder / f"{_name(request)}{suffix()}" for request in self.requests]
         every = max(1, round(self.camera.fps / FPS))
         with ExitStack() as open_files:
             takes = [self._take(film, every, open_files) for film in films]
             environments = FilmedEnvironments(self.camera, takes, self.opened.evaluation.delayed)
             open_files.callback(environments.close)
             with self.reporter.bar("film", "episode", len(takes)) as bar:
-                returns, _ = rollout(
+                returns, _ = rollout_returns(
                     loaded.policy,
                     loaded.conditioning,
                     loaded.policy_config.context_length,
                     environments,
-                    [asked.target for asked in self.asked],
-                    [asked.seed for asked in self.asked],
+                    [request.target for request in self.requests],
+                    [request.seed for request in self.requests],
                     bar,
                     DTYPES[self.opened.evaluation.precision],
                     self.opened.evaluation.temperature,
                 )
         self._compare(returns, scores)
         written = list(films)
-        for asked, take in zip(self.asked, takes, strict=True):
-            written.append(self.folder / f"{_name(asked)}.png")
+        for request, take in zip(self.requests, takes, strict=True):
+            written.append(self.folder / f"{_name(request)}.png")
             draw_strip(
                 written[-1],
                 scores.env_id,
-                asked.target,
-                asked.seed,
+                request.target,
+                request.seed,
                 take.rewards,
                 take.stills.chosen(),
             )
@@ -134,15 +134,15 @@ class Studio:
         return Take(writer, every)
 
     def _compare(self, returns: np.ndarray, scores: Scores) -> None:
-        for asked, filmed in zip(self.asked, returns, strict=True):
-            evaluated = scores.targets[0].returns[asked.index]
+        for request, filmed in zip(self.requests, returns, strict=True):
+            evaluated = scores.targets[0].returns[request.index]
             if filmed != evaluated:
                 self.reporter.say(
-                    f"video: the episode of seed {asked.seed} returned {filmed:g} while filmed"
+                    f"video: the episode of seed {request.seed} returned {filmed:g} while filmed"
                     f" and {evaluated:g} in the evaluation; it is not the same to the last bit"
                 )
 
 
-def _name(asked: Asked) -> str:
-    target = "" if asked.target is None else f"target{asked.target:g}-"
-    return f"{target}seed{asked.seed}"
+def _name(request: EpisodeRequest) -> str:
+    target = "" if request.target is None else f"target{request.target:g}-"
+    return f"{target}seed{request.seed}"

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from decision_seq.models.backbones import Backbone, Searchable
 from decision_seq.models.critics import Critic
 from decision_seq.models.fast.kv_cache import Cache
-from decision_seq.policies.trajectory_transformer.planner import Layout, PlannerConfig, Reader
+from decision_seq.policies.trajectory_transformer.planner import (
+    PlannerConfig,
+    Reader,
+    TransitionLayout,
+)
 from decision_seq.sequences.tokenizer import Tokenizer
 from decision_seq.types import Spec
 
@@ -39,7 +43,7 @@ class TransitionModel(Protocol):
     def spec(self) -> Spec: ...
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> TransitionLayout: ...
 
     @property
     def critic(self) -> Critic | None: ...

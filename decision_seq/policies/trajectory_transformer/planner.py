@@ -24,7 +24,7 @@ MOST = 100_000  # steps ahead, futures, and continuations of each
 
 
 @dataclass(frozen=True)
-class Layout:
+class TransitionLayout:
     """The tokens of a transition: observation (S), action (A), reward, value."""
 
     observation: int
@@ -200,7 +200,7 @@ class Futures:
         model: SequenceModel,
         prefix: Tensor,
         lengths: Tensor,
-        layout: Layout,
+        layout: TransitionLayout,
         config: PlannerConfig,
         window: int,
     ) -> None:
@@ -260,7 +260,7 @@ def plan(
     model: SequenceModel,
     prefix: Tensor,
     lengths: Tensor,
-    layout: Layout,
+    layout: TransitionLayout,
     config: PlannerConfig,
     window: int,
     discount: float,

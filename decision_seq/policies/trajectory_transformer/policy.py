@@ -22,7 +22,11 @@ from decision_seq.models.backbones.base import Searchable, State
 from decision_seq.models.critics import CriticConfig, NoCriticConfig
 from decision_seq.policies.base import Learnt, Policy, PolicyConfig, begins_episode
 from decision_seq.policies.trajectory_transformer.imagination import Imagination
-from decision_seq.policies.trajectory_transformer.planner import Layout, PlannerConfig, plan
+from decision_seq.policies.trajectory_transformer.planner import (
+    PlannerConfig,
+    TransitionLayout,
+    plan,
+)
 from decision_seq.sequences.tokenizer import Tokenizer
 from decision_seq.types import Batch, Sampling, Spec
 
@@ -112,7 +116,7 @@ class TrajectoryTransformer(Policy):
         super().__init__()
         size = spec.observation_shape[0]
         self.config, self.spec = config, spec
-        self.layout = Layout(size, spec.action_size, stop=config.bins)
+        self.layout = TransitionLayout(size, spec.action_size, stop=config.bins)
         self.goal = spec.condition_size - 2  # tokens of a goal before a window
         self.critic = config.critic.build(spec)
         require(

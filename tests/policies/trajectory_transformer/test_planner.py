@@ -10,15 +10,15 @@ from torch import Tensor
 from decision_seq.policies.trajectory_transformer.planner import (
     Drawing,
     Futures,
-    Layout,
     PlannerConfig,
+    TransitionLayout,
     filtered,
     plan,
 )
 from decision_seq.types import Sampling
 
 BINS, WINDOW = 3, 10
-LAYOUT = Layout(observation=1, action=1, stop=BINS)
+LAYOUT = TransitionLayout(observation=1, action=1, stop=BINS)
 TABLE = torch.randn(99_991, BINS + 1, generator=torch.Generator().manual_seed(7)) * 1.5
 CENTERS = torch.tensor([0.0, 1.0, 5.0])
 EVERY = PlannerConfig(horizon=3, beams=20_000, expand=1, context=2, keep=2, cdf_action=None)
