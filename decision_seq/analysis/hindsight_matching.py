@@ -281,9 +281,9 @@ def _spliced(measure: Histogram, first: Target, second: Target) -> Target:
     Labels of the joined trajectory would be mixtures during its first half. No episode of the data
     has such labels, and a policy then does something between the two.
     """
-    (before, _), (behind, _) = first.parts[0], second.parts[0]
-    middle = min(len(before), len(behind)) // 2
-    parts = ((before, slice(middle)), (behind, slice(middle, None)))
+    (before, _), (after, _) = first.parts[0], second.parts[0]
+    middle = min(len(before), len(after)) // 2
+    parts = ((before, slice(middle)), (after, slice(middle, None)))
     spliced = Target(f"{first.name}, then {second.name}", first.shares, parts=parts)
     return replace(spliced, shares=measure.shares(spliced.joined(measure.of_episode)))
 

@@ -28,8 +28,8 @@ class FirstStep(gymnasium.Wrapper):
     def step(self, action: Any) -> Any:
         if not self.note.exists():
             self.note.write_text(repr(time.time()))
-        observation, reward, terminated, _, told = super().step(action)
-        return observation, reward, terminated, True, told
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, True, info
 
 
 def noting(env_id: str, note: Path) -> str:

@@ -81,8 +81,8 @@ def bench_frame_steps(
         entrants = {}
         for resident in (False, True) if on_cuda else (False,):
             for precision in ("fp32", "bf16"):
-                told = {"precision": precision, "data_on_device": resident}
-                config = load(TrainConfig, tree["train"], told)
+                given = {"precision": precision, "data_on_device": resident}
+                config = load(TrainConfig, tree["train"], given)
                 name = f"decision_seq {precision}{', data on device' if resident else ''}"
                 entrants[name] = make_step(store, accelerator, config, policy)
         what = f"training steps of {FRAME_RECIPE}, batch {config.batch_size}, K"

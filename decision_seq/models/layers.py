@@ -1,7 +1,7 @@
 """Layers of a pre-norm causal transformer.
 
 Shapes: B sequences, L tokens, D width, H heads, R positions that are read (see `Read`). What is
-faster than the formulas here is in `models.fast`, behind `linear`, `dropout` and `attend`.
+faster than the formulas here is in `models.fast`; `linear`, `dropout` and `attend` call it.
 """
 
 from __future__ import annotations

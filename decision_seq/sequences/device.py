@@ -52,7 +52,7 @@ class DeviceSource:
         self.offsets = torch.as_tensor(np.array(store.offsets)).to(device)
         self.terminal = torch.as_tensor(gatherer.terminal).to(device)
         self.steps = torch.as_tensor(gatherer.steps).to(device)
-        self.behind = torch.as_tensor(gatherer.behind).to(device)
+        self.after = torch.as_tensor(gatherer.after).to(device)
         self.max_timestep = gatherer.max_timestep
         self.device = device
 
@@ -74,12 +74,12 @@ class DeviceSource:
             mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
             ids=ids,
-            **(self._futures(ids, left) if len(self.behind) else {}),
+            **(self._futures(ids, left) if len(self.after) else {}),
         )
 
     def _futures(self, ids: Tensor, left: Tensor) -> dict[str, Tensor]:
-        rows = (ids[:, None] + self.behind).clamp_max(len(self.observations) - 1)
-        return {"futures": self.observations[rows], "futures_mask": self.behind < left}
+        rows = (ids[:, None] + self.after).clamp_max(len(self.observations) - 1)
+        return {"futures": self.observations[rows], "futures_mask": self.after < left}
 
     def _stacked(self, ids: Tensor, firsts: Tensor) -> Tensor:
         """Frames [B, T + stack - 1, H, W], in the layout of `WindowGatherer`."""

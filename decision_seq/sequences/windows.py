@@ -248,7 +248,7 @@ class WindowGatherer:
     ) -> None:
         self.store, self.conditions = store, conditions
         self.steps = np.arange(context_length)
-        self.behind = np.arange(context_length, context_length + futures)
+        self.after = np.arange(context_length, context_length + futures)
         # [E] the row at which the environment terminated an episode, -1 where it did not
         self.terminal = np.where(store.terminated, store.offsets[1:] - 1, -1)
         self.frames = np.arange(1 - store.stack, context_length)  # relative to a window's first
@@ -270,13 +270,13 @@ class WindowGatherer:
             mask=self.steps < left,
             terminated=self.steps == (self.terminal[ends - 1] - ids)[:, None],
             ids=np.array(ids),  # a copy that may be written to
-            **(self._futures(ids, left) if len(self.behind) else {}),
+            **(self._futures(ids, left) if len(self.after) else {}),
         )
 
     def _futures(self, ids: np.ndarray, left: np.ndarray) -> dict[str, np.ndarray]:
         starts = ids + len(self.steps)
-        states = self.store.columns["observations"].windows(starts, len(self.behind))
-        return {"futures": states, "futures_mask": self.behind < left}
+        states = self.store.columns["observations"].windows(starts, len(self.after))
+        return {"futures": states, "futures_mask": self.after < left}
 
     def _observations(self, ids: np.ndarray, firsts: np.ndarray) -> np.ndarray:
         """Observations [B, T, ...], or each frame once, [B, T + stack - 1, H, W], from `stack` - 1

@@ -153,7 +153,7 @@ def test_futures_gathered_on_the_device_are_the_same(windows: WindowGatherer) ->
     assert torch.equal(device.futures_mask, real)
     assert torch.equal(device.futures[real], host.futures[real])
     assert device.futures.dtype == host.futures.dtype
-    rows = torch.as_tensor(ids)[:, None] + torch.as_tensor(windows.behind)
+    rows = torch.as_tensor(ids)[:, None] + torch.as_tensor(windows.after)
     states = torch.tensor(windows.store.columns["observations"].array)
     assert torch.equal(host.futures[real], states[rows[real]])
     plain = WindowGatherer(windows.store, windows.conditions, K, 1000).gather(ids[:2])

@@ -172,7 +172,7 @@ def test_what_cannot_be_filmed_is_one_line_before_any_rollout(
 ) -> None:
     (tmp_path / "FILE").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("decision_seq.evaluate.protocol.roll", None)
+    monkeypatch.setattr("decision_seq.evaluate.protocol.rollout_episodes", None)
     arguments = ["evaluate", str(trained), "--episodes", "2", "--video", "films", *more]
     assert cli.main(arguments) == 2
     printed = capsys.readouterr()
