@@ -50,6 +50,7 @@ def bench_evaluation(
     require(
         isinstance(policy, DecisionTransformer)
         and isinstance(conditioning, ReturnToGo)
+        and policy.memory == "window"  # the original encodes the last K steps
         and conditioning.asks,  # the sum of another feature is not a target return
         f"bench evaluate needs a Decision Transformer asked for returns; {path} holds another",
     )

@@ -61,6 +61,11 @@ def write(loaded: Loaded, output: Path) -> None:
     UserError when packages are missing or the policy cannot be expressed.
     """
     require(output.suffix == ".onnx", f"{output.name}: an ONNX file's name ends in .onnx")
+    require(
+        loaded.policy.memory == "window",
+        f"{loaded.path} remembers the whole episode, and an ONNX graph reads the last steps alone;"
+        " act by `decision-seq evaluate`",
+    )
     try:
         import onnx  # noqa: F401
         import onnxruntime

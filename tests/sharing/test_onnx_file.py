@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from decision_seq import checkpoint
-from decision_seq.models.backbones import GPTConfig
+from decision_seq.models.backbones import GPTConfig, LSTMConfig
 from decision_seq.models.encoders import ImageConfig
 from decision_seq.models.positions import WindowConfig
 from decision_seq.policies import DecisionTransformerConfig
@@ -152,6 +152,9 @@ def test_what_cannot_be_a_graph_is_one_line(
         onnx_file.write(fixing, tmp_path / "sizes.onnx")
     with pytest.raises(UserError, match=r"name ends in \.onnx"):
         export(loaded.path, "onnx", tmp_path / "x.bin", Reporter())
+    remembers = make_checkpoint(DecisionTransformerConfig(K, LSTMConfig(1, 8)), name="lstm")
+    with pytest.raises(UserError, match="remembers the whole episode"):
+        export(remembers, "onnx", tmp_path / "y.onnx", Reporter())
 
     honest = builtins.__import__
 
