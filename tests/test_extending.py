@@ -66,7 +66,7 @@ from pathlib import Path
 import pytest
 
 from decision_seq import config as configs
-from decision_seq import experiment
+from decision_seq.runs import experiment
 from decision_seq.datasets import open_dataset
 from decision_seq.runs.resolve import Config
 from decision_seq.types import UserError
