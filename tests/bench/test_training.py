@@ -35,7 +35,10 @@ def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
         assert side.model.training
 
 
-def test_a_result_has_a_row_a_side_and_one_for_its_products() -> None:
+def test_a_result_has_a_row_a_side_and_one_for_its_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("decision_seq.bench.training.WARMUP_ROUNDS", 1)
     result = json.loads(json.dumps(bench_train(rounds=1, threads=None)))
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == [

@@ -4,6 +4,7 @@ kinds of action, frames and auxiliary losses: invariants 1, 2, 3, 4 and 8.
 What an entry is tested with follows from the registry and from its own attributes.
 """
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import numpy as np
@@ -292,7 +293,9 @@ ACTING = [c for c in _cases() if c[3] != "frames" and not c[3].startswith("auxil
 @pytest.mark.parametrize("case", ACTING, indirect=True, ids=lambda c: "-".join(filter(None, c)))
 @torch.no_grad()
 def test_a_rollout_step_by_step_is_the_training_forward(
-    case: tuple[str, str | None, str, str], policy: Policy, store: EpisodeStore
+    case: tuple[str, str | None, str, str],
+    policy: Policy,
+    make_store: Callable[..., EpisodeStore],
 ) -> None:
     """Invariant 4, whatever acts and whatever it carries: row 1 acts through whole episodes, one
     after the other, row 0 takes first steps alone. Expected: the action at the end of all that is
@@ -300,6 +303,7 @@ def test_a_rollout_step_by_step_is_the_training_forward(
     """
     kind = case[3]
     rng = np.random.default_rng(0)
+    store = make_store((12, 3, 1, 20), "episodes")  # shorter and longer than a window
     actors = [PolicyActor(policy, 1, 2, LENGTH)]
     if slides(policy, LENGTH):
         actors.append(SlidingActor(policy, 1, 2, LENGTH))
