@@ -20,7 +20,7 @@ from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.sequences.windows import Pool, Segments, WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec
-from tests.test_train import TINY, command, losses
+from tests.test_train import TINY, command, losses, run_here
 
 SEGMENT, EPISODE = 20, 300
 RNG = torch.Generator()
@@ -138,7 +138,7 @@ def test_a_killed_run_resumes_with_its_state(
     """To the bit: losses, weights and the carried state."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, alone = arguments("whole")
-    subprocess.run(whole, check=True, capture_output=True, env=environment)
+    run_here(whole)
     cut, output = arguments("cut")
     process = subprocess.Popen(cut, stderr=subprocess.DEVNULL, env=environment)
     metrics = output / "metrics.jsonl"
@@ -148,7 +148,7 @@ def test_a_killed_run_resumes_with_its_state(
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed, _ = arguments("cut", "--resume", "auto")
-    subprocess.run(resumed, check=True, capture_output=True, env=environment)
+    run_here(resumed)
     assert losses(output) == losses(alone)
     last = Path("checkpoints") / "step-00000030"
     for name in (checkpoint.WEIGHTS, checkpoint.CARRIED_ROWS, checkpoint.MOMENTS):
@@ -162,7 +162,7 @@ def test_a_run_without_state_saves_none(
 ) -> None:
     """Random windows begin from the initial state, so nothing is carried or saved."""
     asked, output = arguments("random", "--windows", "any", "--train.steps", "3")
-    subprocess.run(asked, check=True, capture_output=True)
+    run_here(asked)
     saved = output / "checkpoints" / "step-00000003"
     assert checkpoint.read_carried(saved) == {}
     assert not (saved / checkpoint.CARRIED_ROWS).exists()

@@ -194,8 +194,13 @@ class Policy(nn.Module):
             auxiliary = config.build(self.spec, self.feature_sizes())
             self.auxiliary[label] = auxiliary
             self.loss_weights[label] = config.weight
-            if auxiliary.momentum is not None and self.momentum_encoder is None:
-                self.momentum_encoder = copy.deepcopy(self.encoder_module()).requires_grad_(False)
+        if self._momenta():
+            require(
+                len(self._momenta()) == 1,
+                "config: policy.auxiliary: the losses ask for copies of the encoder that move at"
+                f" different rates ({', '.join(map(str, sorted(self._momenta())))}); give them one",
+            )
+            self.momentum_encoder = copy.deepcopy(self.encoder_module()).requires_grad_(False)
 
     def act(
         self, batch: Batch, state: Any = None, sampling: Sampling | None = None
@@ -230,12 +235,16 @@ class Policy(nn.Module):
     def _move_momentum(self) -> None:
         if self.momentum_encoder is None:
             return
-        decays = [a.momentum for _, a in self._auxiliaries() if a.momentum is not None]
+        (momentum,) = self._momenta()
         pairs = zip(
             self.momentum_encoder.parameters(), self.encoder_module().parameters(), strict=True
         )
         for slow, trained in pairs:
-            slow.lerp_(trained, 1 - max(decays))
+            slow.lerp_(trained, 1 - momentum)
+
+    def _momenta(self) -> set[float]:
+        """The decays of the encoder's slowly moving copy that the auxiliary losses ask for."""
+        return {a.momentum for _, a in self._auxiliaries() if a.momentum is not None}
 
 
 def begins_episode(batch: Batch) -> Tensor:

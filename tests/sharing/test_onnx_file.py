@@ -112,6 +112,8 @@ class Cloning(torch.nn.Module):
     carried: its state; fixed: whether its code calls `len` on a tensor.
     """
 
+    memory = "window"
+
     def __init__(self, spec: Spec, carried: object = None, fixed: bool = False) -> None:
         super().__init__()
         self.spec, self.carried, self.fixed = spec, carried, fixed
