@@ -94,9 +94,10 @@ class SlidingActor(PolicyActor):
     def decide(self, number: int, batch: Batch, sampling: Sampling | None) -> Tensor:
         policy = cast(DecisionTransformer, self.policy)
         lengths = batch.lengths
-        tokens = select(policy.all_tokens(batch), self.newest.index_select(0, lengths))
         begins = lengths == 1  # a context of two steps is that short at an episode's first
-        return policy.actions.choose(self.states[number](tokens, begins), sampling)
+        with self.autocast:  # disabled here: a caller's must not reach the products
+            tokens = select(policy.all_tokens(batch), self.newest.index_select(0, lengths))
+            return policy.actions.choose(self.states[number](tokens, begins), sampling)
 
 
 # Policies and backbones whose tokens and attention `SlidingActor` computes, by exact type.
@@ -107,7 +108,7 @@ def slides(policy: Policy, context_length: int) -> bool:
     """Whether `SlidingActor` can act for the policy.
 
     It needs one head, attention to all earlier tokens, positions that do not depend on the window,
-    and windows of at most `LONGEST` tokens.
+    and windows of at most `MAX_TOKENS` tokens.
     """
     policies, backbones = SLIDING
     if type(policy) not in policies:

@@ -138,12 +138,9 @@ def fill_moments(
 
     whole: may be empty on other ranks. counts: those of each parameter group, from `group_counts`.
     """
-    listed = [[(key, value.shape, value.dtype) for key, value in sorted(whole.items())]]
-    if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(listed, 0)
     weights = dict(_trained(policy))
     states: dict[nn.Parameter, dict[str, Tensor]] = {weight: {} for weight in weights.values()}
-    for saved, shape, dtype in listed[0]:
+    for saved, shape, dtype in _described(whole, accelerator):
         key, _, name = saved.partition("/")
         weight = weights[name]
         # A tensor of a weight's shape has the weight's device and sharding.
@@ -182,16 +179,23 @@ def spread_rows(
     whole: dict[str, Tensor], total: int, accelerator: Accelerator
 ) -> dict[str, Tensor]:
     """Rank 0's state of the global batch -> this rank's rows. Every rank must call it."""
-    listed = [[(name, value.shape, value.dtype) for name, value in sorted(whole.items())]]
-    if accelerator.num_processes > 1:
-        torch.distributed.broadcast_object_list(listed, 0)
     mine = rank_slice(np.arange(total), accelerator.process_index, accelerator.num_processes)
     rows = {}
-    for name, shape, dtype in listed[0]:
+    for name, shape, dtype in _described(whole, accelerator):
         value = torch.empty(shape, dtype=dtype, device=accelerator.device)
         _place(value, whole.get(name), accelerator)
         rows[name] = value[int(mine[0]) : int(mine[-1]) + 1]
     return rows
+
+
+def _described(
+    whole: dict[str, Tensor], accelerator: Accelerator
+) -> list[tuple[str, torch.Size, torch.dtype]]:
+    """Names, shapes and types of rank 0's tensors. Every rank must call it."""
+    listed = [[(name, value.shape, value.dtype) for name, value in sorted(whole.items())]]
+    if accelerator.num_processes > 1:
+        torch.distributed.broadcast_object_list(listed, 0)
+    return listed[0]
 
 
 def _trained(policy: Policy) -> Iterator[tuple[str, nn.Parameter]]:
