@@ -299,8 +299,7 @@ def load(
     path = find(path)
     tree = read_yaml(path / CONFIG)
     try:
-        spec_tree = tree["spec"]
-        spec = Spec(**{**spec_tree, "observation_shape": tuple(spec_tree["observation_shape"])})
+        spec = Spec.of(tree["spec"])
         facts = _data_facts(tree["data"])
         known = "planner" in tree["policy"]
         require(known or not planner, f"{path} makes no plans: there is no planner to change")

@@ -108,6 +108,23 @@ class Spec:
     """Timesteps run from 0 to max_timestep - 1."""
     discount: float = 1.0
     """Discount of future rewards in the conditioning."""
+    action_range: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Lower and upper bounds [A] of continuous actions, which a policy scales to [-1, 1] inside;
+    None for actions that it uses unscaled."""
+    first_choice: int = 0
+    """The smallest of the A choices of a discrete action; they are consecutive numbers."""
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> Spec:
+        """Make a spec from plain values, as YAML returns them; ValueError for an unfit range."""
+        spec = cls(**{**tree, "observation_shape": tuple(tree["observation_shape"])})
+        if spec.action_range is None:
+            return spec
+        low, high = (tuple(map(float, bound)) for bound in spec.action_range)
+        ordered = all(-np.inf < a < b < np.inf for a, b in zip(low, high, strict=True))
+        if len(low) != spec.action_size or not ordered:
+            raise ValueError("action_range, which is A lower and A upper bounds")
+        return replace(spec, action_range=(low, high))
 
     @property
     def pixels(self) -> bool:

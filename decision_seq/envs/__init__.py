@@ -1,5 +1,6 @@
 """Environments: their tasks and reference scores, and N copies of one stepped together."""
 
+from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.facts import (
     FACTS,
     EnvironmentFacts,
@@ -10,12 +11,21 @@ from decision_seq.envs.facts import (
     normalized_score,
     score_name,
 )
-from decision_seq.envs.running import Environments, make, missing_extra, obstacle, trust
+from decision_seq.envs.running import (
+    Environments,
+    action_space,
+    make,
+    missing_extra,
+    obstacle,
+    trust,
+)
 
 __all__ = [
     "FACTS",
+    "ActionSpace",
     "EnvironmentFacts",
     "Environments",
+    "action_space",
     "canonical",
     "environment_notes",
     "facts_by_name",

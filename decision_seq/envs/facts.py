@@ -82,6 +82,8 @@ class EnvironmentFacts:
     """Differences of the environment from the one that made the data, one sentence each."""
     absent: str | None = None
     """Reason why there is no environment for the task; None if there is one."""
+    action_bounds: tuple[float, float] = (-1.0, 1.0)
+    """Bounds of every entry of a continuous action."""
 
 
 def _stand_in(

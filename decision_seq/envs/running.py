@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.atari_scores import ATARI
 from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
 from decision_seq.types import UserError
@@ -80,6 +81,15 @@ def trust(env_id: str) -> None:
             import_module(module)
         except ImportError as error:
             raise UserError(f"environment {env_id!r}: {error}") from error
+
+
+def action_space(env_id: str) -> ActionSpace:
+    """The actions of an environment, which is made for it; UserError if it cannot be made."""
+    env = make(env_id)
+    try:
+        return ActionSpace.of(env.action_space, env_id)
+    finally:
+        env.close()
 
 
 def obstacle(env_id: str | None, family: str | None) -> str | None:
@@ -154,6 +164,7 @@ class Environments:
             raise UserError(f"{count} environments requested; at least 1 is needed")
         self.env_id = env_id
         self.envs = [make(env_id) for _ in range(count)]
+        self.actions = ActionSpace.of(self.envs[0].action_space, env_id)
         self.running = np.zeros(count, bool)
         self.delayed, self.withheld = delayed, np.zeros(count)
 
@@ -162,21 +173,18 @@ class Environments:
 
     @property
     def discrete(self) -> bool:
-        """Whether an action is one of several choices, counted from 0."""
-        space = self.envs[0].action_space
-        return type(space).__name__ == "Discrete" and space.start == 0
+        """Whether an action is one of several choices."""
+        return self.actions.kind == "discrete"
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
         """Observation shape, and action size: dimensions, or choices of a discrete action."""
-        seen, acted = self.envs[0].observation_space, self.envs[0].action_space
-        for space in (seen,) if self.discrete else (seen, acted):
-            if type(space).__name__ != "Box":
-                raise UserError(
-                    f"{self.env_id} has a space {space}; vectors of numbers (Box) are needed, or,"
-                    " for the action, choices counted from 0"
-                )
-        return tuple(seen.shape), int(acted.n if self.discrete else np.prod(acted.shape))
+        seen = self.envs[0].observation_space
+        if type(seen).__name__ != "Box":
+            raise UserError(
+                f"{self.env_id} has a space {seen}; vectors of numbers (Box) are needed"
+            )
+        return tuple(seen.shape), self.actions.size
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -204,7 +212,8 @@ class Environments:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Step the environments `rows` -> observations, rewards, terminated, truncated.
 
-        actions: [R, A], or [R] if discrete; UserError for actions of the other kind.
+        actions: [R, A], or [R] if discrete, see `ActionSpace`; UserError for actions of the other
+        kind.
         """
         if self.discrete != (actions.ndim == 1):
             takes = "a choice" if self.discrete else "a vector"
@@ -212,7 +221,8 @@ class Environments:
                 f"{self.env_id} takes {takes} as an action, which the policy does not give; name"
                 " another environment"
             )
-        results = [self.envs[row].step(action) for row, action in zip(rows, actions, strict=True)]
+        acted = actions if self.actions.plain else map(self.actions.to_environment, actions)
+        results = [self.envs[row].step(action) for row, action in zip(rows, acted, strict=True)]
         observations, step_rewards, terminated, truncated, _ = zip(*results, strict=True)
         ended = np.array(terminated, bool) | np.array(truncated, bool)
         self.running[rows[ended]] = False

@@ -331,9 +331,13 @@ def check_sizes(environments: Environments, spec: Spec) -> None:
     def named(shape: tuple[int, ...], size: int, discrete: bool) -> str:
         return f"observations {list(shape)} and {size} {'choices' if discrete else 'actions'}"
 
-    found = (*environments.sizes, environments.discrete)
-    expected = (spec.observation_shape, spec.action_size, spec.action_kind == "discrete")
-    if found != expected:
+    shape, size = environments.sizes
+    found = (shape, size, environments.discrete)
+    discrete = spec.action_kind == "discrete"
+    expected = (spec.observation_shape, spec.action_size, discrete)
+    if discrete and environments.discrete and spec.action_size < size:
+        expected = (spec.observation_shape, size, discrete)  # the data lack the last choices
+    if found != expected or environments.actions.first_choice != spec.first_choice:
         raise UserError(
             f"{environments.env_id} has {named(*found)}, the policy {named(*expected)}; name"
             " another environment"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from decision_seq.config import require
 from decision_seq.datasets.store import Column, EpisodeStore
+from decision_seq.models.actions import ActionScale
 from decision_seq.models.encoders import Standardizer
 from decision_seq.types import Batch, Spec
 
@@ -118,7 +119,7 @@ class IQL(Critic):
         super().__init__()
         self.config, self.discount = config, spec.discount
         size = spec.observation_shape[0]
-        self.standardize = Standardizer(size)
+        self.standardize, self.scaled = Standardizer(size), ActionScale(spec)
         self.register_buffer("scale", torch.ones(()))
         self.v = Networks(1, size, config.width)
         self.q = Networks(2, size + spec.action_size, config.width)
@@ -148,7 +149,7 @@ class IQL(Critic):
         rewards = batch.conditions[..., 0] / self.scale
         with torch.autocast(rewards.device.type, enabled=False):
             states = self.standardize(batch.observations)
-            pairs = torch.cat([states, batch.actions], -1)
+            pairs = torch.cat([states, self.scaled(batch.actions)], -1)
             values, (first, second) = self.v(states)[0], self.q(pairs)  # [B, T]
             advantages = self.target_q(pairs).amin(0) - values
             following = F.pad(values.detach()[:, 1:], (0, 1)) * _followed(batch.mask)
@@ -161,7 +162,7 @@ class IQL(Critic):
 
     def onward(self, observations: Tensor, actions: Tensor) -> Tensor:
         with torch.autocast(observations.device.type, enabled=False):
-            pairs = torch.cat([self.standardize(observations), actions], -1)
+            pairs = torch.cat([self.standardize(observations), self.scaled(actions)], -1)
             return self.q(pairs).amin(0) * self.scale
 
     @torch.no_grad()

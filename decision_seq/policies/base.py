@@ -22,6 +22,7 @@ from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.sequences.conditioning.base import HINDSIGHT_ONLY
 from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
+ActionScaling = Literal["space", "data", "none"]
 # name -> values [B, T]; `train.update.masked_mean` reduces them, with the policy's weights.
 Losses = dict[str, Tensor]
 
@@ -277,6 +278,10 @@ class PolicyConfig(draccus.ChoiceRegistry):
 
     context_length: int = 20
     """K, the steps in a training window and in the context of a rollout."""
+    action_scale: ActionScaling = field(default="space", kw_only=True)
+    """Range of continuous actions that is scaled to [-1, 1] inside the policy: the bounds of the
+    action `space` where they are known (else the data's range, if it leaves [-1, 1]), the range of
+    the `data`, or `none` for unscaled actions."""
     burn_in: int = field(default=0, kw_only=True)
     """Steps at the start of a window that only refresh the state. They count in no loss, except in
     windows that begin an episode. With `windows segments` consecutive windows overlap by them."""

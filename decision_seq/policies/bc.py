@@ -42,7 +42,8 @@ class BehaviourCloningConfig(PolicyConfig):
     dropout: float = 0.1
     """Dropout after each hidden layer."""
     head: Head = "plain"
-    """`plain` predicts the action, `stochastic` a distribution of continuous actions."""
+    """`plain` predicts the action (a continuous one through a tanh), `linear` without the tanh,
+    `stochastic` a distribution of continuous actions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,8 @@ class DecisionTransformerConfig(PolicyConfig):
     squash: bool = False
     """Whether a tanh follows every embedding: the paper's Atari model has it, its Gym model not."""
     head: Head = "plain"
-    """`plain` predicts the action, `stochastic` a distribution of continuous actions."""
+    """`plain` predicts the action (a continuous one through a tanh), `linear` without the tanh,
+    `stochastic` a distribution of continuous actions."""
 
     def make(self, spec: Spec) -> DecisionTransformer:
         return DecisionTransformer(self, spec)
@@ -165,7 +166,7 @@ class DecisionTransformer(Policy):
 
     def all_tokens(self, encoded: Batch) -> Tensor:
         """As `tokens`, with the last action, [B, L + 1, D]."""
-        streams = [encoded.observations, self._squash(self.actions.embed(encoded.actions))]
+        streams = [encoded.observations, self._squash(self.actions.embedded(encoded.actions))]
         if self.embed_condition is not None:
             streams.insert(0, self._squash(self.embed_condition(encoded.conditions)))
         return self.positions(torch.stack(streams, 2), encoded.timesteps)

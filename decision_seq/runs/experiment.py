@@ -35,7 +35,7 @@ from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
 from decision_seq.train.launch import watched
 from decision_seq.train.metrics import check_trackers
-from decision_seq.types import Reporter, Scores, TargetScore
+from decision_seq.types import Reporter, Scores, Spec, TargetScore
 
 # Keys in which a resumed run may differ from the original run. They change the saved files, and how
 # an update of the same windows is computed.
@@ -73,6 +73,15 @@ def check_same_run(output: Path, problem: Problem) -> None:
         for key, (before, now) in differing_keys(load(Config, tree), config).items()
     ]
     require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
+
+
+def saved_spec(output: Path) -> Spec | None:
+    """The spec of a run's newest checkpoint, which a resumed run retains; None without one.
+
+    The range of its actions may come from an environment that is now another, or missing.
+    """
+    saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
+    return None if saved is None else Spec.of(read_yaml(saved / "config.yaml")["spec"])
 
 
 def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
@@ -219,6 +228,7 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
         check_environment(str(problem.facts.env_id), problem.spec)
     if is_run(output):
         check_same_run(output, problem)
+        return dataclasses.replace(problem, spec=saved_spec(output) or problem.spec)
     return problem
 
 
@@ -238,7 +248,11 @@ def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
     def on_main() -> dict[str, Any]:
         found.append(begin())
         problem = found[0]
-        return {"config": to_tree(problem.config), "store": str(problem.store.path)}
+        return {
+            "config": to_tree(problem.config),
+            "store": str(problem.store.path),
+            "spec": plain(problem.spec),  # its actions may depend on an environment
+        }
 
     said = ranks.from_main(on_main)
 
@@ -247,7 +261,8 @@ def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:
             config = load(Config, said["config"])
             if Path(said["store"]).is_dir():  # the same store, where the disk is shared
                 config = dataclasses.replace(config, dataset=said["store"])
-            found.append(prepare(config, Reporter()))
+            problem = prepare(config, Reporter())
+            found.append(dataclasses.replace(problem, spec=Spec.of(said["spec"])))
 
     ranks.together(open_here)
     checksums = ranks.gather(found[0].store.checksum)

@@ -21,6 +21,7 @@ from decision_seq.evaluate.targets import percentiles, resolve
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.policies.base import check_labels
 from decision_seq.recipes import DEFAULT_DATASET
+from decision_seq.runs.actions import action_entries
 from decision_seq.sequences.conditioning import Conditioning, ReturnToGo
 from decision_seq.sequences.selection import held_out, trained_on
 from decision_seq.sequences.transforms import delayed
@@ -174,7 +175,11 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     return Problem(
         resolved,
         store,
-        _spec(store, conditioning),
+        _spec(
+            store,
+            conditioning,
+            action_entries(store, env_id, config.policy.action_scale, reporter),
+        ),
         DataFacts(
             config.dataset,
             store.source,
@@ -215,13 +220,6 @@ def _report_data(config: Config, store: EpisodeStore, reporter: Reporter) -> Non
             f" {int(store.lengths[trained].sum()):,} transitions"
             + (f"; {held:,} episodes are held out" if held else "")
         )
-    actions = store.columns["actions"]
-    reach = np.abs([store.header["statistics"][key] for key in ("action_min", "action_max")]).max()
-    if actions.dtype.kind == "f" and reach > 1 + 1e-5:
-        reporter.say(
-            f"data: actions reach {reach:.3g}; a policy whose actions end in tanh cannot go beyond"
-            " [-1, 1]"
-        )
 
 
 def make_sampler(config: Config, store: EpisodeStore) -> Sampler:
@@ -243,16 +241,11 @@ def trained_episodes(config: Config, store: EpisodeStore) -> np.ndarray:
     )
 
 
-def _spec(store: EpisodeStore, conditioning: Conditioning) -> Spec:
-    actions = store.columns["actions"]
-    discrete = actions.dtype.kind == "i"
+def _spec(store: EpisodeStore, conditioning: Conditioning, actions: dict[str, Any]) -> Spec:
     return Spec(
         observation_shape=store.observation_shape,
-        action_size=max(store.choices or 0, int(actions.array.max()) + 1)
-        if discrete
-        else actions.shape[1],
-        action_kind="discrete" if discrete else "continuous",
         condition_size=conditioning.size,
         max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),
         discount=conditioning.discount,
+        **actions,
     )

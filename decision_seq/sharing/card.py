@@ -173,7 +173,8 @@ that a rollout needs.
 _TRANSFORMERS = """
 `config.json` holds the facts that are not in the weights: `state_mean` and `state_std` (the model
 takes states as `(state - state_mean) / state_std`), `return_scale` (returns-to-go are divided by
-it), `context_length` (the steps of a training window: pass at most as many, the last ones),
+it), `action_low` and `action_high` (the range of actions that is -1 to 1 in the model),
+`context_length` (the steps of a training window: pass at most as many, the last ones),
 `env_id`, `targets` (target returns, raw) and `delayed` (whether rewards came as one sum at the end:
 then the return-to-go stays equal to the target). Shorter histories are padded on the left with
 zeros, and the padding is masked. The newest action is not known yet and is 0. Timesteps count from
@@ -186,6 +187,7 @@ from transformers import DecisionTransformerModel
 model = DecisionTransformerModel.from_pretrained("PATH").eval()
 config = model.config
 mean, std = np.array(config.state_mean), np.array(config.state_std)
+low, high = np.array(config.action_low), np.array(config.action_high)
 K = config.context_length
 
 
@@ -208,7 +210,7 @@ while not done:
             timesteps=tail(steps, 1)[..., 0].long(),
             attention_mask=tail(np.ones(len(states)), 1)[..., 0].long(),
         ).action_preds[0, -1].numpy()
-    state, reward, terminated, truncated, _ = env.step(action)
+    state, reward, terminated, truncated, _ = env.step(low + (action + 1) / 2 * (high - low))
     states.append((state - mean) / std)
     actions.append(action)
     returns.append(returns[-1] - (0 if config.delayed else reward))

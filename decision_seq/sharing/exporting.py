@@ -18,10 +18,12 @@ from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.sequences.conditioning import ReturnToGo
 from decision_seq.sharing import foreign, layouts, onnx_file
 from decision_seq.sharing.card import card
-from decision_seq.types import Reporter
+from decision_seq.types import Reporter, Spec
 
 # Our activations -> transformers' names; "gelu" is the exact one in both.
 ACTIVATIONS = {"relu": "relu", "gelu": "gelu"}
+# Our heads -> transformers' `action_tanh`.
+TANH = {"plain": True, "linear": False}
 
 
 def export(path: Path, form: str, output: Path, reporter: Reporter) -> Path:
@@ -61,7 +63,7 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     )
     assert isinstance(conditioning, ReturnToGo)
     require(spec.action_kind == "continuous", f"{which} discrete actions; try --to onnx")
-    require(config.head == "plain", f"{which} {config.head} head; try --to onnx")
+    require(config.head in TANH, f"{which} {config.head} head; try --to onnx")
     require(not config.squash, f"{which} tanh after its embeddings; try --to onnx")
     activation = ACTIVATIONS.get(backbone.activation)
     require(activation is not None, f"{which} activation {backbone.activation!r}; try --to onnx")
@@ -84,10 +86,12 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
         "n_layer": backbone.layers,
         "n_head": backbone.heads,
         "activation_function": activation,
+        "action_tanh": TANH[config.head],
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), backbone.dropout),
         # Settings for language models, unused here.
         **dict.fromkeys(("bos_token_id", "eos_token_id")),
         "context_length": config.context_length,
+        **action_range(spec),
         "return_scale": conditioning.scale,
         "delayed": loaded.facts.delayed,
         "env_id": loaded.facts.env_id,
@@ -110,6 +114,12 @@ def write_transformers(loaded: Loaded, output: Path) -> None:
     if bars:
         logging.enable_progress_bar()
     save_text(output / "README.md", card(loaded, "transformers"))
+
+
+def action_range(spec: Spec) -> dict[str, list[float]]:
+    """The keys of config.json on the range of actions that is [-1, 1] in transformers' model."""
+    low, high = spec.action_range or ((-1.0,) * spec.action_size, (1.0,) * spec.action_size)
+    return {"action_low": list(low), "action_high": list(high)}
 
 
 def write_checkpoint(loaded: Loaded, output: Path) -> None:

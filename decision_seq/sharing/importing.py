@@ -21,6 +21,7 @@ from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, require, to_tree
 from decision_seq.datasets.export import whole
 from decision_seq.evaluate import EvaluationConfig
+from decision_seq.models.actions import Head
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.models.encoders import Standardizer
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
@@ -33,7 +34,6 @@ from decision_seq.types import Reporter, Spec, UserError
 CONTEXT_LENGTH, HEADS = 20, 1  # of kzl/decision-transformer gym/experiment.py and of CORL
 # Values that transformers' configuration must have, or leave unset, for ours to compute the same.
 REQUIRED = {
-    "action_tanh": True,
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -169,8 +169,34 @@ def _shape(
         width=width,
         activation=activation,
     )
-    spec = Spec((states,), actions, "continuous", 1, timesteps)
-    return DecisionTransformerConfig(length, backbone), spec
+    spec = Spec(
+        (states,),
+        actions,
+        "continuous",
+        1,
+        timesteps,
+        action_range=_action_range(theirs, actions, source),
+    )
+    head: Head = "plain" if theirs.get("action_tanh", True) else "linear"
+    return DecisionTransformerConfig(length, backbone, head=head), spec
+
+
+def _action_range(
+    theirs: dict[str, Any], size: int, source: str
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The range of actions that is [-1, 1] in their model; None where it is [-1, 1] itself."""
+    keys = ("action_low", "action_high")
+    if all(theirs.get(key) is None for key in keys):
+        return None
+    low, high = (_vector(theirs.get(key), f"{source}: {key}") for key in keys)
+    sound = low.shape == high.shape == (size,) and bool((low < high).all())
+    require(
+        sound and bool(np.isfinite([low, high]).all()),
+        f"{source}: action_low and action_high are not the bounds of its {size} actions",
+    )
+    if (low == -1).all() and (high == 1).all():
+        return None
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def _first(*values: Any) -> Any:

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from decision_seq.checkpoint import Loaded
 from decision_seq.config import require
+from decision_seq.models.actions import ActionScale
 from decision_seq.policies import Policy
 from decision_seq.types import Batch, Spec, UserError
 
-TOLERANCE = 1e-4  # of an action in [-1, 1]; rounding errors are far smaller
+TOLERANCE = 1e-4  # of an action scaled to [-1, 1]; rounding errors are far smaller
 
 
 class Acting(nn.Module):
@@ -104,7 +105,8 @@ def _check(acting: Acting, session: Any, inputs: dict[str, Tensor], path: Path) 
         raise UserError(
             f"{path} cannot be written as ONNX: the policy's code fixes the sizes of its inputs"
         ) from error
-    off = float((torch.as_tensor(found) - expected).abs().max())
+    scaled = ActionScale(acting.policy.spec)
+    off = float((scaled(torch.as_tensor(found)) - scaled(expected)).abs().max())
     require(off <= TOLERANCE, f"{path}: the ONNX graph's actions are off by {off:.2g}")
 
 
@@ -119,9 +121,11 @@ def _example(spec: Spec, count: int, steps: int) -> dict[str, Tensor]:
         else torch.randint(
             256, (count, spec.stack - 1 + steps, *spec.observation_shape[1:]), generator=draw
         ).byte(),
-        "actions": torch.randint(spec.action_size, shape, generator=draw)
+        "actions": torch.randint(spec.action_size, shape, generator=draw) + spec.first_choice
         if discrete
-        else torch.rand(*shape, spec.action_size, generator=draw) * 2 - 1,
+        else ActionScale(spec).inverse(
+            torch.rand(*shape, spec.action_size, generator=draw) * 2 - 1
+        ),
         "timesteps": torch.randint(spec.max_timestep, shape, generator=draw),
         "lengths": torch.randint(1, steps + 1, (count,), generator=draw),
     }

@@ -273,7 +273,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     ),
     "hdf5: choices beyond counting": (
         hdf5("actions", lambda a: np.full(len(a), 2**63, np.uint64)),
-        "choices counted from 0",
+        "count them from 0",
     ),
     "npz: a name without .npy": (named_otherwise, "has no 'observations'"),
     "npz: a header cut short": (npz_header(b"{'descr': '<f4', 'shape': (3,"), "no .npz archive"),

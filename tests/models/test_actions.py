@@ -16,6 +16,10 @@ from decision_seq.models.fast.counter_rng import normals
 from decision_seq.types import Batch, Sampling, Spec, UserError
 
 
+def choices(count: int) -> Spec:
+    return Spec((3,), count, "discrete", 1, 10)
+
+
 def test_the_kind_of_action_decides() -> None:
     continuous = make_actions(Spec((3,), 2, "continuous", 1, 10), 8)
     discrete = make_actions(Spec((3,), 2, "discrete", 1, 10), 8)
@@ -30,7 +34,7 @@ def test_the_kind_of_action_decides() -> None:
 @torch.no_grad()
 def test_the_loss_of_a_choice_is_its_negative_log_likelihood() -> None:
     torch.manual_seed(0)
-    actions = DiscreteActions(5, 8)
+    actions = DiscreteActions(choices(5), 8)
     hidden, taken = torch.randn(3, 4, 8), torch.randint(0, 5, (3, 4))
     logits = actions.head(hidden)
     losses = actions.loss(hidden, taken)
@@ -50,7 +54,7 @@ def test_the_loss_of_a_choice_is_its_negative_log_likelihood() -> None:
 @torch.no_grad()
 def test_choices_are_drawn_as_often_as_they_are_likely() -> None:
     torch.manual_seed(0)
-    actions = DiscreteActions(5, 8)
+    actions = DiscreteActions(choices(5), 8)
     hidden = torch.randn(1, 8).expand(20_000, 8)
     draws = (torch.arange(20_000) + 0.5) / 20_000
     for temperature in (1.0, 0.3):
@@ -64,7 +68,7 @@ def test_choices_are_drawn_as_often_as_they_are_likely() -> None:
 @torch.no_grad()
 def test_no_draw_falls_beside_the_choices() -> None:
     """The sum of probabilities may be below the largest draw, and 0 is a possible draw."""
-    actions = DiscreteActions(3, 2)
+    actions = DiscreteActions(choices(3), 2)
     actions.head.weight.zero_()
     actions.head.bias.copy_(torch.tensor([-200.0, 0.0, -200.0]))  # only the second is possible
     draws = torch.tensor([0.0, 0.5, 1 - 2**-24])
@@ -128,7 +132,7 @@ def test_likelihood_and_entropy_are_those_of_torchs_own_distribution(
 def test_the_entropy_of_many_draws_is_the_integral() -> None:
     """The integral, in one dimension, averages -log p over a fine grid of Gaussian quantiles."""
     torch.manual_seed(0)
-    actions, hidden = StochasticActions(1, 4), torch.randn(4)
+    actions, hidden = StochasticActions(Spec((3,), 1, "continuous", 1, 10), 4), torch.randn(4)
     many = hidden.expand(500, 40, 4)
     found = actions.losses(many, batch_of(torch.zeros(500, 40, 1)), torch.Generator())
     mean, deviation = (part.double() for part in actions.gaussian(hidden))

@@ -168,7 +168,6 @@ def _short(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (_config(action_tanh=False), "action_tanh False is not supported"),
         (_config(n_inner=17), "n_inner 17"),
         (_config(layer_norm_epsilon=1e-3), "layer_norm_epsilon"),
         (_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),

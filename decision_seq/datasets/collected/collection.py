@@ -21,7 +21,7 @@ import numpy as np
 
 from decision_seq.datasets.collected.behaviour import Actor
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
-from decision_seq.envs import Environments, facts_by_name, trust
+from decision_seq.envs import ActionSpace, Environments, facts_by_name, trust
 from decision_seq.machine.workers import cores, process_pool
 from decision_seq.types import Episode, Reporter, UserError
 
@@ -73,7 +73,7 @@ def collect(
     if seed < 0 or workers < 1:
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     trust(env_id)
-    limit, choices = _check_fits(actors, env_id)
+    limit, space = _check_fits(actors, env_id)
     found = facts_by_name(env_id)
     total = 0
     reporter = reporter or Reporter()
@@ -99,12 +99,12 @@ def collect(
             max_episode_steps=limit or max(writer.lengths),
             transitions_in=total,
             has_timeouts=True,
-            **({} if choices is None else {"choices": choices}),
+            **space.header_entries,
         )
 
 
-def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int | None]:
-    """The environment's step limit, and its number of choices if actions are discrete.
+def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, ActionSpace]:
+    """The environment's step limit and its action space.
 
     UserError unless the environment exists, has vector observations and fits the actors.
     """
@@ -129,7 +129,7 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, int |
                 f"{actor.description} has {actor.sizes} observation and action dimensions;"
                 f" {env_id} has {shape[0]} and {action_size}"
             )
-    return limit, action_size if envs.discrete else None
+    return limit, envs.actions
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,7 @@ def run_chunk(
         for row in rows:
             noise[slots[row]] = generators[row].standard_normal(action_size)
         actions = actor.act(observations, noise)[slots[rows]]
-        if envs.discrete:
-            actions = actions.argmax(1)
+        actions = envs.actions.from_unit(actions)
         following, rewards, terminated, truncated = envs.step(rows, actions)
         for i, row in enumerate(rows):
             steps[row].append((observations[slots[row]].copy(), actions[i], rewards[i]))

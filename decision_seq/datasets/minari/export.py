@@ -159,10 +159,18 @@ def _action_space(store: EpisodeStore, env_actions: Any) -> Any:
     """The space of the actions; the number of choices is the environment's, else the data's."""
     from gymnasium.spaces import Box, Discrete
 
-    column = store.columns["actions"]
+    column, known = store.columns["actions"], store.action_space
     if column.dtype.kind == "f":
+        if known is not None and known.bounds is not None:
+            low, high = known.bounds
+            return Box(low.astype(np.float32), high.astype(np.float32))
         return Box(-np.inf, np.inf, column.shape[1:], np.float32)
-    return Discrete(max(int(column.array.max()) + 1, getattr(env_actions, "n", 0)))
+    if known is not None:
+        return Discrete(known.size, start=known.first_choice)
+    first = min(int(column.array.min()), 0)
+    return Discrete(
+        max(int(column.array.max()) + 1 - first, getattr(env_actions, "n", 0)), start=first
+    )
 
 
 def _environment(store: EpisodeStore, reporter: Reporter) -> tuple[Any, Any]:

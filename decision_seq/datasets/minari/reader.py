@@ -47,12 +47,15 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     require_whole(path, metadata)
     dataset = _open(path, metadata, spec)
     with named(path), StoreWriter(output) as writer:
-        spaces.require_known(dataset.observation_space, dataset.action_space, images=bool(own))
+        spaces.require_known(dataset.observation_space, images=bool(own))
+        acted = envs.ActionSpace.of(dataset.action_space, "the data's environment")
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
             within = 0  # steps flagged as an end before the last of their episode
             for raw in _episodes(dataset, path, metadata["total_episodes"]):
-                episode, early = _episode(raw, dataset, repeated=own.get("final") == "repeated")
+                episode, early = _episode(
+                    raw, dataset, acted, repeated=own.get("final") == "repeated"
+                )
                 writer.append(episode)
                 within += early
                 bar.update(len(episode))
@@ -72,6 +75,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             transitions_in=total,
             has_timeouts=True,
             reference_scores=_reference_scores(metadata),
+            **acted.header_entries,
         )
 
 
@@ -109,7 +113,9 @@ def _episodes(dataset: Any, path: Path, count: int) -> Iterator[Any]:
             yield episode
 
 
-def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
+def _episode(
+    raw: Any, dataset: Any, acted: envs.ActionSpace, repeated: bool
+) -> tuple[Episode, int]:
     """The episode, and the number of its steps before the last that are flagged as an end.
 
     repeated: the last observation repeats the one before, because the real one was unknown.
@@ -130,7 +136,7 @@ def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
     terminated, truncated = (values.astype(bool) for values in flags)
     episode = Episode(
         observations[:steps] if repeated else observations,
-        spaces.actions(dataset.action_space, raw.actions),
+        spaces.actions(acted, raw.actions),
         rewards,
         bool(terminated[-1]),
         bool(truncated[-1]),

@@ -2,8 +2,7 @@
 
 Observations follow the rule of `gymnasium.spaces.flatten`: the entries of a Dict are concatenated
 in the order of the space's keys, those of a Tuple in its order, and a Discrete value is one-hot. A
-Box that is the whole space retains its shape. Actions: a Box is [T, A] float32, a Discrete space
-[T] int64.
+Box that is the whole space retains its shape. Actions are those of `ActionSpace`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.envs import ActionSpace
 from decision_seq.types import UserError
 
 
@@ -26,28 +26,17 @@ def observations(space: Any, values: Any) -> np.ndarray:
     return _flat(space, values, "observations").astype(np.float32, copy=False)
 
 
-def actions(space: Any, values: Any) -> np.ndarray:
-    """Actions [T, A] float32 of a Box, [T] int64 of a Discrete space."""
-    array = _numbers(values, "actions")
-    if _kind(space) == "Discrete":
-        array = _one_a_step(array, "actions")
-        _require_range(array, 0, int(space.n), "actions")
-        return array.astype(np.int64, copy=False)
-    _require_shape(array, space, "actions")
-    return array.reshape(len(array), -1).astype(np.float32, copy=False)
+def actions(space: ActionSpace, values: Any) -> np.ndarray:
+    """Actions [T, A] float32, or [T] int64 of choices, see `ActionSpace`."""
+    return space.from_data(_numbers(values, "actions"), "actions")
 
 
-def require_known(observation_space: Any, action_space: Any, images: bool) -> None:
-    """Raise UserError for the first space that is not one of vectors of numbers.
+def require_known(observation_space: Any, images: bool) -> None:
+    """Raise UserError for an observation space that is not one of vectors of numbers.
 
     images: whether arrays of pixels are accepted; they are if they were stored without loss.
     """
     _require_vector(observation_space, "the observation space", images)
-    kind = _kind(action_space)
-    if kind not in ("Box", "Discrete"):
-        raise UserError(f"the action space is {_named(action_space)}; Box or Discrete is needed")
-    if kind == "Discrete" and action_space.start != 0:
-        raise UserError(f"the action space is {action_space}; choices must be counted from 0")
 
 
 def keys(space: Any, prefix: str = "") -> list[str] | None:

@@ -15,7 +15,9 @@ It is written under a temporary name and renamed when complete. One fancy index 
 
 Optional entries of the header: `stack`, if the observations are single frames; an environment shows
 so many of them at one step, the newest last, with zeros before an episode's first. `choices`, the
-number of discrete actions. `clipped`, if rewards were clipped to [-1, 1].
+number of discrete actions, and `first_choice`, the smallest. `action_bounds`, the bounds
+[low, high] of the action space's entries, null where there is none. `clipped`, if rewards were
+clipped to [-1, 1].
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from decision_seq.datasets.store.column import Column, damaged
 from decision_seq.datasets.store.frames import FrameColumn, file_name
 from decision_seq.datasets.store.header import STATISTICS, header_fault
 from decision_seq.datasets.store.source_files import sha256
-from decision_seq.envs import FACTS
+from decision_seq.envs import FACTS, ActionSpace
 from decision_seq.types import Episode, UserError
 
 FORMAT = 2
@@ -121,6 +123,21 @@ class EpisodeStore:
     def choices(self) -> int | None:
         """Number of the environment's discrete actions; None if unknown or not discrete."""
         return self.header.get("choices")
+
+    @property
+    def action_space(self) -> ActionSpace | None:
+        """The action space of the environment of the data; None if they do not say it."""
+        if self.choices is not None:
+            return ActionSpace("discrete", self.choices, self.header.get("first_choice", 0))
+        bounds = self.header.get("action_bounds")
+        size = self.columns["actions"].shape[1:]
+        if bounds is None or size != (len(bounds[0]),):
+            return None
+        low, high = (
+            np.array([unbounded if b is None else b for b in bound], np.float64)
+            for bound, unbounded in zip(bounds, (-np.inf, np.inf), strict=True)
+        )
+        return ActionSpace("continuous", len(low), 0, (low, high), size, np.float32)
 
     @property
     def clipped(self) -> bool:

@@ -86,11 +86,21 @@ HEADER: dict[str, Callable[[object], bool]] = {
 }
 
 
+def _bounds(value: object) -> bool:
+    """Whether a value is [low, high], lists of equally many numbers, or null where unbounded."""
+    if not isinstance(value, list) or [type(part) for part in value] != [list, list]:
+        return False
+    low, high = value
+    return len(low) == len(high) and all(b is None or _number(b) for b in (*low, *high))
+
+
 MOST_STACK = 64
 # Optional entries -> the check of each value; the comment is the default.
 MAY_HOLD: dict[str, Callable[[object], bool]] = {
     "stack": lambda value: _count(value) and value <= MOST_STACK,  # type: ignore[operator] # 1
     "choices": _optional(_count),  # None
+    "first_choice": lambda value: type(value) is int and abs(value) < 2**31,  # 0
+    "action_bounds": _optional(_bounds),  # None
     "clipped": lambda value: isinstance(value, bool),  # False
 }
 

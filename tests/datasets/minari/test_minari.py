@@ -413,16 +413,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text observations": (edited(observation_space=TEXT), "observation space is Text"),
     "image observations": (edited(observation_space=IMAGE), "is an image ((4, 4) uint8)"),
     "an image within": (edited(observation_space=NESTED), "'view' is an image"),
-    "text actions": (edited(action_space=TEXT), "action space is Text"),
+    "text actions": (edited(action_space=TEXT), "has a space Text"),
     "unknown space": (edited(observation_space='{"type": "Odd"}'), "is damaged"),
     "space no JSON": (edited(observation_space="Box"), "is damaged"),
-    "choices from 1": (
-        edited(action_space='{"type": "Discrete", "n": 3, "start": 1}'),
-        "counted from 0",
-    ),
     "choices of three": (
-        edited(action_space='{"type": "Discrete", "n": 3, "start": 0}'),
-        "one choice a step",
+        lambda p: (
+            edited(action_space='{"type": "Discrete", "n": 3, "start": 0}')(p),
+            replaced("episode_0", "actions", lambda a: a.astype(np.int64))(p),
+        ),
+        "1 choice(s) a step",
     ),
     "choices of floats": (
         lambda p: (
@@ -436,7 +435,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
             edited(action_space='{"type": "Discrete", "n": 3, "start": 0}')(p),
             replaced("episode_0", "actions", lambda a: np.arange(len(a)))(p),
         ),
-        "actions run from 0 to 39; their space has 3",
+        "actions hold 3; their space has 3 choices from 0",
     ),
     "no env_spec": (edited(env_spec="{"), "env_spec cannot be read"),
     "env_spec odd": (edited(env_spec='{"id": 3}'), "env_spec is malformed"),
