@@ -12,6 +12,7 @@ from decision_seq.recipes import recipe_path
 from decision_seq.report.statistics import mean_interval
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config
+from tests.tank import TANK, save_episodes
 
 EPISODES = 20
 
@@ -66,3 +67,21 @@ def test_the_default_recipe_reaches_its_data(tmp_path: Path) -> None:
     assert finished is not None
     assert finished.scores is not None
     assert finished.scores.targets[0].interval_95[0] > 0.9 * 46.0
+
+
+@pytest.mark.slow
+def test_actions_of_0_to_100_are_learnt(tmp_path: Path) -> None:
+    """After 300 updates the score is within 1.0 of -0.6, that of the task with actions rescaled to
+    [-1, 1]. Without scaling it is -24 (the data: -2.3)."""
+    save_episodes(tmp_path / "tank.npz", 40)
+    tree = {
+        "dataset": str(tmp_path / "tank.npz"),
+        "train": {"steps": 300, "warmup_steps": 100},
+        "evaluation": {"env_id": TANK, "episodes": EPISODES},
+    }
+    made = configs.load(Config, configs.read_yaml(recipe_path("dt/gym")), tree)
+    finished = experiment.train(made, tmp_path / "run")
+    assert finished is not None
+    assert finished.scores is not None
+    for score in finished.scores.targets:
+        assert abs(score.return_mean - -0.6) < 1.0
