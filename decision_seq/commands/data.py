@@ -10,6 +10,7 @@ from typing import Any
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_verb
 from decision_seq.envs.atari_scores import ATARI
+from decision_seq.formatting import spread_text
 from decision_seq.types import UserError
 
 
@@ -221,5 +222,5 @@ def run_convert(options: argparse.Namespace) -> int:
 def _print_store(store: Any) -> None:
     print(
         f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
-        f" return {store.returns.mean():.1f} ± {store.returns.std():.1f}"
+        f" return {spread_text(store.returns.mean(), store.returns.std(), group='')}"
     )
