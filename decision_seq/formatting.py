@@ -1,9 +1,14 @@
-"""Text of numbers and of errors, for tables, reports, plots and messages."""
+"""Text of numbers, errors and results, for tables, reports, plots, messages and files."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterator
+from typing import Any
+
+from decision_seq.types import UserError
 
 
 def number_text(
@@ -61,3 +66,26 @@ _NEGATIVE = re.compile(r"-(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|-(inf|infinity|nan)
 def is_negative(text: str) -> bool:
     """Whether a command line's argument is a negative number."""
     return _NEGATIVE.fullmatch(text) is not None
+
+
+def json_text(value: Any, indent: int | None = 1) -> str:
+    """Results as JSON; UserError for NaN or an infinity, which JSON does not have."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        name, number = next(_not_finite(value), ("", None))
+        if number is None:  # another fault, such as a value that holds itself
+            raise
+        raise UserError(
+            f"{name} is {number}, not a finite number, so it is not written; look for extreme"
+            " rewards, observations or weights"
+        ) from error
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Name and value of each NaN and infinity in a tree: `targets.0.return_mean`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield name or "the result", value
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(part, f"{name}.{key}" if name else str(key))

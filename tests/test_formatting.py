@@ -1,6 +1,7 @@
 """Tests of numbers and errors as text, in every table that shows returns."""
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,19 @@ from decision_seq.commands.parsing import Parser
 from decision_seq.datasets.catalog import _scores
 from decision_seq.evaluate.held_out import ClusteredMean, OfflineGroup, OfflineScores, offline_text
 from decision_seq.evaluate.scores import score
-from decision_seq.formatting import error_text, interval_text, number_text, target_text
-from decision_seq.report import calibration_text, score_table
+from decision_seq.formatting import (
+    error_text,
+    interval_text,
+    json_text,
+    number_text,
+    target_text,
+)
+from decision_seq.report import calibration_text, score_table, scores_json, write_json
 from decision_seq.report.compare import Estimate
 from decision_seq.report.markdown import estimate_text
-from decision_seq.types import Scores
+from decision_seq.train import best
+from decision_seq.train.metrics import Metrics
+from decision_seq.types import Scores, UserError
 
 PACKAGE = Path(formatting.__file__).parent
 
@@ -145,3 +154,42 @@ def test_negative_numbers_are_values_of_every_parser(text: str) -> None:
 @pytest.mark.parametrize("text", ["-x", "--1", "-1e", "-", "-e3", "-infix"])
 def test_options_are_not_taken_for_numbers(text: str) -> None:
     assert not formatting.is_negative(text)
+
+
+BAD = [float("nan"), float("inf"), -float("inf"), np.float64("nan")]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_what_is_not_finite_is_named_and_not_written(tmp_path: Path, bad: float) -> None:
+    made = score(1.0, np.array([1.0, bad, 2.0]), np.array([3, 3, 3]), 0, None)
+    tree = scores_json(Scores("data", "here", "Env", "run", [made], [], 1.0))
+    with pytest.raises(UserError, match=rf"targets\.0\.returns\.1 is {bad}, not a finite number"):
+        write_json(tmp_path / "scores.json", tree)
+    with pytest.raises(UserError, match="return_mean is"):
+        best.note(tmp_path, 3, made)
+    metrics = Metrics(tmp_path, 0, (), {})
+    with metrics, pytest.raises(UserError, match="loss is"):
+        metrics.write({"step": 1, "loss": bad})
+    assert [path.read_text() for path in tmp_path.iterdir()] == [""]  # metrics.jsonl
+
+
+def test_finite_results_are_written_as_before() -> None:
+    tree = {"a": [1.5, None, True], "b": {"c": 1e-300}}
+    assert json_text(tree) == json.dumps(tree, indent=1)
+    assert json_text(tree, None) == json.dumps(tree)
+
+
+# Texts that are hashed, compared or exchanged, files of facts about sources, and saved state.
+NO_RESULTS = ("datasets/", "sequences/", "sharing/onnx_file.py", "bench/first_step.py")
+NO_RESULTS += ("train/launch.py", "train/trainer.py", "checkpoint.py", "formatting.py")
+
+
+def test_results_have_one_writer() -> None:
+    found = [
+        f"{path}:{number}"
+        for path in PACKAGE.glob("**/*.py")
+        if not str(path.relative_to(PACKAGE)).startswith(NO_RESULTS)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "json.dump" in line and "json.loads(json.dumps" not in line
+    ]
+    assert found == []

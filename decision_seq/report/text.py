@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from decision_seq.config import save_text
 from decision_seq.envs import score_name
-from decision_seq.formatting import interval_text, number_text, spread_text, target_text
+from decision_seq.formatting import interval_text, json_text, number_text, spread_text, target_text
 from decision_seq.types import Scores
 
 
@@ -100,7 +99,7 @@ def calibration_text(calibration: dict[str, Any]) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all; UserError when it cannot be written."""
-    save_text(path, json.dumps(value, indent=1) + "\n")
+    save_text(path, json_text(value) + "\n")
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:

@@ -249,7 +249,7 @@ class Trainer:
             self._stop_unsound(min(unsound), loss, norm)
         return {
             "loss": loss,
-            **seen,
+            **{name: value if math.isfinite(value) else None for name, value in seen.items()},
             **{f"loss_weight/{name}": value for name, value in factors.items() if value != 1},
             "gradient_norm": norm if math.isfinite(norm) else None,
             "learning_rate": outcome.learning_rate,
