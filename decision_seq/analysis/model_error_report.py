@@ -73,7 +73,7 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
         )
         axes.set_ylim(bottom=0)
         axes.set(xlabel="steps predicted", ylabel="error (standard deviations)")
-        axes.legend(fontsize=10, loc="upper left", ncols=2)
+        axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figure.suptitle(
             f"{found['dataset']}, {Path(found['checkpoint']).name}: open-loop prediction from"
             f" {found['context']} transitions, {len(found['episodes'])} episodes, the first above",
