@@ -14,17 +14,18 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import itertools
 import os
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import draccus
 import yaml
 
+from decision_seq.suggestions import suggestion
 from decision_seq.types import UserError
 
 Config = TypeVar("Config")
@@ -129,26 +130,54 @@ def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
         raise UserError(f"config: {message}") from error
 
 
-def check_keys(cls: Any, tree: dict[str, Any], path: str = "") -> None:
-    """Raise UserError for a key that `cls` does not have; it suggests the nearest key."""
+def check_keys(cls: Any, tree: dict[str, Any]) -> None:
+    """Raise UserError for a key that `cls` does not have; it suggests the key that is meant."""
+    for unknown in _unknown(cls, tree):
+        hint = suggestion(unknown, list(_names(cls, tree)))
+        raise UserError(f"config: unknown key {unknown}; {hint}")
+
+
+def _chosen(cls: Any, tree: dict[str, Any], path: str) -> Any:
+    """The class that a tree chooses from a registry; `cls` itself where it is none."""
+    if not issubclass(cls, draccus.ChoiceRegistry):
+        return cls
+    known = cls.get_known_choices()
+    name = tree.get(_NAME, cls.default_choice_name())
+    if not isinstance(name, str) or name not in known:
+        raise UserError(f"config: {path}name {name!r} is unknown; one of {', '.join(known)}")
+    return known[name]
+
+
+def _names(cls: Any, tree: Any, path: str = "") -> Iterator[str]:
+    """The names, with dots, of all keys of `cls`, with the components that the tree chooses."""
+    tree = tree if isinstance(tree, dict) else {}
+    if issubclass(cls, draccus.ChoiceRegistry):
+        yield path + _NAME
+    cls = _chosen(cls, tree, path)
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _names(hint, tree.get(field.name), f"{path}{field.name}.")
+        else:
+            yield path + field.name
+
+
+def _unknown(cls: Any, tree: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The unknown keys of a tree; UserError for a value that does not fit its key."""
     choice = issubclass(cls, draccus.ChoiceRegistry)
-    if choice:
-        known = cls.get_known_choices()
-        name = tree.get(_NAME, cls.default_choice_name())
-        if not isinstance(name, str) or name not in known:
-            raise UserError(f"config: {path}name {name!r} is unknown; one of {', '.join(known)}")
-        cls = known[name]
+    cls = _chosen(cls, tree, path)
     hints = get_type_hints(cls)
     valid = [f.name for f in dataclasses.fields(cls)] + ([_NAME] if choice else [])
     for key, value in tree.items():
         if key not in valid:
-            nearest = difflib.get_close_matches(str(key), valid, 1) or valid
-            raise UserError(f"config: unknown key {path}{key}; did you mean {path}{nearest[0]}?")
+            yield f"{path}{key}"
+            continue
         hint = hints.get(key)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(value, dict):
                 raise UserError(f"config: {path}{key} must hold keys, not {value!r}")
-            check_keys(hint, value, f"{path}{key}.")
+            yield from _unknown(hint, value, f"{path}{key}.")
         else:
             _check_value(hint, value, path + str(key))
 

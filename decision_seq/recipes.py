@@ -31,6 +31,11 @@ def recipe_of(dataset: str | None) -> str:
     return next(begins, DEFAULT_RECIPE)
 
 
+def recipe_name(recipe: str) -> str:
+    """The name of a recipe that is given by its name or its path: `bc/transformer`, `mine`."""
+    return Path(recipe).stem if _is_path(recipe) else recipe
+
+
 def recipe_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
     """A recipe's settings: those for all datasets, then overrides for the given dataset.
 
@@ -86,9 +91,13 @@ def tables() -> dict[str, Path]:
 
 
 def _path(name: str, what: str, known: dict[str, Path]) -> Path:
-    if Path(name).suffix in (".yaml", ".yml"):
+    if _is_path(name):
         return Path(name)
     if name not in known:
         listed = ", ".join(known)
         raise UserError(f"no {what} is called {name!r}; there are {listed}, or give a .yaml file")
     return known[name]
+
+
+def _is_path(name: str) -> bool:
+    return Path(name).suffix in (".yaml", ".yml")

@@ -1,5 +1,6 @@
 """Tests of the command line: its output, and one-line errors for bad input."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -7,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
 from decision_seq import cli
+from decision_seq.commands import build_parser
+from decision_seq.commands.configuration import configure
 from decision_seq.commands.console import Console
+from decision_seq.config import dump
+from decision_seq.types import UserError
 from tests.test_train import TINY
 from tests.waiting import LIMIT, until
 
@@ -194,7 +200,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "stray word": (["steps"], "unexpected argument 'steps'"),
     "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are atari/bc"),
     "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
-    "resume nowhere": (["--resume"], "--resume needs --output"),
+    "resume nowhere": (["--resume"], "nothing to resume: runs/hopper-medium-dt-seed0 does not"),
     "resume a typo": (["--resume", "--output", "typo"], "typo does not exist"),
     "empty name": (["--dataset", ""], "'' is no dataset's name"),
     "a name too long": (["--dataset", "x" * 5000], "File name too long"),
@@ -365,3 +371,46 @@ def test_a_log_has_no_line_for_what_only_a_person_would_watch(
     told = capsys.readouterr().err
     assert told.count("\r") <= 3
     assert "49 seconds" in told
+
+
+def configured(*arguments: str) -> tuple[Any, Path]:
+    options, rest = build_parser().parse_known_args(["train", *arguments])
+    options.overrides = rest
+    return configure(options)
+
+
+def test_resume_finds_the_default_folder_of_the_same_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ("--config", "dt/paper", "--seed", "3", "--train.steps", "7")
+    config, made = configured(*asked)
+    assert made == Path("runs/hopper-medium-dt-seed3")
+    for mode in ("must", "auto"):  # nothing is there yet: `must` refuses it later
+        assert configured(*asked, "--resume", mode) == (config, made)
+    made.mkdir(parents=True)
+    saved = dataclasses.replace(config, train=dataclasses.replace(config.train, clip=0.125))
+    (made / "config.yaml").write_text(dump(saved))
+    assert configured("--seed", "3", "--resume") == (saved, made)
+    assert configured("--seed", "3")[1] == Path("runs/hopper-medium-dt-seed3-2")
+    Path("runs/hopper-medium-dt-seed3-2").mkdir()
+    with pytest.raises(UserError, match=r"seed3, .*seed3-2; name one of these runs with --output"):
+        configured("--seed", "3", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named", "method"),
+    [
+        *[("bc/transformer", "bc-transformer", "bc/transformer"), ("bc/gym", "bc", "bc/gym")],
+        *[("dt/paper", "dt", "dt/paper"), ("atari/small", "dt", "atari/small")],
+        ("mine/own.yaml", "dt", "own"),
+    ],
+)
+def test_a_recipes_name_is_recorded_and_in_the_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, named: str, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/own.yaml").write_text("seed: 0")
+    config, output = configured("--config", recipe, "--dataset", "hopper-medium")
+    assert (config.method, output) == (method, Path(f"runs/hopper-medium-{named}-seed0"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.formatting import number_text
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
 
@@ -24,10 +25,12 @@ def explanation_text(found: dict[str, Any]) -> str:
     if found["estimates"]:
         for number, area in found["estimates"]["separated"].items():
             name = f"area under the curve at the end of {stage} {number}"
-            rows.append([name, f"{area['area']:.3f}", *_ends(area), f"{area['episodes']:,}"])
+            rows.append([name, number_text(area["area"], 3), *_ends(area), f"{area['episodes']:,}"])
         for name, moved in found["estimates"]["moved"].items():
             what = f"the estimate's rise with the {event if name == 'event' else 'success'}"
-            rows.append([what, f"{moved['rise']:.3f}", *_ends(moved), f"{moved['episodes']:,}"])
+            rows.append(
+                [what, number_text(moved["rise"], 3), *_ends(moved), f"{moved['episodes']:,}"]
+            )
     attention = found["attention"]
     if attention:
         last, count = attention["last_stage"], f"{attention['episodes']:,}"
@@ -37,14 +40,14 @@ def explanation_text(found: dict[str, Any]) -> str:
             ("difference", "the difference"),
         ):
             interval = {"interval_95": attention[f"{key}_interval_95"]}
-            rows.append([what, f"{attention[key]:.4f}", *_ends(interval, 4), count])
+            rows.append([what, number_text(attention[key], 4), *_ends(interval, 4), count])
     heads = ["", "mean", "95 %", "interval", "episodes"]
     return f"{about}\n\n{table(heads, rows)}"
 
 
 def _ends(found: dict[str, Any], digits: int = 3) -> tuple[str, str]:
     low, high = found["interval_95"]
-    return f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return number_text(low, digits), number_text(high, digits)
 
 
 def plot_explanation(found: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.formatting import interval_text, number_text
 from decision_seq.report.plots import COLOURS, drawing
 from decision_seq.report.text import table
 
@@ -23,7 +24,7 @@ def matching_text(found: dict[str, Any]) -> str:
     """Table of the distance to each target, and the mean distance."""
 
     def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:,.{digits}f}"
+        return "-" if value is None else number_text(value, digits)
 
     rows = [
         [
@@ -59,7 +60,8 @@ def matching_text(found: dict[str, Any]) -> str:
 
 
 def _with_interval(mean: float, interval: list[float] | None) -> str:
-    return f"{mean:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    low_high = (interval[0], interval[1]) if interval else None
+    return number_text(mean, 3) + (f" {interval_text(low_high, 3)}" if low_high else "")
 
 
 def plot_matching(found: dict[str, Any], path: Path) -> None:
@@ -79,7 +81,9 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
             axes.stairs(
                 result, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="result"
             )
-            axes.set_title(f"{target['name']}: distance {target['distance']:.3f}", fontsize=12)
+            axes.set_title(
+                f"{target['name']}: distance {number_text(target['distance'], 3)}", fontsize=12
+            )
             axes.set_xlabel(found["feature"])
             axes.set_ylabel("share of the steps")
             if place == 0:

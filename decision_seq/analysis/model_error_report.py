@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.formatting import interval_text, number_text
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
 
@@ -25,8 +26,8 @@ def prediction_text(found: dict[str, Any]) -> str:
             return "-"
         interval = ""
         if curve["low"][at] is not None:
-            interval = f" [{curve['low'][at]:.3f}, {curve['high'][at]:.3f}]"
-        return f"{curve['mean'][at]:.3f}{interval}"
+            interval = f" {interval_text((curve['low'][at], curve['high'][at]), 3)}"
+        return f"{number_text(curve['mean'][at], 3)}{interval}"
 
     rows = [[f"{at:,}", *(cell(found["errors"][n], at - 1) for n in names)] for at in moments]
     about = (
@@ -72,7 +73,7 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
         )
         axes.set_ylim(bottom=0)
         axes.set(xlabel="steps predicted", ylabel="error (standard deviations)")
-        axes.legend(fontsize=10, loc="upper left", ncols=2)
+        axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         figure.suptitle(
             f"{found['dataset']}, {Path(found['checkpoint']).name}: open-loop prediction from"
             f" {found['context']} transitions, {len(found['episodes'])} episodes, the first above",

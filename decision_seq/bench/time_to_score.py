@@ -16,7 +16,8 @@ import numpy as np
 
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
-from decision_seq.report import table, target_text
+from decision_seq.formatting import target_text
+from decision_seq.report import table
 from decision_seq.report.compare import Group, compare
 from decision_seq.report.runs import FinishedRun, find_runs, value
 from decision_seq.report.statistics import standard_error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_checkpoint, add_verb, folder_to_write
+from decision_seq.formatting import json_text
 from decision_seq.types import UserError
 
 Text = Callable[[dict[str, Any]], str]
@@ -59,7 +59,7 @@ def _show(options: argparse.Namespace, result: dict[str, Any], text: Text) -> in
     from decision_seq.bench.timing import machine_text
 
     if options.json:
-        print(json.dumps(result, indent=1))
+        print(json_text(result))
     else:
         print(f"{machine_text(result['machine'])}\n\n{text(result)}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from decision_seq.recipes import recipe_of, recipe_trees
+from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.types import UserError
 
 
@@ -18,7 +18,7 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     from decision_seq.runs.resolve import Config
 
     if options.resume != "never" and options.output is None:
-        raise UserError("--resume needs --output, the folder of the run to go on with")
+        options.output = _output_to_resume(options)
     trees = []
     if options.output is not None and (options.output / "trainer").is_dir():
         raise UserError(f"{options.output} is a checkpoint, not a run; name another --output")
@@ -27,7 +27,9 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
         trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
         dataset = options.dataset or (trees[0].get("dataset") if resumed else None)
-        trees.extend(recipe_trees(options.config or recipe_of(dataset), dataset))
+        recipe = options.config or recipe_of(dataset)
+        trees.append({"method": recipe_name(recipe)})
+        trees.extend(recipe_trees(recipe, dataset))
     given = {"dataset": options.dataset, "seed": options.seed}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))
@@ -36,6 +38,19 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
         trust(config.evaluation.env_id or "")  # a saved id may come from the data, not the user
     return config, options.output or default_output(config)
+
+
+def _output_to_resume(options: argparse.Namespace) -> Path:
+    """The run that --resume continues where no --output names it: the one in the default folder.
+
+    UserError when there are several, with a number at the end of their folders' names.
+    """
+    begun = argparse.Namespace(**{**vars(options), "resume": "never", "output": None})
+    first, *others = _outputs(configure(begun)[0])
+    if len(others) > 1:
+        named = ", ".join(map(str, [first, *others[:-1]]))
+        raise UserError(f"--resume: there are {named}; name one of these runs with --output")
+    return first
 
 
 def overrides(arguments: list[str]) -> list[dict[str, Any]]:
@@ -57,11 +72,21 @@ def overrides(arguments: list[str]) -> list[dict[str, Any]]:
 
 def default_output(config: Any) -> Path:
     """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
+    return _outputs(config)[-1]
+
+
+def _outputs(config: Any) -> list[Path]:
+    """The default folders of the configuration that exist, and the next one, which does not."""
     from decision_seq.config import to_tree
+    from decision_seq.policies import PolicyConfig
 
     data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
-    base = f"{data}-{to_tree(config)['policy']['name']}-seed{config.seed}"
-    number = 1
-    while (path := Path("runs") / (base if number == 1 else f"{base}-{number}")).exists():
-        number += 1
-    return path
+    name = to_tree(config)["policy"]["name"]
+    group = (config.method or name).split("/")[0]
+    if group != name and group in PolicyConfig.get_known_choices():  # bc/transformer is a dt
+        name = config.method.replace("/", "-")
+    base = f"{data}-{name}-seed{config.seed}"
+    paths = [Path("runs") / base]
+    while paths[-1].exists():
+        paths.append(Path("runs") / f"{base}-{len(paths) + 1}")
+    return paths

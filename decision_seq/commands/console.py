@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decision_seq.formatting import json_text
 from decision_seq.types import Bar, Reporter, UserError
 
 BAD_INPUT = 2
@@ -68,7 +68,7 @@ def show_finding(
     """Print the results, as JSON if `text` is None; write NAME.json and NAME.png into `folder`."""
     from decision_seq.report import write_json
 
-    print(json.dumps(found, indent=1) if text is None else text(found), flush=True)
+    print(json_text(found) if text is None else text(found), flush=True)
     write_json(folder / f"{name}.json", found)
     plot(found, folder / f"{name}.png")
     make_reporter().say(f"written: {folder}/{name}.json, {name}.png")
@@ -95,13 +95,13 @@ def print_offline(scores: Any, as_json: bool = False) -> None:
 
     from decision_seq.evaluate.held_out import offline_text
 
-    print(json.dumps(asdict(scores), indent=1) if as_json else f"\n{offline_text(scores)}")
+    print(json_text(asdict(scores)) if as_json else f"\n{offline_text(scores)}")
 
 
 def print_scores(scores: Any, as_json: bool) -> None:
     from decision_seq.report import score_table, scores_json
 
     print(
-        json.dumps(scores_json(scores), indent=1) if as_json else f"\n{score_table(scores)}",
+        json_text(scores_json(scores)) if as_json else f"\n{score_table(scores)}",
         flush=True,
     )

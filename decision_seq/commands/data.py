@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_verb
 from decision_seq.envs.atari_scores import ATARI
+from decision_seq.formatting import json_text, spread_text
 from decision_seq.types import UserError
 
 
@@ -51,7 +51,7 @@ def run_list(options: argparse.Namespace) -> int:
 
     rows = catalog(options.source)
     if options.json:
-        print(json.dumps(rows, indent=1))
+        print(json_text(rows))
         return 0
     header = list(rows[0]) if rows else ["name"]
     text = [["-" if row[key] is None else str(row[key]) for key in header] for row in rows]
@@ -85,7 +85,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     if options.plot:
         plot_returns(store.name, store.returns, facts["suggested_targets"], options.plot)
         reporter.say(f"written: {options.plot}")
-    print(json.dumps(facts, indent=1) if options.json else inspection_text(facts))
+    print(json_text(facts) if options.json else inspection_text(facts))
     return 0
 
 
@@ -221,5 +221,5 @@ def run_convert(options: argparse.Namespace) -> int:
 def _print_store(store: Any) -> None:
     print(
         f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
-        f" return {store.returns.mean():.1f} ± {store.returns.std():.1f}"
+        f" return {spread_text(store.returns.mean(), store.returns.std(), group='')}"
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from decision_seq.commands.configuration import configure
 from decision_seq.commands.console import BAD_INPUT, is_main_rank, make_reporter
 from decision_seq.commands.parsing import add_run_options, add_verb
+from decision_seq.formatting import json_text
 
 
 def add(verbs: Any) -> None:
@@ -37,5 +37,5 @@ def run_doctor(options: argparse.Namespace) -> int:
     checks = doctor.examine(config, output, options.processes, make_reporter())
     if is_main_rank():
         rows = [asdict(check) for check in checks]
-        print(json.dumps(rows, indent=1) if options.json else doctor.checks_text(checks))
+        print(json_text(rows) if options.json else doctor.checks_text(checks))
     return BAD_INPUT if doctor.failed(checks) else 0

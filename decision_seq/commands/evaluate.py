@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
+from decision_seq.formatting import json_text
 from decision_seq.types import UserError
 
 CALIBRATION_POINTS = 11
@@ -188,7 +188,7 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = calibrate(opened, options.calibrate, reporter)
-    print(json.dumps(found, indent=1) if options.json else calibration_text(found), flush=True)
+    print(json_text(found) if options.json else calibration_text(found), flush=True)
     write_json(folder / "calibration.json", found)
     plot_calibration(found, folder / "calibration.png")
     reporter.say(f"written: {folder}/calibration.json, calibration.png")

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq.commands.console import BAD_INPUT
+from decision_seq.formatting import is_negative
 from decision_seq.recipes import DEFAULT_RECIPE, OF_DATASETS
 from decision_seq.types import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports errors in one line."""
+    """An argument parser that reports errors in one line, and takes any negative number."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # An argument with a space is never taken for an option, and numbers may begin with one.
+        given = sys.argv[1:] if args is None else args
+        spaced = [f" {text}" if is_negative(text) else text for text in given]
+        return super().parse_known_args(spaced, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import add_verb
+from decision_seq.formatting import json_text
 from decision_seq.types import Reporter, UserError
 
 
@@ -61,5 +61,5 @@ def print_report(
     if output is not None:
         for path in write_report(report, output, rng):
             reporter.say(f"written: {path}")
-    print(json.dumps(report_json(report), indent=1) if as_json else main_text(report))
+    print(json_text(report_json(report)) if as_json else main_text(report))
     return 0

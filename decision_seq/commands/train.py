@@ -32,7 +32,8 @@ def add(verbs: Any) -> None:
         const="must",
         default="never",
         choices=["must", "auto", "never"],
-        help="resume from --output's newest checkpoint; `auto`: begin a run if there is none",
+        help="resume from the newest checkpoint in --output, by default that of the same options;"
+        " `auto`: begin a run if there is none",
     )
     parser.add_argument(
         "--json", action="store_true", help="print scores.json instead of the table"

@@ -13,6 +13,7 @@ from decision_seq.datasets.minari import remote as minari_remote
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.root import store_root
 from decision_seq.datasets.store.source_files import visible
+from decision_seq.formatting import number_text
 from decision_seq.types import UserError
 
 Stores = dict[str, EpisodeStore]  # path of the source -> store
@@ -34,8 +35,8 @@ def catalog(source: str | None = None) -> list[dict[str, Any]]:
 
 
 def _scores(references: tuple[float, float] | None, mean: float) -> dict[str, Any]:
-    normalized = f"{envs.normalize(mean, references):.1f}" if references else None
-    return {"return": f"{mean:.1f}", "normalized": normalized}
+    normalized = number_text(envs.normalize(mean, references), group="") if references else None
+    return {"return": number_text(mean, group=""), "normalized": normalized}
 
 
 def _bundled() -> Iterator[dict[str, Any]]:
@@ -69,7 +70,7 @@ def _atari() -> Iterator[dict[str, Any]]:
             "size": f"{size.count:,} steps",
             "episodes": played.episodes,
             **scores,
-            "return": f"{scores['return']} ± {played.return_std:.1f}",
+            "return": f"{scores['return']} ± {number_text(played.return_std, group='')}",
             "here": here,
         }
 

@@ -136,7 +136,13 @@ def _find(name: str) -> None:
         atari.register()
         return
     known = name in gymnasium.registry and not name.startswith(NAMESPACE)
-    if not known and importlib.util.find_spec("gymnasium_robotics"):
+    if not known:
+        register_robotics()
+
+
+def register_robotics() -> None:
+    """Register gymnasium-robotics' environments, where it is installed."""
+    if importlib.util.find_spec("gymnasium_robotics"):
         # Its import prints a note on its Adroit rewards, which `envs.adroit` does not use.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

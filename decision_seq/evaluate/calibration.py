@@ -34,6 +34,11 @@ def calibrate(opened: Opened, points: int, reporter: Reporter | None = None) -> 
         f"{opened.loaded.path} does not know the returns of its data; give --target instead",
     )
     assert known is not None
+    require(
+        known[-1] > known[0],
+        f"every episode of {opened.loaded.path}'s data returns {known[0]:g}; there is no range of"
+        " targets to calibrate over",
+    )
     highest = known[-1] + BEYOND * (known[-1] - known[0])
     targets = tuple(float(target) for target in np.linspace(known[0], highest, points))
     asked = dataclasses.replace(opened, evaluation=dataclasses.replace(evaluation, targets=targets))

@@ -15,6 +15,8 @@ from decision_seq.config import read_yaml, require, to_tree
 from decision_seq.envs import environment_notes, obstacle
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
 from decision_seq.evaluate.rollout import device_of
+from decision_seq.evaluate.targets import equal_targets
+from decision_seq.formatting import error_text
 from decision_seq.policies import PolicyConfig
 from decision_seq.types import Reporter, Scores, UserError
 
@@ -89,7 +91,9 @@ def open_checkpoint(
         loaded.policy_config.context_length,
         facts,
     )
-    return Opened(loaded, evaluation, _replanned(loaded, planner or {}))
+    equal = equal_targets(config.targets or (), facts.return_percentiles)
+    notes = (*_replanned(loaded, planner or {}), *([equal] if equal else ()))
+    return Opened(loaded, evaluation, notes)
 
 
 def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
@@ -133,6 +137,5 @@ def compute_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.ones(1, device=device).tolist()
     except Exception as error:  # the type of the error depends on the backend
-        first = " ".join(str(error).split())[:100]
-        raise UserError(f"--device {name} cannot be used here: {first}") from error
+        raise UserError(f"--device {name} cannot be used here: {error_text(error, 100)}") from error
     return device

@@ -7,6 +7,7 @@ data. They show how well the data are modelled and do not predict the return of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from decision_seq.checkpoint import Loaded
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.evaluate.rollout import device_of
+from decision_seq.formatting import interval_text, number_text
 from decision_seq.policies.base import Policy
 from decision_seq.report import table
 from decision_seq.report.statistics import mean_interval
@@ -26,6 +28,7 @@ from decision_seq.types import Batch, Spec
 
 MAX_STEPS = 10_000  # measured steps, drawn among all held-out ones where there are more
 WAVE = 256  # steps measured at once
+TIED = ", tied"  # ends the name of a group of several quartiles
 _STREAM = 0x0FF1  # seed for drawing those steps, the same ones for every policy
 
 # Measures of a step, by the kind of its action.
@@ -50,7 +53,7 @@ class OfflineGroup:
     """Measures of held-out episodes of similar return."""
 
     name: str
-    """Name of the group, such as `all` or `return quartile 1`."""
+    """Name of the group: `all`, `return quartile 1`, or `return quartiles 1 to 3, tied`."""
     returns: tuple[float, float]
     """The lowest and the highest return."""
     episodes: int
@@ -111,16 +114,31 @@ def offline_metrics(
     )
     measured = _measured(policy, gatherer, rows, store.offsets[of_step])
     quartile = np.full(store.num_episodes, -1)
-    edges = np.quantile(store.returns[chosen], (0.25, 0.5, 0.75))
-    quartile[chosen] = np.searchsorted(edges, store.returns[chosen], side="left")
+    edges = np.quantile(store.returns[chosen], (0.25, 0.5, 0.75, 1.0))
+    quartile[chosen] = np.searchsorted(edges[:3], store.returns[chosen], side="left")
     named = {"all": quartile >= 0} | {
-        f"return quartile {number + 1}": quartile == number for number in range(4)
+        name: quartile == number for number, name in _quartile_names(edges)
     }
     return [
         _group(name, store, of_step[mask[of_step]], measured[mask[of_step]], policy.spec)
         for name, mask in named.items()
         if mask[of_step].any()
     ]
+
+
+def _quartile_names(edges: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Number and name of each group of quartiles of the return. edges: their upper ends, [4].
+
+    Episodes of equal return stay together, so quartiles that end at the same return are one group.
+    """
+    first = 0
+    while first < len(edges):
+        last = int(np.searchsorted(edges, edges[first], side="right")) - 1
+        if last > first:
+            yield first, f"return quartiles {first + 1} to {last + 1}{TIED}"
+        else:
+            yield first, f"return quartile {first + 1}"
+        first = last + 1
 
 
 @torch.inference_mode()
@@ -240,16 +258,14 @@ def offline_text(scores: OfflineScores) -> str:
     """The measures as an aligned table, with a header about their data."""
 
     def cells(estimate: ClusteredMean) -> list[str]:
-        interval = estimate.interval_95
-        between = "-" if interval is None else f"[{interval[0]:.4f}, {interval[1]:.4f}]"
-        return [f"{estimate.mean:.4f}", between]
+        return [number_text(estimate.mean, 4), interval_text(estimate.interval_95, 4)]
 
     names = [name.replace("_", " ") for name in scores.groups[0].metrics]
     spread = [part for name in names for part in (name, "95 % interval")]
     rows = [
         [
             group.name,
-            f"{group.returns[0]:,.1f} to {group.returns[1]:,.1f}",
+            " to ".join(map(number_text, group.returns)),
             f"{group.episodes:,}",
             f"{group.steps:,}",
             *(cell for estimate in group.metrics.values() for cell in cells(estimate)),
@@ -266,4 +282,9 @@ def offline_text(scores: OfflineScores) -> str:
         "",
         table(["episodes of", "return", "episodes", "steps", *spread], rows),
     ]
+    if any(group.name.endswith(TIED) for group in scores.groups):
+        lines += [
+            "",
+            "tied: episodes of one return are measured together, not split over quartiles",
+        ]
     return "\n".join(lines)

@@ -33,7 +33,23 @@ def check_targets(targets: Sequence[Target], where: str) -> None:
 
 
 def resolve(targets: Sequence[Target], known: Sequence[float] | None) -> tuple[float, ...]:
-    """Targets as raw returns. known: the data's `percentiles`; UserError when needed and absent."""
+    """Targets as raw returns, each once, in their order.
+
+    known: the data's `percentiles`; UserError when needed and absent.
+    """
+    return tuple(dict.fromkeys(_returns(targets, known)))
+
+
+def equal_targets(targets: Sequence[Target], known: Sequence[float] | None) -> str | None:
+    """The line that says which targets are equal and so rolled out once; None where all differ."""
+    named: dict[float, list[str]] = {}
+    for target, value in zip(targets, _returns(targets, known), strict=True):
+        named.setdefault(value, []).append(target if isinstance(target, str) else f"{target:g}")
+    equal = [f"{' and '.join(names)} are {value:g}" for value, names in named.items() if names[1:]]
+    return f"targets: {', '.join(equal)}; rolled out once" if equal else None
+
+
+def _returns(targets: Sequence[Target], known: Sequence[float] | None) -> list[float]:
     found = []
     for target in targets:
         if isinstance(target, str):
@@ -48,7 +64,7 @@ def resolve(targets: Sequence[Target], known: Sequence[float] | None) -> tuple[f
             found.append(known[percent])
         else:
             found.append(float(target))
-    return tuple(found)
+    return found
 
 
 def _percent(word: str) -> int | None:

@@ -271,6 +271,8 @@ class PolicyConfig(draccus.ChoiceRegistry):
     """Kinds of observations that it can be built for."""
     ignores: ClassVar[tuple[str, ...]] = ()
     """Fields of a `Batch` that it does not read."""
+    fills_context: ClassVar[bool] = False
+    """Whether its context must not be longer than the longest episode."""
     gives_features: ClassVar[bool] = False
     """Whether auxiliary losses can be added to it."""
     example: ClassVar[dict[str, Any]] = {}

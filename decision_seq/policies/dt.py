@@ -31,6 +31,7 @@ class DecisionTransformerConfig(PolicyConfig):
     """A Decision Transformer."""
 
     gives_features: ClassVar[bool] = True
+    fills_context: ClassVar[bool] = True
 
     backbone: BackboneConfig = field(default_factory=GPTConfig)
     """The sequence model."""

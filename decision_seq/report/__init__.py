@@ -7,7 +7,6 @@ from decision_seq.report.text import (
     score_table,
     scores_json,
     table,
-    target_text,
     write_json,
 )
 
@@ -18,6 +17,5 @@ __all__ = [
     "score_table",
     "scores_json",
     "table",
-    "target_text",
     "write_json",
 ]

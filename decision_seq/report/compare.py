@@ -10,15 +10,15 @@ from typing import Any
 
 from decision_seq.config import flat
 from decision_seq.datasets.d4rl import reader as d4rl
+from decision_seq.formatting import target_text
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import FinishedRun, value
 from decision_seq.report.statistics import Interval, mean_interval
-from decision_seq.report.text import target_text
 
 # Keys that do not describe a method: the data and the protocol make the row, the seed makes the
 # replicate, and the others set how a run is executed, logged and saved.
 NOT_OF_THE_METHOD = (
-    *("dataset", "seed", "collection.", "evaluation."),
+    *("dataset", "seed", "method", "collection.", "evaluation."),
     *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
@@ -189,10 +189,34 @@ def compare(runs: Sequence[FinishedRun]) -> Comparison:
 
 
 def labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """A name for each run's method: the policy, and the settings that vary among its runs.
+    """A name for each run's method: its own, or the policy and the settings that vary among runs.
 
     A key counts only if it varies within one dataset, not if it varies from dataset to dataset.
     """
+    described = _described(runs)
+    own: dict[str, set[str | None]] = {}
+    for run, text in zip(runs, described, strict=True):
+        own.setdefault(text, set()).add(_own_name(run))
+    times = Counter(name for names in own.values() for name in names)
+
+    def named(text: str) -> str:
+        """The own name, where all runs of the method have it and no other method does."""
+        name = next(iter(own[text])) if len(own[text]) == 1 else None
+        return text if name is None or times[name] > 1 or name in own else name
+
+    return [named(text) for text in described]
+
+
+def _own_name(run: FinishedRun) -> str | None:
+    """The name that a grid or a recipe gives the run; None where it says the policy: dt/gym."""
+    name = run.config.get("method")
+    if not isinstance(name, str) or name.split("/")[0] == run.config["policy"]["name"]:
+        return None
+    return name
+
+
+def _described(runs: Sequence[FinishedRun]) -> list[str]:
+    """The policy of each run, and the settings that vary among its runs."""
     settings = [
         {key: v for key, v in flat(run.config).items() if not key.startswith(NOT_OF_THE_METHOD)}
         for run in runs

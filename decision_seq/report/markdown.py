@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.formatting import interval_text, number_text, target_text
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
 from decision_seq.report.published_context import fitting, published_text
 from decision_seq.report.runs import FinishedRun
@@ -18,7 +19,7 @@ from decision_seq.report.summary import (
     shared,
     summaries,
 )
-from decision_seq.report.text import markdown_table, target_text
+from decision_seq.report.text import markdown_table
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,10 @@ def make_report(
 
 def estimate_text(estimate: Estimate) -> str:
     """`43.2 [41.0, 45.4], 5 seeds`; a raw return is marked `raw`."""
-    form = ".1f" if estimate.normalized else ",.1f"
-    text = format(estimate.mean, form)
+    group = "" if estimate.normalized else ","
+    text = number_text(estimate.mean, group=group)
     if estimate.interval is not None:
-        low, high = (format(end, form) for end in estimate.interval)
-        text += f" [{low}, {high}]"
+        text += f" {interval_text(estimate.interval, group=group)}"
     unit = "" if estimate.normalized else " raw"
     return f"{text}{unit}, {counted(estimate)}"
 
@@ -108,9 +108,9 @@ def _selection_gain(comparison: Comparison) -> str:
         count = len(group.runs[0].scores.targets)
         rows.append(
             [
-                *(group.row, group.label, f"{group.estimate().mean:,.1f}"),
-                "-" if evaluations is None else f"{evaluations:,.1f} (best of {group.evaluations})",
-                "-" if targets is None else f"{targets:,.1f} (best of {count})",
+                *(group.row, group.label, number_text(group.estimate().mean)),
+                _best_of(evaluations, group.evaluations),
+                _best_of(targets, count),
             ]
         )
     if not rows:
@@ -118,6 +118,10 @@ def _selection_gain(comparison: Comparison) -> str:
     header = ["dataset", "method", "last", "best of N evaluations, not a result"]
     header.append("best of N targets, not a result")
     return f"## What choosing afterwards would add\n\n{markdown_table(header, rows)}"
+
+
+def _best_of(value: float | None, count: int) -> str:
+    return "-" if value is None else f"{number_text(value)} (best of {count})"
 
 
 def _other_targets(comparison: Comparison) -> str:
@@ -137,7 +141,13 @@ def _over_tasks(report: Report) -> str:
     if not tasks:
         return "## Over tasks\n\nNothing is aggregated: no dataset has reference scores."
     rows = [
-        [s.label, s.statistic, f"{s.estimate:.1f}", *_interval_cells(s.interval, s.coverage)]
+        [
+            s.label,
+            s.statistic,
+            number_text(s.estimate),
+            interval_text(s.interval),
+            _share(s.coverage),
+        ]
         for s in report.summaries
     ]
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
@@ -154,7 +164,12 @@ def _over_tasks(report: Report) -> str:
         about += f" Left out, as they have no dataset in common: {', '.join(lacking)}."
     text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
     pairs = [
-        [f"{i.over} > {i.under}", f"{i.probability:.2f}", _ends(i.interval, ".2f"), str(i.tasks)]
+        [
+            f"{i.over} > {i.under}",
+            f"{i.probability:.2f}",
+            interval_text(i.interval, 2),
+            str(i.tasks),
+        ]
         for i in report.improvements
     ]
     if pairs:
@@ -163,12 +178,8 @@ def _over_tasks(report: Report) -> str:
     return text
 
 
-def _ends(interval: tuple[float, float] | None, form: str) -> str:
-    return "-" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def _interval_cells(interval: tuple[float, float] | None, coverage: float | None) -> list[str]:
-    return [_ends(interval, ".1f"), "-" if coverage is None else f"{100 * coverage:.0f} %"]
+def _share(coverage: float | None) -> str:
+    return "-" if coverage is None else f"{100 * coverage:.0f} %"
 
 
 def _unfinished(lines: Sequence[str]) -> str:

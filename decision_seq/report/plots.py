@@ -7,12 +7,15 @@ methods also differ in marker and dash. Fonts stay legible at half the size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from decision_seq.envs.atari_scores import ATARI
+from decision_seq.formatting import target_text
 from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
 from decision_seq.report.statistics import performance_profile, profile_band
 from decision_seq.report.summary import shared
@@ -35,11 +38,52 @@ STYLE: Any = {
     "lines.linewidth": 2.2,
     "legend.edgecolor": "none",
     "legend.framealpha": 0.9,
+    "axes.formatter.limits": (-3, 7),  # 0.0001 as 1e-4 at the axis' end, not at every tick
 }
-SCORE, RETURN = (
-    "normalized score (0 random, 100 expert; Atari: 100 human)",
-    "return (sum of raw rewards)",
-)
+RETURN = "return (sum of raw rewards)"
+TITLE, LABEL = 58, 30  # letters in a line of a title and of a label
+
+
+def score_axis(env_ids: Iterable[str]) -> str:
+    """The label of an axis of normalized scores; in Atari 100 is a human's score."""
+    best = sorted({"human" if env_id.startswith(ATARI) else "expert" for env_id in env_ids})
+    return f"normalized score (0 random, 100 {' or '.join(best)})"
+
+
+def folded(text: str, width: int) -> str:
+    """The text in lines of `width` letters at most, broken after spaces, slashes and hyphens."""
+    lines: list[str] = []
+    for whole in text.splitlines():
+        lines.append("")
+        for part in re.findall(r"[^ /_-]*[ /_-]?", whole):
+            if len(lines[-1] + part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part[:width]
+            lines += [part[at : at + width] for at in range(width, len(part), width)]
+    return "\n".join(line.strip() for line in lines if line.strip())
+
+
+def _legend(axes: Axes) -> None:
+    """A legend of the axes below the figure, where it covers no curve."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        names = [folded(label, 2 * LABEL) for label in labels]
+        columns = 1 if max(map(len, labels)) > LABEL else min(2, len(labels))
+        axes.figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=10)
+
+
+def _log_ticks(axes: Axes) -> None:
+    """Few ticks with numbers on a logarithmic y axis, for a narrow and for a wide range."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    wide = high > 1000 * low
+    narrow = high < 10 * low
+    axes.yaxis.set_major_locator(
+        MaxNLocator(5) if narrow else LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0))
+    )
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:.3g}")
 
 
 @contextlib.contextmanager
@@ -68,7 +112,8 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(partial, dpi=150, format=path.suffix[1:])
+            # Tight: what is wider than the figure widens the picture and is not cut.
+            figure.savefig(partial, dpi=150, format=path.suffix[1:], bbox_inches="tight")
             partial.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -100,11 +145,15 @@ def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) 
     with drawing(path) as ((axes,),):
         axes.hist(returns, bins=50, color="0.6")
         for number, target in enumerate(targets):
-            label = "suggested targets" if number == 0 else None
-            axes.axvline(target, color=COLOURS[1], linewidth=1.5, label=label)
-        axes.set(title=f"{name}: {len(returns):,} episodes", xlabel=RETURN, ylabel="episodes")
-        if len(targets):
-            axes.legend()
+            axes.axvline(
+                target,
+                color=COLOURS[1 + number % (len(COLOURS) - 1)],
+                linestyle=DASHES[number % len(DASHES)],
+                label=f"suggested target {target_text(target)}",
+            )
+        axes.set(xlabel=RETURN, ylabel="episodes")
+        axes.set_title(folded(f"{name}: {len(returns):,} episodes", TITLE), fontsize=12)
+        _legend(axes)
 
 
 def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
@@ -118,18 +167,22 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
                 scores, [score_curve(run) for run in group.runs], group, {**style, "marker": marker}
             )
             _curves(losses, [loss_curve(run) for run in group.runs], group, style)
-        normalized = groups[0].estimate().normalized
-        scores.set(
-            title=f"{row}: evaluations at the first target",
-            xlabel="updates",
-            ylabel=SCORE if normalized else RETURN,
-        )
-        losses.set(title="training", xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        scores.set(xlabel="updates", ylabel=_of_a_row(comparison, row))
+        title = folded(f"{row}: evaluations at the first target", TITLE)
+        scores.set_title(title, fontsize=12)
+        losses.set(xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        losses.set_title("training", fontsize=12)
         for axes in (scores, losses):
             axes.xaxis.get_major_locator().set_params(integer=True)
-        for formatted in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
-            formatted("{x:.2g}")
-        scores.legend()
+        _log_ticks(losses)
+        _legend(scores)
+
+
+def _of_a_row(comparison: Comparison, row: str) -> str:
+    """The label of the axis of a row's scores."""
+    groups = [group for (of, _), group in comparison.groups.items() if of == row]
+    normalized = groups[0].estimate().normalized
+    return score_axis([comparison.rows[row].env_id]) if normalized else RETURN
 
 
 def _curves(
@@ -177,12 +230,12 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
         axes.errorbar(
             estimate.mean, height, xerr=reach, fmt=marker, color=colour, capsize=5, markersize=9
         )
-    names = [f"{g.label}\n({counted(g.estimate())})" for g in reversed(groups)]
+    names = [f"{folded(g.label, LABEL)}\n({counted(g.estimate())})" for g in reversed(groups)]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
-    normalized = groups[0].estimate().normalized
-    axes.set(xlabel=SCORE if normalized else RETURN)
-    axes.set_title(f"{row}\nmean, 95 % interval; small: each seed", fontsize=12)
+    axes.set(xlabel=_of_a_row(comparison, row))
+    title = folded(row, 40)
+    axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 
 
 def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) -> None:
@@ -204,12 +257,12 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
                 axes.fill_between(thresholds, *band, color=style["color"], alpha=0.15, linewidth=0)
             axes.set(
                 title=f"performance profile, {len(tasks)} task(s); band: pointwise 95 % bootstrap",
-                xlabel=SCORE,
+                xlabel=score_axis(comparison.rows[task].env_id for task in tasks),
                 ylabel="share of runs above",
                 ylim=(-0.03, 1.03),
             )
         axes.title.set_fontsize(12)
-        axes.legend()
+        _legend(axes)
 
 
 def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
@@ -253,13 +306,13 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
         )
         axes.set(xlabel="target return (sum of raw rewards)", ylabel=RETURN)
         about = f"{calibration['env_id']}, {Path(calibration['checkpoint']).name}"
-        axes.set_title(f"{calibration['dataset']}\n{about}", fontsize=12)
+        axes.set_title(folded(f"{calibration['dataset']}\n{about}", TITLE), fontsize=12)
         if calibration["reference_scores"]:
-            _normalized_axis(axes, *calibration["reference_scores"])
-        axes.legend(loc="upper left", fontsize=10)
+            _normalized_axis(axes, calibration["env_id"], *calibration["reference_scores"])
+        _legend(axes)
 
 
-def _normalized_axis(axes: Axes, low: float, high: float) -> None:
+def _normalized_axis(axes: Axes, env_id: str, low: float, high: float) -> None:
     """Add a right axis that shows the same returns as normalized scores."""
     span = high - low
 
@@ -270,4 +323,4 @@ def _normalized_axis(axes: Axes, low: float, high: float) -> None:
         return low + scores * span / 100
 
     right = axes.secondary_yaxis("right", functions=(normalized, raw))
-    right.set_ylabel(SCORE)
+    right.set_ylabel(score_axis([env_id]))

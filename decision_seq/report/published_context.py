@@ -8,6 +8,7 @@ import numpy as np
 
 from decision_seq.envs import normalize
 from decision_seq.envs.atari_scores import PAPER_SCORES
+from decision_seq.formatting import number_text
 from decision_seq.report.compare import Comparison, Group, Protocol
 from decision_seq.report.published import Published, published
 from decision_seq.report.text import markdown_table
@@ -54,7 +55,7 @@ def _published_table(
     lines = []
     for label in comparison.labels:
         groups = [comparison.groups.get((row, label)) for row in shown]
-        cells = ["-" if g is None else f"{g.estimate().mean:,.1f}" for g in groups]
+        cells = ["-" if g is None else number_text(g.estimate().mean) for g in groups]
         lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
         cells = [
             _paper_normalized(group, protocol.task)
@@ -85,7 +86,7 @@ def _paper_normalized(group: Group | None, task: str) -> str:
     if group is None or task not in PAPER_SCORES:
         return "-"
     returns = np.array([run.scores.targets[0].return_mean for run in group.runs])
-    return f"{normalize(returns, PAPER_SCORES[task]).mean():,.1f}"
+    return number_text(float(normalize(returns, PAPER_SCORES[task]).mean()))
 
 
 def _published_cell(entry: Published, task: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from decision_seq.config import save_text
 from decision_seq.envs import score_name
+from decision_seq.formatting import interval_text, json_text, number_text, spread_text, target_text
 from decision_seq.types import Scores
 
 
@@ -49,14 +49,13 @@ def score_table(scores: Scores) -> str:
     """The score table, with the facts that are needed to interpret a score."""
     rows = []
     for target in scores.targets:
-        interval = target.interval_95
         score = target.normalized_score
         rows.append(
             [
                 target_text(target.target),
-                f"{target.return_mean:,.1f} ± {target.return_std:,.1f}",
-                "-" if score is None else f"{score:.1f}",
-                "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
+                spread_text(target.return_mean, target.return_std),
+                "-" if score is None else number_text(score, group=""),
+                interval_text(target.interval_95),
                 f"{sum(target.lengths) / len(target.lengths):.0f}",
                 str(target.episodes),
             ]
@@ -75,36 +74,32 @@ def score_table(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def target_text(target: float | None) -> str:
-    """A target return as it is printed; `-` for None, of an unconditioned policy."""
-    return "-" if target is None else f"{target:,.0f}"
-
-
 def calibration_text(calibration: dict[str, Any]) -> str:
     """Table of the results of `evaluate.calibrate`, one row per target."""
     rows = []
     for point in calibration["points"]:
-        low, high = point["interval_95"]
+        interval = point["interval_95"] if len(point["returns"]) > 1 else None
         rows.append(
             [
                 target_text(point["target"]),
-                f"{point['return_mean']:,.1f}",
-                f"[{low:,.1f}, {high:,.1f}]" if len(point["returns"]) > 1 else "-",
-                f"{point['return_mean'] - point['target']:+,.1f}",
+                number_text(point["return_mean"]),
+                interval_text(interval, group=","),
+                number_text(point["return_mean"] - point["target"], sign="+"),
             ]
         )
     known = calibration["data_return_quantiles"]
+    low, median, high = (number_text(known[key]) for key in ("0", "50", "100"))
     about = (
         f"{calibration['dataset']}, {calibration['env_id']}, {calibration['checkpoint']}\n"
-        f"{calibration['episodes']} episodes a target; the data's returns: {known['0']:,.1f} to"
-        f" {known['100']:,.1f}, median {known['50']:,.1f}"
+        f"{calibration['episodes']} episodes a target; the data's returns: {low} to {high},"
+        f" median {median}"
     )
     return f"{about}\n\n{table(['target', 'return', '95 % interval', 'difference'], rows)}"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all; UserError when it cannot be written."""
-    save_text(path, json.dumps(value, indent=1) + "\n")
+    save_text(path, json_text(value) + "\n")
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
@@ -126,16 +121,17 @@ def inspection_text(facts: dict[str, Any]) -> str:
             f" {facts['truncated']:,} truncated, {facts['without_end']:,} without an end",
         ],
         ["length", f"{length['min']} to {length['max']}, mean {length['mean']:.1f}"],
-        ["return", f"{returns['mean']:.1f} ± {returns['std']:.1f}"],
-        ["first returns", ", ".join(f"{value:.1f}" for value in facts["first_returns"])],
+        ["return", spread_text(returns["mean"], returns["std"], group="")],
+        ["first returns", ", ".join(_plain(value) for value in facts["first_returns"])],
     ]
     if normalized:
-        rows.append(["normalized", f"mean {normalized['mean']:.1f}, best {normalized['best']:.1f}"])
+        mean, best = (_plain(normalized[key]) for key in ("mean", "best"))
+        rows.append(["normalized", f"mean {mean}, best {best}"])
     rows.append(["store", f"{facts['store']} ({facts['bytes'] / 1e6:.1f} MB, memory-mapped)"])
     rows.append(
         [
             "targets",
-            "suggested: " + ", ".join(f"{t:,.0f}" for t in facts["suggested_targets"]),
+            "suggested: " + ", ".join(target_text(t) for t in facts["suggested_targets"]),
         ]
     )
     width = max(len(label) for label, _ in rows)
@@ -154,7 +150,7 @@ def inspection_text(facts: dict[str, Any]) -> str:
             f"{facts['name']}\n{text}",
             table(
                 ["return quantile", *quantiles],
-                [["", *(f"{value:.1f}" for value in quantiles.values())]],
+                [["", *map(_plain, quantiles.values())]],
             ),
             _histogram(**facts["return_histogram"]),
             table(["column", "shape", "dtype", "min", "max"], columns),
@@ -163,11 +159,16 @@ def inspection_text(facts: dict[str, Any]) -> str:
     )
 
 
+def _plain(value: float) -> str:
+    return number_text(value, group="")
+
+
 def _histogram(counts: Sequence[int], edges: Sequence[float]) -> str:
     """A histogram as bars of characters, one row per bin."""
     longest = max(counts)
     lines = [
-        f"{low:>10.1f} to {high:>10.1f}  {count:>7,}  {'█' * round(40 * count / longest)}".rstrip()
+        f"{_plain(low):>10} to {_plain(high):>10}  {count:>7,}"
+        f"  {'█' * round(40 * count / longest)}".rstrip()
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     ]
     return "\n".join(["episodes by return", *lines])

@@ -43,7 +43,7 @@ RESUMABLE = (
     *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
     *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
     *("train.data_on_device", "train.cuda_graph", "train.peak_tflops", "evaluation."),
-    "frame_memory",
+    *("frame_memory", "method"),
 )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from decision_seq.config import save_text
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.formatting import json_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Launched:
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             former = json.loads(path.read_text())  # absent at the first launch
             tree = {**former, "resumed": [*former["resumed"], self.facts]}
-        save_text(path, json.dumps(tree, indent=1) + "\n")
+        save_text(path, json_text(tree) + "\n")
 
 
 def commit() -> tuple[str | None, bool]:

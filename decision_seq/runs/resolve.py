@@ -17,7 +17,7 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.frames import CACHE_MEBIBYTES
 from decision_seq.envs import FACTS, obstacle
 from decision_seq.evaluate import EvaluationConfig
-from decision_seq.evaluate.targets import percentiles, resolve
+from decision_seq.evaluate.targets import equal_targets, percentiles, resolve
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.policies.base import check_labels
 from decision_seq.recipes import DEFAULT_DATASET
@@ -51,6 +51,9 @@ class Config:
 
     dataset: str = DEFAULT_DATASET
     """Name of a dataset, several names joined by `+`, or a path."""
+    method: str | None = None
+    """Name of the run's method in reports: its recipe, or its policy in a grid; null for the
+    policy's own name. It changes nothing else."""
     unfinished: Literal["keep", "exclude"] = "keep"
     """Use of episodes that neither terminate nor time out, so that their returns-to-go are lower
     bounds: `keep` trains on them unchanged, `exclude` draws no window from them."""
@@ -143,6 +146,12 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
         f" {store.num_transitions:,} transitions"
     )
     _report_data(config, store, reporter)
+    short = config.train.short_of_warmup()
+    if short is not None:
+        reporter.say(
+            f"train: {short}; shorten it by --train.warmup_steps {config.train.steps // 10}"
+        )
+    config = _within_episodes(config, store, reporter)
     conditioning = config.conditioning.resolved(store)
     family = store.header["family"]
     facts = FACTS.get(family or "")
@@ -167,6 +176,9 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     # Without published targets: the data's largest return and their median.
     asked = evaluation.targets or (facts.targets if facts else None) or ("max", "median")
     targets = resolve(asked, returns) if conditioning.asks else None
+    equal = equal_targets(asked, returns) if targets else None
+    if equal is not None:
+        reporter.say(equal)
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
@@ -222,6 +234,23 @@ def _report_data(config: Config, store: EpisodeStore, reporter: Reporter) -> Non
         )
 
 
+def _within_episodes(config: Config, store: EpisodeStore, reporter: Reporter) -> Config:
+    """The config with a context no longer than the longest episode, where the policy asks for it.
+
+    The rest of a longer one would always be padding.
+    """
+    longest, length = _max_timestep(store), config.policy.context_length
+    if length <= longest or not config.policy.fills_context:
+        return config
+    reporter.say(
+        f"data: no episode is longer than {longest} steps, so policy.context_length is {longest},"
+        f" not {length}"
+    )
+    return dataclasses.replace(
+        config, policy=dataclasses.replace(config.policy, context_length=longest)
+    )
+
+
 def make_sampler(config: Config, store: EpisodeStore) -> Sampler:
     """The sampler of the configuration's windows."""
     trained = trained_episodes(config, store)
@@ -245,7 +274,12 @@ def _spec(store: EpisodeStore, conditioning: Conditioning, actions: dict[str, An
     return Spec(
         observation_shape=store.observation_shape,
         condition_size=conditioning.size,
-        max_timestep=max(store.header["max_episode_steps"] or 0, int(store.lengths.max())),
+        max_timestep=_max_timestep(store),
         discount=conditioning.discount,
         **actions,
     )
+
+
+def _max_timestep(store: EpisodeStore) -> int:
+    """The steps of the longest episode, by the task's limit or by the data."""
+    return max(store.header["max_episode_steps"] or 0, int(store.lengths.max()))

@@ -15,7 +15,8 @@ import yaml
 from decision_seq.checkpoint import CONFIG, Loaded
 from decision_seq.config import read_yaml
 from decision_seq.envs import environment_notes, score_name
-from decision_seq.report import markdown_table, target_text
+from decision_seq.formatting import interval_text, number_text, spread_text, target_text
+from decision_seq.report import markdown_table
 from decision_seq.types import TargetScore, UserError
 
 RULE = "the last one of the run, not the best"
@@ -89,7 +90,10 @@ def _index(title: str, loaded: Loaded, scores: dict[str, Any]) -> dict[str, Any]
     metrics = []
     for score in scores["targets"]:
         condition = "" if score.target is None else f" at target {score.target:g}"
-        value = f"{score.return_mean:.2f} +/- {score.return_std:.2f}"
+        mean, deviation = (
+            number_text(value, 2, group="") for value in (score.return_mean, score.return_std)
+        )
+        value = f"{mean} +/- {deviation}"
         metrics.append({"type": "mean_reward", "value": value, "name": f"return{condition}"})
         if score.normalized_score is not None:
             kind = score_name(scores["env_id"])
@@ -134,12 +138,11 @@ def _when(scores: dict[str, Any], loaded: Loaded) -> str:
 
 
 def _row(score: TargetScore) -> list[str]:
-    interval = score.interval_95
     return [
         target_text(score.target),
-        f"{score.return_mean:,.1f} ± {score.return_std:,.1f}",
-        "-" if score.normalized_score is None else f"{score.normalized_score:.1f}",
-        "-" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]",
+        spread_text(score.return_mean, score.return_std),
+        "-" if score.normalized_score is None else number_text(score.normalized_score, group=""),
+        interval_text(score.interval_95),
         str(score.episodes),
     ]
 

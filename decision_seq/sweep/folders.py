@@ -9,6 +9,7 @@ from typing import Literal
 
 from decision_seq import checkpoint
 from decision_seq.config import load, read_yaml, require
+from decision_seq.evaluate.targets import resolve
 from decision_seq.runs.experiment import check_same_run, differing_keys
 from decision_seq.runs.folder import is_run
 from decision_seq.runs.resolve import Config, Problem
@@ -33,10 +34,15 @@ def likely_progress(folder: Path, config: Config) -> Progress:
         f"{key} ({before} -> {now})"
         for key, (before, now) in differing_keys(saved, config).items()
         if not (key.startswith("conditioning.") and now is None)
+        and not (key == "policy.context_length" and before < now)  # cut to the longest episode
     ]
     require(not differing, f"{folder} holds a run with another {', '.join(differing)}")
     protocol = config.evaluation
     worded = any(isinstance(target, str) for target in protocol.targets or ())
+    if protocol.targets and not worded:  # equal ones are rolled out once
+        config = replace(
+            config, evaluation=replace(protocol, targets=resolve(protocol.targets, None))
+        )
     if worded or not config.conditioning.asks:  # targets depend on the data, or there are none
         config = replace(config, evaluation=replace(protocol, targets=None))
     return "finished" if is_scored(folder, config) else "begun"

@@ -79,7 +79,7 @@ def read_grid(path: Path, settings: Sequence[str] = (), seeds: int | None = None
             trees = _policy(path, tree, str(policy), entry, dataset)
             for seed in numbers:
                 name = f"{_slug(dataset)}-{policy}-seed{seed}"
-                axes = {"dataset": dataset, "seed": seed}
+                axes = {"dataset": dataset, "seed": seed, "method": str(policy)}
                 runs.append(Run(name, _config(f"{path}: {name}", [*trees, *given, axes])))
     _refuse_twice(path, "run", (run.name for run in runs))
     return runs
@@ -114,12 +114,8 @@ def _config(where: str, trees: list[dict[str, Any]]) -> Config:
         trust(config.evaluation.env_id or "")  # the user named it, in the grid
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    steps, warmup = config.train.steps, config.train.warmup_steps
-    require(
-        warmup < steps,
-        f"{where}: the learning rate still rises after {steps} updates (train.warmup_steps"
-        f" {warmup}); add --set train.warmup_steps={steps // 10}",
-    )
+    short, steps = config.train.short_of_warmup(), config.train.steps
+    require(short is None, f"{where}: {short}; add --set train.warmup_steps={steps // 10}")
     return config
 
 

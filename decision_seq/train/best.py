@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
+from decision_seq.formatting import json_text
 from decision_seq.types import TargetScore, UserError
 
 BEST = "best.json"
@@ -20,7 +21,7 @@ def note(folder: Path, step: int, score: TargetScore) -> None:
     if best is None or best["target"] != score.target or better:  # only equal targets compare
         rule = "highest mean return at the first target among the evaluations during training"
         found = {"rule": rule, "target": score.target, "return_mean": score.return_mean}
-        save_text(folder / BEST, json.dumps({"step": step, **found}, indent=1))
+        save_text(folder / BEST, json_text({"step": step, **found}))
 
 
 def read(folder: Path) -> dict[str, Any] | None:

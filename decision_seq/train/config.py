@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from decision_seq.config import require
+from decision_seq.formatting import number_text
 from decision_seq.train.optimizers import AdamWConfig, OptimizerConfig
 
 # Learning-rate multipliers after the warm-up, by the fraction of the remaining steps done.
@@ -165,6 +166,16 @@ class TrainConfig:
         """
         recomputed = self.compile or self.checkpoint_activations
         return self.accumulation > 1 or recomputed or self.precision == "fp16"
+
+    def short_of_warmup(self) -> str | None:
+        """What is wrong with a warm-up as long as the training; None where it ends before that."""
+        if self.warmup_steps < self.steps:
+            return None
+        share = number_text(100 * self.steps / self.warmup_steps, 0)
+        return (
+            f"the learning rate still rises after {self.steps} updates (train.warmup_steps"
+            f" {self.warmup_steps}), to {share} % of train.learning_rate at most"
+        )
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step`, counted from 0."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from decision_seq.config import plain
 from decision_seq.evaluate import Evaluation
+from decision_seq.formatting import json_text
 from decision_seq.policies import Policy
 from decision_seq.train.launch import Ranks
 from decision_seq.train.metrics import Metrics
@@ -64,7 +65,7 @@ class Evaluations:
     def _append(self, record: dict[str, Any]) -> None:
         try:
             with open(self.path, "a") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record, None) + "\n")
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; the checkpoints are whole, go on from"

@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -39,6 +40,8 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     DDP, all without a warning. Each of these is an error here.
     """
     _check_launcher(config, processes)
+    if os.environ.get("RANK", "0") != "0":  # the first process shows PyTorch's to developers
+        warnings.simplefilter("ignore", FutureWarning)
     keep_freed()
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
     # `train.update` and `train.parallel` handle precision and sharding, on every device alike.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.config import require, save_text
+from decision_seq.formatting import json_text
 from decision_seq.types import UserError
 
 PROJECT = "decision-seq"
@@ -48,7 +49,7 @@ class Metrics:
         """Write a record, which must have the key `step`. UserError when the file system fails."""
         step = int(record["step"] or 0)
         try:
-            self.file.write(json.dumps(record) + "\n")
+            self.file.write(json_text(record, None) + "\n")
         except OSError as error:
             raise UserError(
                 f"cannot write {self.file.name}: {error.strerror}; the checkpoints are whole, go on"

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from decision_seq import checkpoint
 from decision_seq.config import save_text
 from decision_seq.evaluate import Evaluation
+from decision_seq.formatting import number_text
 from decision_seq.policies import Policy
 from decision_seq.sequences.device import DeviceSource, HostSource
 from decision_seq.sequences.windows import Sampler, WindowGatherer
@@ -185,7 +186,8 @@ class Trainer:
                     record = self._record(outcome, saved)
                     if record and metrics:
                         metrics.write({"step": self.step, **record})
-                        bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
+                        loss = number_text(record["loss"] or 0.0, 4)
+                        bar.set_postfix_str(f"loss {loss}", refresh=False)
                     if saved:
                         path = self._save()
                         if stop:
@@ -247,7 +249,7 @@ class Trainer:
             self._stop_unsound(min(unsound), loss, norm)
         return {
             "loss": loss,
-            **seen,
+            **{name: value if math.isfinite(value) else None for name, value in seen.items()},
             **{f"loss_weight/{name}": value for name, value in factors.items() if value != 1},
             "gradient_norm": norm if math.isfinite(norm) else None,
             "learning_rate": outcome.learning_rate,

@@ -115,6 +115,8 @@ def test_gymnasium_robotics_is_quiet_and_loaded_only_where_it_is_needed() -> Non
     code = (
         "import sys; from decision_seq import envs; envs.make('Hopper-v4');"
         "assert 'gymnasium_robotics' not in sys.modules;"
+        "from decision_seq.datasets.minari.files import registered;"
+        "assert registered('AdroitHandPen-v1');"
         "envs.make('d4rl/door-v0'); envs.make('AdroitHandPen-v1')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

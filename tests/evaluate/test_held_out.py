@@ -12,7 +12,13 @@ import torch
 from decision_seq import config as configs
 from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
-from decision_seq.evaluate.held_out import OfflineGroup, _estimate, offline_metrics
+from decision_seq.evaluate.held_out import (
+    OfflineGroup,
+    OfflineScores,
+    _estimate,
+    offline_metrics,
+    offline_text,
+)
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import BehaviourCloningConfig, DecisionTransformerConfig, Policy
 from decision_seq.runs import experiment
@@ -111,6 +117,45 @@ def test_every_step_is_measured_as_a_rollout_would_see_it(
         check(group, {index: steps[index] for index in chosen})
         low, high = store.returns[chosen[0]], store.returns[chosen[-1]]
         assert group.returns == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize(
+    ("returns", "names"),
+    [
+        ((1, 1, 1, 1, 1), {"quartiles 1 to 4, tied": (0, 1, 2, 3, 4)}),
+        (
+            (0, 0, 0, 5, 9),
+            {"quartiles 1 to 2, tied": (0, 1, 2), "quartile 3": (3,), "quartile 4": (4,)},
+        ),
+        ((0, 3, 9, 9, 9), {"quartile 1": (0, 1), "quartiles 2 to 4, tied": (2, 3, 4)}),
+        ((0, 4, 4, 4, 9), {"quartiles 1 to 3, tied": (0, 1, 2, 3), "quartile 4": (4,)}),
+        (
+            (5, 1, 4, 2, 3),
+            {f"quartile {n + 1}": at for n, at in enumerate([(1, 3), (4,), (2,), (0,)])},
+        ),
+    ],
+)
+def test_episodes_of_one_return_are_measured_together_and_that_is_said(
+    tmp_path: Path, returns: tuple[int, ...], names: dict[str, tuple[int, ...]]
+) -> None:
+    with StoreWriter(tmp_path / "tied") as writer:
+        for index, total in enumerate(returns):
+            episode = make_episode(4, index)
+            writer.append(replace(episode, rewards=np.full_like(episode.rewards, total / 4)))
+        source = {"kind": "test", "description": "tied returns"}
+        facts = {"env_id": None, "family": None, "max_episode_steps": 1000}
+        store = writer.finish("tied", source, **facts, transitions_in=20, has_timeouts=True)
+    policy = make_policy(store, ReturnToGo(10.0), False, False)
+    groups = offline_metrics(policy, ReturnToGo(10.0), K, store, np.ones(5, bool))
+    assert [g.name for g in groups] == ["all", *(f"return {name}" for name in names)]
+    for group, episodes in zip(groups[1:], names.values(), strict=True):
+        assert group.episodes == len(episodes)
+        assert group.returns == (
+            min(returns[e] for e in episodes),
+            max(returns[e] for e in episodes),
+        )
+    text = offline_text(OfflineScores("d", "s", "c", 5, 20, groups))
+    assert ("tied: episodes of one return" in text) == any("tied" in name for name in names)
 
 
 def test_of_a_stochastic_head_the_mean_is_measured(make_store: Callable[..., EpisodeStore]) -> None:

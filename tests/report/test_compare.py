@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from decision_seq.report.compare import Comparison, compare, counted
-from decision_seq.report.runs import find_runs, value
+from decision_seq.report.compare import Comparison, compare, counted, labels
+from decision_seq.report.runs import find_runs, read_run, value
 from decision_seq.report.summary import improvements, shared, summaries
 from tests.report.folders import BUNDLED, D4RL, HOPPER, write_run
 
@@ -67,6 +67,26 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     ]
     assert len(comparison.rows) == 1  # lack of a target return does not separate them
     assert comparison.notes == []
+
+
+def test_a_name_of_a_grid_or_a_recipe_is_the_label_of_its_method(tmp_path: Path) -> None:
+    def label(*methods: tuple[str | None, int, str]) -> list[str]:
+        runs = []
+        for number, (method, length, policy) in enumerate(methods):
+            folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+            made = {"name": policy, "context_length": length}
+            more = {} if method is None else {"method": method}
+            runs.append(read_run(write_run(folder, number, policy=made, more=more)))
+        return labels(runs)
+
+    assert label(("k5", 5, "dt"), ("k5", 5, "dt"), ("k20", 20, "dt")) == ["k5", "k5", "k20"]
+    assert label(("bc/transformer", 20, "dt"), ("dt/gym", 5, "dt"))[0] == "bc/transformer"
+    assert label(("dt/gym", 20, "dt"), (None, 20, "dt")) == ["dt", "dt"]  # the policy's own
+    # Runs of one method stay together, however they were begun; two methods stay apart.
+    assert label(("k5", 5, "dt"), (None, 5, "dt"), ("bc", 1, "bc")) == ["dt", "dt", "bc"]
+    both = ["dt context_length 20", "dt context_length 5"]
+    assert label(("mine", 20, "dt"), ("mine", 5, "dt")) == both
+    assert label(("dt", 20, "bc"), (None, 20, "dt")) == ["bc", "dt"]
 
 
 def test_delayed_rewards_are_said_of_every_run_that_had_them(tmp_path: Path) -> None:

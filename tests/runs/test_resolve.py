@@ -1,16 +1,20 @@
 """Tests of how the configuration is applied to the data."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from decision_seq.config import load, override
-from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.frames import FrameColumn
 from decision_seq.evaluate import Evaluation, EvaluationConfig
+from decision_seq.policies import PolicyConfig
 from decision_seq.runs.resolve import Config, open_data, prepare
 from decision_seq.types import Reporter, UserError
+from tests.conftest import Lines, make_episode
 
 NOT_ROLLED_OUT = {"evaluation": {"episodes": 0}}
 
@@ -100,3 +104,66 @@ def test_a_policy_knows_its_labels_by_name(policy: str, conditioning: str) -> No
         load(Config, tree)
     offered = str(error.value).rpartition("name ")[2].split(" or ")
     assert set(offered) & CONDITIONINGS == FITTING[policy]
+
+
+def short_store(
+    path: Path, lengths: tuple[int, ...] = (3, 5, 4), reward: float | None = None
+) -> Path:
+    with StoreWriter(path) as writer:
+        for index, length in enumerate(lengths):
+            episode = make_episode(length, index)
+            if reward is not None:
+                rewards = np.full_like(episode.rewards, reward / length)
+                episode = dataclasses.replace(episode, rewards=rewards)
+            writer.append(episode)
+        return writer.finish(
+            "short",
+            {"kind": "test", "description": "short episodes"},
+            env_id=None,
+            family=None,
+            max_episode_steps=None,
+            transitions_in=sum(lengths),
+            has_timeouts=True,
+        ).path
+
+
+@pytest.mark.parametrize("named", [None, 11], ids=["default", "by the user"])
+@pytest.mark.parametrize("policy", PolicyConfig.get_known_choices())
+def test_a_context_longer_than_every_episode_is_cut_where_the_policy_needs_it(
+    tmp_path: Path, policy: str, named: int | None
+) -> None:
+    tree = {"dataset": str(short_store(tmp_path / "short")), **NOT_ROLLED_OUT}
+    asked = {"name": policy} if named is None else {"name": policy, "context_length": named}
+    conditioning = sorted(FITTING[policy])[0]
+    lines = Lines()
+    config = load(Config, tree, {"policy": asked, "conditioning": {"name": conditioning}})
+    problem = prepare(config, lines)
+    before, after = config.policy.context_length, problem.config.policy.context_length
+    assert after == (5 if config.policy.fills_context else before)
+    said = f"no episode is longer than 5 steps, so policy.context_length is 5, not {before}"
+    assert any(said in line for line in lines.lines) == (after < before)
+    problem.config.policy.build(problem.spec)
+    again = Lines()
+    assert prepare(problem.config, again).config == problem.config
+    assert not any("context_length" in line for line in again.lines)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(100, 100), (100, 10_000), (100, 99)])
+def test_a_warm_up_as_long_as_the_training_is_told(tmp_path: Path, steps: int, warmup: int) -> None:
+    tree = {"dataset": str(short_store(tmp_path / "short")), **NOT_ROLLED_OUT}
+    lines = Lines()
+    prepare(load(Config, tree, {"train": {"steps": steps, "warmup_steps": warmup}}), lines)
+    told = [line for line in lines.lines if "learning rate still rises" in line]
+    assert len(told) == (warmup >= steps)
+    for line in told:
+        assert f"after {steps} updates (train.warmup_steps {warmup})" in line
+        assert f"to {100 * steps // warmup} % of train.learning_rate" in line
+
+
+def test_equal_targets_are_rolled_out_once_and_told(tmp_path: Path) -> None:
+    path = short_store(tmp_path / "short", reward=10.0)
+    tree = {"dataset": str(path), "evaluation": {"env_id": "Hopper-v4", "targets": None}}
+    lines = Lines()
+    problem = prepare(load(Config, tree), lines)
+    assert problem.config.evaluation.targets == problem.facts.targets == (10.0,)
+    assert "targets: max and median are 10; rolled out once" in lines.lines

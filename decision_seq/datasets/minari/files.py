@@ -14,6 +14,7 @@ from typing import Any
 
 from decision_seq import envs
 from decision_seq.datasets.store import source_files
+from decision_seq.envs.running import register_robotics
 from decision_seq.types import UserError
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -163,9 +164,5 @@ def registered(env_id: str) -> Any:
     import gymnasium
 
     if env_id not in gymnasium.registry:
-        try:
-            import gymnasium_robotics
-        except ImportError:  # an extra: without it, its environments are unknown
-            return None
-        gymnasium.register_envs(gymnasium_robotics)
+        register_robotics()
     return gymnasium.registry.get(env_id)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.envs import make
+from decision_seq.formatting import error_text
 from decision_seq.types import Reporter, UserError
 
 SIZE = 480  # pixels of an outline's side, as in Gymnasium's pictures
@@ -72,8 +73,7 @@ class Camera:
             env.reset(seed=0)
             frame = self.picture(env)
         except Exception as error:  # a renderer may raise anything
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.env_id} cannot be filmed: {reason}") from error
+            raise UserError(f"{self.env_id} cannot be filmed: {error_text(error)}") from error
         finally:
             env.close()
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:

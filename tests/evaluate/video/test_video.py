@@ -204,6 +204,39 @@ def test_an_environment_without_pictures_is_refused(monkeypatch: pytest.MonkeyPa
         rendering.Camera("Blind-v0")
 
 
+@pytest.mark.parametrize(
+    ("drawn", "reason"),
+    [
+        (NotImplementedError(), "NotImplementedError"),
+        (RuntimeError("no\n display"), "no display"),
+        (None, "it renders no picture"),
+    ],
+)
+def test_what_cannot_be_filmed_has_a_reason(
+    monkeypatch: pytest.MonkeyPatch, drawn: Exception | None, reason: str
+) -> None:
+    import gymnasium
+
+    class Dark(gymnasium.Env):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+        observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+        render_mode = "rgb_array"
+
+        def __init__(self, render_mode: str | None = None) -> None: ...
+
+        def reset(self, seed: int | None = None, options: Any = None) -> Any:
+            return self.observation_space.low, {}
+
+        def render(self) -> Any:
+            if drawn is not None:
+                raise drawn
+
+    spec = gymnasium.envs.registration.EnvSpec("Dark-v0", entry_point=Dark)
+    monkeypatch.setitem(gymnasium.registry, "Dark-v0", spec)
+    with pytest.raises(UserError, match=f"^Dark-v0 cannot be filmed: {reason}$"):
+        rendering.Camera("Dark-v0")
+
+
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Reacher2d-v0"])
 def test_an_outline_shows_the_robot_and_follows_it(env_id: str, no_opengl: None) -> None:
     camera = rendering.Camera(env_id)
