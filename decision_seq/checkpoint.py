@@ -18,6 +18,8 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -26,13 +28,16 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from decision_seq import tensor_files
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.policies.base import Policy, PolicyConfig, check_labels
+from decision_seq.policies.building import build_to_fit
+from decision_seq.reading import Absent, Unreadable, read_record
 from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Reporter, Spec, UserError
 
@@ -41,6 +46,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
 TRAINED, CARRIED_ROWS = "trainer/weights.safetensors", "trainer/carried.safetensors"
 ALWAYS = (WEIGHTS, MOMENTS, CONFIG)  # files with a checksum that every checkpoint has
+ACTING = (WEIGHTS, CONFIG)  # files with a checksum that a rollout needs
+SUMS = "sha256"  # the state's table of checksums; checkpoints of the first version have none
 CARRIED = ("topology", "scaler")  # the training loop's own keys of the state
 
 
@@ -143,10 +150,11 @@ def save(
         (partial / "trainer").mkdir(parents=True)
         for name, held in tensors.files.items():
             save_file(held, partial / name)
-        (partial / CONFIG).write_text(yaml.safe_dump(described, sort_keys=False))
+        text = yaml.safe_dump(described, sort_keys=False)
+        (partial / CONFIG).write_text(text, encoding="utf-8")
         sums = {name: sha256(partial / name) for name in (*tensors.files, CONFIG)}
-        text = json.dumps({**state, "step": step, "sha256": sums}, indent=1)
-        (partial / STATE).write_text(text)
+        text = json.dumps({**state, "step": step, SUMS: sums}, indent=1)
+        (partial / STATE).write_text(text, encoding="utf-8")
         for path in [*(partial / name for name in (*sums, STATE)), partial / "trainer", partial]:
             _fsync(path)
         former = folder / f"{PARTIAL}former-{final.name}"
@@ -201,47 +209,75 @@ def sweep(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     named = (path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
-    return sorted((path for path in named if path.name[len(PREFIX) :].isdecimal()), key=_step)
+    return sorted(filter(_is_numbered, named), key=_step)
 
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix(PREFIX))
 
 
-def fault(path: Path) -> str | None:
-    """Description of the damage to a checkpoint's files; None for a sound checkpoint."""
+def fault(path: Path, acting: bool = False) -> str | None:
+    """Description of the damage to a checkpoint's files; None for a sound checkpoint.
+
+    acting: look at the files that a rollout needs alone. Exported checkpoints have no others, and
+    those of the first version have no checksums, so they count as sound.
+    """
+    name = STATE
     try:
         state = read_trainer(path)
-        if path.name != f"{PREFIX}{state['step']:08d}":
+        if path.name != f"{PREFIX}{state['step']:08d}" and (not acting or _is_numbered(path)):
             return f"{STATE} is of update {state['step']}"
         lacking = [key for key in CARRIED if not isinstance(state.get(key), dict)]
-        if lacking:
+        if lacking and not acting:
             return f"{STATE} names no {lacking[0]}"
-        sums = state["sha256"]
+        if acting and SUMS not in state:
+            return None
+        sums = state[SUMS]
         extra = [name for name in (TRAINED, CARRIED_ROWS) if name in sums]
-        wrong = [name for name in (*ALWAYS, *extra) if sha256(path / name) != sums[name]]
+        for name in ACTING if acting else (*ALWAYS, *extra):
+            expected = sums[name]
+            if sha256(path / name) != expected:
+                return f"{name} is not what was written (checksum)"
+    except Absent:
+        return f"it has no {name}"
     except UserError as error:
         return str(error)
-    except OSError as error:
-        return f"{error.filename}: {error.strerror}"
     except (KeyError, TypeError):
         return f"{STATE} names no checksums"
-    return f"{wrong[0]} is not what was written (checksum)" if wrong else None
+    return None
 
 
-def newest_sound(folder: Path, reporter: Reporter) -> Path | None:
+def _is_numbered(path: Path) -> bool:
+    return path.name.startswith(PREFIX) and path.name[len(PREFIX) :].isdecimal()
+
+
+def newest_sound(folder: Path, reporter: Reporter, acting: bool = False) -> Path | None:
     """The newest sound checkpoint; reports each damaged one after it. None in an empty folder.
 
-    UserError when all checkpoints are damaged.
+    acting: see `fault`. UserError when all checkpoints are damaged.
     """
     found = checkpoints(folder)
     for path in reversed(found):
-        what = fault(path)
+        what = fault(path, acting)
         if what is None:
             return path
         reporter.say(f"skipped the damaged checkpoint {path}: {what}")
     require(not found, f"every checkpoint in {folder} is damaged; remove them to start over")
     return None
+
+
+def find_sound(path: Path, reporter: Reporter | None = None) -> Path:
+    """As `find`, with the files that a rollout needs held against their checksums.
+
+    UserError for a damaged checkpoint. With a reporter, the newest sound one of a run is taken, and
+    each damaged one after it is reported.
+    """
+    newest = find(path)
+    if reporter is not None and newest != Path(path):
+        return newest_sound(newest.parent, reporter, acting=True) or newest
+    what = fault(newest, acting=True)
+    require(what is None, f"checkpoint {newest}: {what}; use another one")
+    return newest
 
 
 def find(path: Path) -> Path:
@@ -290,14 +326,21 @@ def _numbers(values: Any, what: str) -> tuple[float, ...]:
 
 
 def load(
-    path: Path, device: torch.device | str = "cpu", planner: dict[str, Any] | None = None
+    path: Path,
+    device: torch.device | str = "cpu",
+    planner: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
 ) -> Loaded:
-    """Rebuild the policy of a checkpoint (or of a run's newest). UserError when it is damaged.
+    """Rebuild the policy of a checkpoint, or of a run's newest. UserError when it is damaged.
 
-    planner: keys of its planner that replace the saved ones.
+    planner: keys of its planner that replace the saved ones. reporter: see `find_sound`.
     """
-    path = find(path)
+    path = find_sound(path, reporter)
+    state = read_trainer(path)
+    if reporter is not None and SUMS not in state:
+        reporter.say(f"{path} is of an older version without checksums: its files are not checked")
     tree = read_yaml(path / CONFIG)
+    shapes = _shapes(path, WEIGHTS)
     try:
         spec = Spec.of(tree["spec"])
         facts = _data_facts(tree["data"])
@@ -313,29 +356,27 @@ def load(
             (spec.condition_size, spec.discount) == labelled,
             f"checkpoint {path}: config.yaml: its spec does not fit its conditioning",
         )
-        policy = policy_config.build(spec)
+        policy = build_to_fit(policy_config, spec, shapes)
     except UserError:
         raise
     except Exception as error:  # a hand-edited file can raise any error in the constructors
         raise UserError(f"checkpoint {path}: config.yaml lacks or misstates {error}") from error
-    load_weights(policy, path)
-    step = read_trainer(path)["step"]
-    return Loaded(policy.to(device), policy_config, conditioning, facts, step, path, tree)
+    weights = read_weights(path, checked=True)
+    check_fit(weights, policy, path)
+    policy.load_state_dict(weights)
+    return Loaded(policy.to(device), policy_config, conditioning, facts, state["step"], path, tree)
 
 
-def load_weights(policy: Policy, path: Path) -> None:
-    """Fill the policy from model.safetensors; UserError when it is absent or does not fit."""
-    weights = read_weights(path)
-    try:
-        policy.load_state_dict(weights)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint {path} does not fit this policy: {first}") from error
+def read_weights(path: Path, name: str = WEIGHTS, checked: bool = False) -> dict[str, Tensor]:
+    """Every parameter and buffer by name; UserError when they are absent, damaged or NaN.
 
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; UserError when they are absent, damaged or NaN."""
-    weights = _read_tensors(path, WEIGHTS)
+    name: WEIGHTS, by which the policy acts, or TRAINED, from which training resumes where the
+    policy acts by averages. checked: whether `fault` has compared the file with its checksum.
+    """
+    if not checked:
+        what = fault(path, acting=name == WEIGHTS)
+        require(what is None, f"checkpoint {path}: {what}; use another one")
+    weights = _read_tensors(path, name)
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise UserError(f"checkpoint {path}: {name} holds NaN or infinity; use another one")
@@ -394,29 +435,39 @@ def read_moments(path: Path, policy: Policy, optimizer: Remembered) -> dict[str,
     return moments
 
 
-def read_trained_weights(path: Path) -> dict[str, Tensor]:
-    """The weights that training resumes from, where the policy acts by averages of them."""
-    return _read_tensors(path, TRAINED)
-
-
 def read_carried(path: Path) -> dict[str, Tensor]:
     """Carried backbone states by name, [batch_size, ...] each; empty where none were carried."""
     return _read_tensors(path, CARRIED_ROWS) if (path / CARRIED_ROWS).exists() else {}
 
 
 def _read_tensors(path: Path, name: str) -> dict[str, Tensor]:
-    if not (path / name).is_file():
-        raise UserError(f"checkpoint {path} has no {name}; resume or evaluate another one")
+    with _named(path, name):
+        return tensor_files.load(path / name)
+
+
+def _shapes(path: Path, name: str) -> tensor_files.Shapes:
+    with _named(path, name):
+        return tensor_files.shapes(path / name)
+
+
+@contextmanager
+def _named(path: Path, name: str) -> Iterator[None]:
+    """Name the checkpoint in the errors of one of its files."""
     try:
-        return load_file(path / name)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"checkpoint {path}: {name} is damaged ({error})") from error
+        yield
+    except Absent as error:
+        raise UserError(
+            f"checkpoint {path} has no {name}; resume or evaluate another one"
+        ) from error
+    except Unreadable as error:
+        raise UserError(f"checkpoint {path}: {name} {error.reason}") from error
 
 
 def read_trainer(path: Path) -> dict[str, Any]:
     """The trainer's state; UserError when damaged."""
     try:
-        state = json.loads((path / STATE).read_text())
-        return {**state, "step": int(state["step"])}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"checkpoint {path}: trainer/state.json is missing or damaged") from error
+        return read_record(path / STATE, {"step": int})
+    except Unreadable as error:
+        raise UserError(
+            f"checkpoint {path}: {STATE} is missing or damaged: it {error.reason}"
+        ) from error

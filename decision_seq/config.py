@@ -25,6 +25,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import draccus
 import yaml
 
+from decision_seq.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
 from decision_seq.suggestions import suggestion
 from decision_seq.types import UserError
 
@@ -32,9 +33,6 @@ Config = TypeVar("Config")
 
 # draccus selects a class by this key; ours is `name`, the word the field uses.
 _NAME, _DRACCUS_KEY = "name", "type"
-MOST_VALUES = 100_000  # in a file; ours hold a few hundred
-# Errors of safe_load for a tag that does not fit its text, and for nesting that is too deep.
-BAD_SCALARS = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
 
 def _rename(tree: Any, old: str, new: str) -> Any:
@@ -58,30 +56,20 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; UserError when it is missing, unreadable or no mapping."""
+def read_yaml(path: Path, within: Path | None = None) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError when it is missing, unreadable or no mapping.
+
+    within: a folder that links must not leave, see `reading.open_file`.
+    """
     try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"config {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, *BAD_SCALARS) as error:
-        raise UserError(f"config {path} is not valid YAML: {_first_line(error)}") from error
+        tree = parse_yaml(read_text(path, YAML_BYTES, within))
+    except Unreadable as error:
+        raise UserError(f"config {error}; give the path of a YAML file") from error
+    except ValueError as error:
+        raise UserError(f"config {path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"config {path} holds no mapping of keys to values")
-    if _is_endless(tree):
-        raise UserError(f"config {path} contains itself, or more than {MOST_VALUES:,} values")
     return tree
-
-
-def _is_endless(tree: Any) -> bool:
-    """Whether a tree is cyclic or too large; a few lines with aliases (`*a`) suffice for that."""
-    waiting, seen = [tree], 0
-    while waiting and seen <= MOST_VALUES:
-        node = waiting.pop()
-        seen += 1
-        if isinstance(node, dict | list):
-            waiting.extend(node.values() if isinstance(node, dict) else node)
-    return bool(waiting)
 
 
 def override(dotted: str, text: str) -> dict[str, Any]:
@@ -90,9 +78,12 @@ def override(dotted: str, text: str) -> dict[str, Any]:
     A mapping has to be in braces; other text that YAML would parse as a mapping stays text.
     """
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, *BAD_SCALARS) as error:
-        raise UserError(f"--{dotted}: cannot read the value {text!r}; quote it as YAML") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        shown = text if len(text) <= 80 else f"{text[:80]}..."
+        raise UserError(
+            f"--{dotted}: cannot read the value {shown!r} ({error}); quote it as YAML"
+        ) from error
     if isinstance(value, dict) and not text.lstrip().startswith("{"):
         value = text  # an environment id may hold ": ", which YAML would parse as a key
     for key in reversed(dotted.split(".")):
@@ -105,10 +96,6 @@ def setting(option: str, text: str, example: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     require(bool(key and equals), f"{option} {text!r} is no key=value, as {example} is")
     return override(key, value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
@@ -252,7 +239,7 @@ def save_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w") as file:
+        with open(partial, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())  # else a crash of the machine may leave an empty file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.datasets.store.source_files import sha256
 from decision_seq.evaluate.context import Context, StepBuffer
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
@@ -44,6 +46,16 @@ class Lines(Reporter):
 
     def say(self, line: str) -> None:
         self.lines.append(line)
+
+
+def seal(path: Path) -> Path:
+    """Renew a checkpoint's checksums after its files were edited, as a stranger could."""
+    state = json.loads((path / checkpoint.STATE).read_text())
+    for name in state["sha256"]:
+        if (path / name).is_file():
+            state["sha256"][name] = sha256(path / name)
+    (path / checkpoint.STATE).write_text(json.dumps(state))
+    return path
 
 
 @pytest.fixture(autouse=True)

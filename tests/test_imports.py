@@ -14,6 +14,8 @@ LAYERS = [
     "types",
     "formatting",
     "suggestions",
+    "reading",
+    "tensor_files",
     "config",
     "machine",
     "envs",

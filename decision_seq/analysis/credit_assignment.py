@@ -127,7 +127,7 @@ def explain(
     """
     require(episodes >= 2, f"--episodes {episodes} must be at least 2")
     require(seed >= 0, f"--seed {seed} must not be negative")
-    loaded = checkpoint.load(path, compute_device(device))
+    loaded = checkpoint.load(path, compute_device(device), reporter=reporter)
     policy, config = loaded.policy.eval(), config_of(loaded.config)
     require(
         isinstance(policy, DecisionTransformer) and not policy.spec.pixels,

@@ -8,7 +8,6 @@ the target (Furuta et al., 2022; frt03/generalized_dt eval_cdt.py).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import FACTS
 from decision_seq.evaluate import Evaluation, Opened, open_checkpoint
 from decision_seq.evaluate.rollout import EpisodeResult
+from decision_seq.reading import Unreadable, parse_json, read_text
 from decision_seq.report.statistics import mean_interval
 from decision_seq.runs.resolve import config_of, open_data
 from decision_seq.sequences.conditioning import Conditioning
@@ -89,7 +89,7 @@ def match_checkpoint(
     require(1 <= targets <= MOST, f"--targets {targets} must be at least 1, and {MOST:,} at most")
     given = sum(one is not None for one in (histogram, mixture, splice))
     require(given <= 1, "give one of --histogram, --mixture and --splice")
-    opened = open_checkpoint(path, device, **asked)
+    opened = open_checkpoint(path, device, reporter=reporter, **asked)
     config = config_of(opened.loaded.config)
     store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
     known = opened.loaded.facts.checksum
@@ -291,10 +291,10 @@ def _spliced(measure: Histogram, first: Target, second: Target) -> Target:
 def _read(path: Path, measure: Histogram) -> Target:
     """Read a distribution; UserError when it is invalid or has another number of bins."""
     try:
-        shares = tuple(float(number) for number in json.loads(path.read_text()))
-    except OSError as error:
-        raise UserError(f"--histogram {path}: {error.strerror}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+        shares = tuple(float(number) for number in parse_json(read_text(path)))
+    except Unreadable as error:
+        raise UserError(f"--histogram {error}") from error
+    except (ValueError, TypeError) as error:
         raise UserError(f"--histogram {path} holds no JSON list of numbers") from error
     check_shares(shares, measure.bins, f"--histogram {path}")
     return Target(path.name, np.array(shares) / sum(shares))

@@ -88,7 +88,7 @@ def predict_checkpoint(
         require(value >= 1, f"--{name} {value} must be at least 1")
     require(samples <= MOST, f"--samples {samples} must be at most {MOST:,}")
     require(seed >= 0, f"--seed {seed} must not be negative")
-    loaded = checkpoint.load(path, compute_device(device))
+    loaded = checkpoint.load(path, compute_device(device), reporter=reporter)
     policy = loaded.policy.eval()
     require(
         isinstance(policy, TrajectoryTransformer) and not policy.goal,

@@ -45,7 +45,7 @@ def bench_evaluation(
     conditioned on a target return.
     """
     reporter, facts = reporter or Reporter(), machine()
-    opened = open_checkpoint(path, "cpu", episodes=episodes)
+    opened = open_checkpoint(path, "cpu", reporter=reporter, episodes=episodes)
     policy, conditioning = opened.loaded.policy, opened.evaluation.conditioning
     require(
         isinstance(policy, DecisionTransformer)

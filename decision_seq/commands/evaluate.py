@@ -134,6 +134,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         options.path,
         options.device,
         _planner(options.planner or []),
+        reporter,
         targets=options.target,
         episodes=options.episodes,
         seed=options.seed,

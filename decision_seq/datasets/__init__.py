@@ -47,6 +47,7 @@ from decision_seq.datasets.minari import remote as minari_remote
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.root import store_root
 from decision_seq.datasets.store.source_files import stamp, visible
+from decision_seq.reading import Unreadable, open_file, read_json
 from decision_seq.types import Reporter, UserError
 
 
@@ -144,7 +145,7 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     if stamp(path, files) != now:  # the data read may not be those of the file now
         shutil.rmtree(output)
         raise UserError(f"{path} changed while it was read; run again")
-    (output / STAMP).write_text(json.dumps(now))
+    (output / STAMP).write_text(json.dumps(now), encoding="utf-8")
     return store
 
 
@@ -163,8 +164,8 @@ def _reopen(output: Path, request: Request) -> EpisodeStore | None:
 def _stored_stamp(store: Path) -> object:
     """The stamp of the store's source; None if unknown."""
     try:
-        return json.loads((store / STAMP).read_text())
-    except (OSError, ValueError):
+        return read_json(store / STAMP, within=store)
+    except Unreadable:
         return None
 
 
@@ -182,7 +183,7 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
     if by_suffix is not None:
         return by_suffix, None
     if path.is_file():
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             start = file.read(8)
         for signature, reader in SIGNATURES.items():
             if start.startswith(signature):

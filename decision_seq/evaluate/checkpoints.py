@@ -60,14 +60,18 @@ class Opened:
 
 
 def open_checkpoint(
-    path: Path, device: str | None = None, planner: dict[str, Any] | None = None, **asked: Any
+    path: Path,
+    device: str | None = None,
+    planner: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    **asked: Any,
 ) -> Opened:
     """Open a checkpoint, or a run's newest, with the run's evaluation settings.
 
-    planner: see `checkpoint.load`; asked: keys of `EvaluationConfig` that replace the run's, None
-    for the run's. UserError when there is no environment to roll it out in.
+    planner, reporter: see `checkpoint.load`; asked: keys of `EvaluationConfig` that replace the
+    run's, None for the run's. UserError when there is no environment to roll it out in.
     """
-    loaded = load(path, compute_device(device), planner)
+    loaded = load(path, compute_device(device), planner, reporter)
     config = _configured(loaded, path)
     given = {key: value for key, value in asked.items() if value is not None}
     if "targets" in given:
@@ -115,7 +119,7 @@ def evaluate_checkpoint(
     path: Path, device: str | None = None, reporter: Reporter | None = None, **asked: Any
 ) -> Scores:
     """Evaluate a checkpoint, or a run's newest; see `open_checkpoint`."""
-    return open_checkpoint(path, device, **asked).scores(reporter)
+    return open_checkpoint(path, device, reporter=reporter, **asked).scores(reporter)
 
 
 def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:

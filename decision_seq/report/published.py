@@ -57,7 +57,7 @@ def published() -> tuple[Published, ...]:
     return tuple(
         _entry(entry)
         for path in sorted(FOLDER.glob("*.yaml"))
-        for entry in yaml.safe_load(path.read_text())["entries"]
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))["entries"]
     )
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from decision_seq.config import read_yaml
+from decision_seq.reading import (
+    Absent,
+    Kinds,
+    Unreadable,
+    fault_of,
+    parse_json,
+    read_json,
+    read_lines,
+)
 from decision_seq.types import Scores, TargetScore, UserError
 
+# Kinds of the settings of a rollout that older runs may lack.
+ACTING: Kinds = {"precision": (str, type(None)), "temperature": (float, type(None))}
 DEPTH = 3  # levels of folders below the given one that are searched for runs
 
 
@@ -134,6 +144,9 @@ def read_run(folder: Path) -> FinishedRun:
     try:
         seeded = isinstance(config["seed"], int) and isinstance(config["policy"]["name"], str)
         steps, episodes = config["train"]["steps"], config["evaluation"]["episodes"]
+        fault = fault_of(config["evaluation"], ACTING)
+        if fault:
+            raise ValueError(f"evaluation: {fault}")
         if not type(steps) is type(episodes) is int:
             raise ValueError("train.steps or evaluation.episodes is no whole number")
     except (KeyError, TypeError, ValueError) as error:
@@ -144,7 +157,7 @@ def read_run(folder: Path) -> FinishedRun:
         )
     if not episodes:
         raise Unfinished(f"{folder}: was not rolled out (evaluation.episodes 0), so has no scores")
-    if not (folder / "scores.json").is_file():
+    if not (folder / "scores.json").exists():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
     scores = _scores(folder)
     evaluations, former = _evaluations(folder, scores, _acting(config["evaluation"]))
@@ -173,16 +186,13 @@ def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        tree = json.loads((folder / name).read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(folder, name, error) from error
-    if not isinstance(tree, dict):
-        raise _damaged(folder, name, "no mapping of keys to values")
-    return tree
+        return read_json(folder / name)
+    except Unreadable as error:
+        raise _damaged(folder, name, f"it {error.reason}") from error
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
-    if not (folder / "provenance.json").is_file():
+    if not (folder / "provenance.json").exists():
         return {}
     tree = _json(folder, "provenance.json")
     data = tree.get("data") or {}
@@ -239,16 +249,19 @@ def _is_number(value: Any) -> bool:
 
 def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     """The records of a .jsonl file; [] where it is absent."""
-    if not (folder / name).is_file():
-        return []
+    records = []
     try:
-        records = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        for record in records:
-            if type(record["step"]) is not int or not _is_number(record["step"]):
-                raise ValueError("a step is no whole number")
-            if type(record.get("loss")) not in (int, float, type(None)):
-                raise ValueError("a loss is no number")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        for line in read_lines(folder / name):
+            record = parse_json(line)
+            fault = fault_of(record, {"step": int, "loss": (float, type(None))})
+            if fault or not _is_number(record["step"]):
+                raise ValueError(fault or "a step is no whole number")
+            records.append(record)
+    except Absent:
+        return []
+    except Unreadable as error:
+        raise _damaged(folder, name, f"it {error.reason}") from error
+    except ValueError as error:
         raise _damaged(folder, name, error) from error
     return records
 
@@ -269,6 +282,9 @@ def _evaluations(
     for record in _records(folder, "evaluations.jsonl"):
         try:
             targets = [_target(target) for target in record["targets"]]
+            fault = fault_of(record["protocol"], ACTING)
+            if fault:
+                raise ValueError(f"protocol: {fault}")
             how = (record["protocol"]["env_id"], _acting(record["protocol"]))
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -31,7 +31,7 @@ def offline_checkpoint(
     dataset: current location of the data, by default the run's own name for them; store: the same
     data, already open. UserError when they are not the training data, or no episode was held out.
     """
-    loaded = checkpoint.load(path, compute_device(device))
+    loaded = checkpoint.load(path, compute_device(device), reporter=reporter)
     require("train" in loaded.config, f"{path} was not trained here: no episode was held out")
     config = config_of(loaded.config)
     require(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -20,6 +19,7 @@ import torch
 from decision_seq.config import save_text
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.formatting import json_text
+from decision_seq.reading import Unreadable, read_record
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Launched:
         """Write the first launch with its config and data, or append a launch that resumes it."""
         data = {key: value for key, value in store.header.items() if key != "columns"}
         tree = {**self.facts, "config": config, "data": data, "resumed": []}
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            former = json.loads(path.read_text())  # absent at the first launch
+        with contextlib.suppress(Unreadable):  # absent at the first launch
+            former = read_record(path, {"resumed": list})
             tree = {**former, "resumed": [*former["resumed"], self.facts]}
         save_text(path, json_text(tree) + "\n")
 

@@ -5,17 +5,16 @@ The YAML head is for the Hub: tags, and the results as a model index.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from decision_seq.checkpoint import CONFIG, Loaded
-from decision_seq.config import read_yaml
+from decision_seq.checkpoint import Loaded
 from decision_seq.envs import environment_notes, score_name
 from decision_seq.formatting import interval_text, number_text, spread_text, target_text
+from decision_seq.reading import Unreadable, read_json
 from decision_seq.report import markdown_table
 from decision_seq.types import TargetScore, UserError
 
@@ -27,7 +26,7 @@ def card(loaded: Loaded, form: str) -> str:
 
     Scores are those of the run's scores.json, if that file is about this checkpoint.
     """
-    facts, tree = loaded.facts, read_yaml(loaded.path / CONFIG)
+    facts, tree = loaded.facts, loaded.config
     scores = _scores(loaded.path)
     title = f"{_name(tree)} on {facts.dataset}"
     head = {
@@ -73,14 +72,14 @@ def _tags(loaded: Loaded, tree: dict[str, Any]) -> list[str]:
 def _scores(path: Path) -> dict[str, Any] | None:
     """The run's scores if they are of this checkpoint, else None."""
     file = path.parent.parent / "scores.json"
-    if path.parent.name != "checkpoints" or not file.is_file():
+    if path.parent.name != "checkpoints" or not file.exists():
         return None
     try:
-        scores = json.loads(file.read_text())
+        scores = read_json(file)
         if Path(scores["checkpoint"]).name != path.name:
             return None
         return {**scores, "targets": [TargetScore.of(target) for target in scores["targets"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (Unreadable, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; move it away, or evaluate the run again") from error
 
 

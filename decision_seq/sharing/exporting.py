@@ -34,7 +34,7 @@ def export(path: Path, form: str, output: Path, reporter: Reporter) -> Path:
     """
     output = Path(os.path.abspath(output))
     require(not output.exists(), f"{output} exists; name another --output")
-    loaded = checkpoint.load(path)
+    loaded = checkpoint.load(path, reporter=reporter)
     loaded.policy.eval()
     with whole(output) as partial:
         FORMS[form](loaded, partial)

@@ -7,7 +7,6 @@ tensors, arrays and plain containers.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -21,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decision_seq import checkpoint
+from decision_seq import checkpoint, tensor_files
+from decision_seq.config import require
 from decision_seq.datasets.fetching import remote
 from decision_seq.datasets.store.source_files import require_file, sha256
+from decision_seq.reading import Absent, Unreadable, read_json, read_text
 from decision_seq.types import Reporter, UserError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -32,6 +33,7 @@ CONFIG, CARD = "config.json", "README.md"
 OURS = (checkpoint.CONFIG, checkpoint.WEIGHTS, checkpoint.STATE)
 NESTED = ("model_state", "model_state_dict", "state_dict", "model")
 STATISTICS = ("state_mean", "state_std")
+MOST_STATES = 1 << 20  # numbers in a vector of statistics
 
 
 def copy_ours(path: Path, output: Path) -> None:
@@ -106,7 +108,7 @@ def read(path: Path, source: str) -> Foreign:
     config = _read_json(path / CONFIG, source)
     tensors, statistics = _tensors(found[0], source)
     card = path / CARD
-    text = card.read_text(errors="replace") if card.is_file() else ""
+    text = read_text(card, errors="replace") if card.exists() else ""
     return Foreign(source, _describe(source, found[0]), tensors, {**statistics, **config}, text)
 
 
@@ -119,27 +121,20 @@ def _describe(source: str, file: Path) -> str:
 
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text())
-    except FileNotFoundError as error:
+        return read_json(path, strict=False)
+    except Absent as error:
         raise UserError(f"{source} has no {path.name}, so its shape is not known") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: {path.name} is damaged ({error})") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{source}: {path.name} holds no mapping")
-    return tree
+    except Unreadable as error:
+        raise UserError(f"{source}: {path.name} {error.reason}") from error
 
 
 def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A file's tensors by name, and the state statistics that are saved with them."""
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
-            return load_file(path), {}
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise UserError(f"{source}: {path.name} is damaged ({reason})") from error
+            return tensor_files.load(path), {}
+        except Unreadable as error:
+            raise UserError(f"{source}: {path.name} {error.reason}") from error
     tree = _unpickle(path, source)
     inner = next((tree[key] for key in NESTED if isinstance(tree.get(key), Mapping)), tree)
     # Data parallel training prefixes every name.
@@ -192,8 +187,10 @@ def read_vector(path: Path) -> np.ndarray:
     require_file(path, "a .npy file or a text of numbers")
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
-        return numbers(path.read_text())
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            require(array.size <= MOST_STATES, f"{path} holds {array.size:,} numbers, no vector")
+            return array.astype(np.float64).reshape(-1)
+        return numbers(read_text(path))
     except (ValueError, OSError, EOFError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path} holds no vector of numbers ({error})") from error
 

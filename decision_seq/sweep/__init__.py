@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from decision_seq.config import save_text
+from decision_seq.reading import YAML_BYTES, read_text
 from decision_seq.runs.resolve import Config, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sweep.folders import Progress, is_scored, likely_progress, progress
@@ -81,7 +82,9 @@ def keep_grid(path: Path, output: Path, settings: Sequence[str], seeds: int | No
     """Save a copy of the grid in the sweep's folder, with changes by options as comments."""
     changed = [f"# --set {setting}" for setting in settings]
     changed += [f"# --seeds {seeds}"] if seeds is not None else []
-    save_text(output / "grid.yaml", "\n".join([path.read_text().rstrip("\n"), *changed]) + "\n")
+    save_text(
+        output / "grid.yaml", "\n".join([read_text(path, YAML_BYTES).rstrip("\n"), *changed]) + "\n"
+    )
 
 
 def sweep(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,10 +10,12 @@ from typing import Literal
 from decision_seq import checkpoint
 from decision_seq.config import load, read_yaml, require
 from decision_seq.evaluate.targets import resolve
+from decision_seq.reading import Unreadable, open_file, read_json
 from decision_seq.runs.experiment import check_same_run, differing_keys
 from decision_seq.runs.folder import is_run
 from decision_seq.runs.resolve import Config, Problem
 
+LOG_END = 1 << 16  # bytes of a log that are searched for its last line
 Progress = Literal["new", "begun", "finished"]
 
 
@@ -54,7 +56,7 @@ def is_scored(folder: Path, config: Config) -> bool:
     if protocol.episodes == 0:
         return (folder / "checkpoints" / last).is_dir()
     try:
-        scores = json.loads((folder / "scores.json").read_text())
+        scores = read_json(folder / "scores.json")
         targets = scores["targets"]
         return (
             Path(scores["checkpoint"]).name == last
@@ -63,14 +65,17 @@ def is_scored(folder: Path, config: Config) -> bool:
             and all(t["episodes"] == protocol.episodes for t in targets)
             and all(t["seed"] == protocol.seed for t in targets)
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (Unreadable, KeyError, TypeError):
         return False  # absent or damaged: `train --resume` writes it again
 
 
 def last_line(log: Path) -> str:
     """The last line of a run's log; each state of a progress bar counts as a line."""
     try:
-        lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-    except OSError:
+        with open_file(log) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - LOG_END, 0))
+            text = file.read(LOG_END).decode("utf-8", "replace")
+    except (Unreadable, OSError):
         return ""
+    lines = text.replace("\r", "\n").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

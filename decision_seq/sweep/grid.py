@@ -23,6 +23,7 @@ import yaml
 
 from decision_seq.config import load, read_yaml, require, setting, to_tree
 from decision_seq.envs import trust
+from decision_seq.reading import YAML_BYTES, BoundedLoader, read_text
 from decision_seq.recipes import DEFAULT_RECIPE, recipe_trees
 from decision_seq.runs.resolve import Config
 from decision_seq.types import UserError
@@ -157,7 +158,7 @@ def _refuse_twice(path: Path, what: str, names: Iterable[Any]) -> None:
 
 def _refuse_repeated(path: Path) -> None:
     """Refuse repeated keys, of which YAML silently uses only the last."""
-    root = yaml.compose(path.read_text(), yaml.SafeLoader)
+    root = yaml.compose(read_text(path, YAML_BYTES), BoundedLoader)
     assert isinstance(root, yaml.MappingNode)
     mappings = [root]
     mappings += [value for key, value in root.value if isinstance(value, yaml.MappingNode)]

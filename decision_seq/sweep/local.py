@@ -66,7 +66,7 @@ class Local:
 
     def _start(self, run: Run) -> None:
         arguments = command(self.output, run)
-        with open(log_path(self.output, run), "a") as log:
+        with open(log_path(self.output, run), "a", encoding="utf-8") as log:
             log.write(f"$ decision-seq {subprocess.list2cmdline(arguments[3:])}\n")
             log.flush()
             process = subprocess.Popen(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from decision_seq.config import save_text
 from decision_seq.formatting import json_text
+from decision_seq.reading import Absent, Kinds, Unreadable, read_record
 from decision_seq.types import TargetScore, UserError
 
 BEST = "best.json"
+KINDS: Kinds = {"step": int, "return_mean": float, "target": (float, type(None))}
 
 
 def note(folder: Path, step: int, score: TargetScore) -> None:
@@ -27,13 +27,8 @@ def note(folder: Path, step: int, score: TargetScore) -> None:
 def read(folder: Path) -> dict[str, Any] | None:
     """The best checkpoint's step, return and rule; None where none is recorded."""
     try:
-        best = json.loads((folder / BEST).read_text())
-        targets = ("target",) if best["target"] is not None else ()
-        numbers = {key: float(best[key]) for key in ("return_mean", *targets)}
-        if not all(map(math.isfinite, numbers.values())):  # no return compares higher than NaN
-            raise ValueError(numbers)
-        return {**best, **numbers, "step": int(best["step"])}
-    except FileNotFoundError:
+        return read_record(folder / BEST, KINDS)
+    except Absent:
         return None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{folder / BEST} is damaged; remove it") from error
+    except Unreadable as error:
+        raise UserError(f"{folder / BEST} is damaged; remove it: it {error.reason}") from error

@@ -11,10 +11,18 @@ from decision_seq.config import plain
 from decision_seq.evaluate import Evaluation
 from decision_seq.formatting import json_text
 from decision_seq.policies import Policy
+from decision_seq.reading import Kinds, fault_of, parse_json, read_lines, unreadable
 from decision_seq.train.launch import Ranks
 from decision_seq.train.metrics import Metrics
 from decision_seq.train.signals import Signals
 from decision_seq.types import Reporter, TargetScore, UserError
+
+RECORD: Kinds = {
+    "step": int,
+    "targets": list,
+    "protocol": (dict, type(None)),
+    "env_steps_per_second": (float, type(None)),
+}
 
 
 class Evaluations:
@@ -64,7 +72,7 @@ class Evaluations:
 
     def _append(self, record: dict[str, Any]) -> None:
         try:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json_text(record, None) + "\n")
         except OSError as error:
             raise UserError(
@@ -74,9 +82,15 @@ class Evaluations:
 
     def _recorded(self, step: int) -> dict[str, Any] | None:
         """A saved evaluation of the same step and protocol, made before an interruption."""
-        for line in self.path.read_text().splitlines():
-            record = json.loads(line)
-            if record["step"] == step and record.get("protocol") == self.protocol:
+        for number, line in enumerate(read_lines(self.path), start=1):
+            try:
+                record = parse_json(line)
+            except ValueError as error:
+                raise unreadable(self.path, f"line {number} is damaged ({error})") from error
+            fault = fault_of(record, RECORD)
+            if fault:
+                raise unreadable(self.path, f"line {number} is damaged: {fault}; remove the line")
+            if record["step"] == step and record["protocol"] == self.protocol:
                 return record
         return None
 

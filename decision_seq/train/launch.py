@@ -85,7 +85,8 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     env = os.environ
     for key in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "TORCHELASTIC_MAX_RESTARTS"):
         value = env.get(key, "0")
-        require(value.isdecimal(), f"the environment's {key} {value!r} is no number; unset it")
+        sound = value.isdecimal() and len(value) <= 9
+        require(sound, f"the environment's {key} {value[:20]!r} is no number; unset it")
     if int(env.get("WORLD_SIZE", "1")) > 1:
         absent = [key for key in ("RANK", "MASTER_ADDR") if key not in env]
         require(not absent, f"WORLD_SIZE is set, but not {' and '.join(absent)}; {_MEND}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
+import math
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 from decision_seq.config import require, save_text
 from decision_seq.formatting import json_text
+from decision_seq.reading import fault_of, parse_json, read_lines, read_text
 from decision_seq.types import UserError
 
 PROJECT = "decision-seq"
@@ -38,7 +39,7 @@ class Metrics:
     ) -> None:
         path = output / "metrics.jsonl"
         trim(path, step)
-        self.file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by `__exit__`)
+        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by `__exit__`)
         self.trackers = [_tracker(name, output, step) for name in trackers]
         for tracker in self.trackers:
             tracker.start()
@@ -90,16 +91,16 @@ def _tracker(name: str, output: Path, step: int) -> Any:
 def _run_id(output: Path) -> str:
     """The run's id for the trackers, the same after a resume."""
     path = output / "run-id.txt"
-    if not path.is_file():
+    if not path.exists():
         save_text(path, f"{output.name}-{uuid.uuid4().hex[:8]}")
-    return path.read_text().strip()
+    return read_text(path).strip()
 
 
 def trim(path: Path, step: int) -> None:
     """Truncate a .jsonl file after the records up to `step`; create it where it is absent."""
     retained = []
-    if step and path.is_file():
-        for line in path.read_text(errors="replace").splitlines(keepends=True):
+    if step and path.exists():
+        for line in read_lines(path):
             if not line.endswith("\n") or _step(line) > step:
                 break
             retained.append(line)
@@ -109,6 +110,7 @@ def trim(path: Path, step: int) -> None:
 def _step(line: str) -> float:
     """The update of a line; infinity for a damaged line."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return float("inf")
+        record = parse_json(line)
+    except ValueError:
+        return math.inf
+    return math.inf if fault_of(record, {"step": int}) else record["step"]

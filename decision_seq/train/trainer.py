@@ -129,10 +129,12 @@ class Trainer:
                     f"no checkpoint yet in {self.job.output}: training starts from the beginning"
                 )
                 return None
-            acting = checkpoint.read_weights(path)
-            held[0] = acting if self.averages is None else checkpoint.read_trained_weights(path)
-            held[1] = {} if self.averages is None else acting
-            checkpoint.check_fit(held[0], self.policy, path)
+            names = [checkpoint.WEIGHTS]
+            if self.averages is not None:
+                names.insert(0, checkpoint.TRAINED)
+            for place, name in enumerate(names):
+                held[place] = checkpoint.read_weights(path, name, checked=True)
+                checkpoint.check_fit(held[place], self.policy, path)
             held[2] = checkpoint.read_moments(path, self.policy, self.config.optimizer)
             held[3] = checkpoint.read_carried(path)
             state = checkpoint.read_trainer(path)

@@ -67,7 +67,7 @@ class Bundled:
 @cache
 def bundled() -> dict[str, Bundled]:
     """All bundled datasets, name -> recipe, from `behaviours/datasets.json`."""
-    table = json.loads((POLICIES / "datasets.json").read_text())
+    table = json.loads((POLICIES / "datasets.json").read_text(encoding="utf-8"))
     return {name: _recipe(**facts) for name, facts in table.items()}
 
 

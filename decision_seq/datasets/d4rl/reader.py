@@ -7,7 +7,6 @@ D4RL's own package cannot be imported today (it needs mujoco-py), so its files a
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.fetching.download import fetch
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import describe_file, require_file
+from decision_seq.reading import Unreadable, read_record
 from decision_seq.types import Reporter, UserError
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -46,7 +46,7 @@ class PublishedFile:
 @cache
 def published() -> dict[str, PublishedFile]:
     """D4RL's datasets, name -> file: all of Gym, Adroit, AntMaze, Maze2D and Kitchen."""
-    table = Path(__file__).with_name("files.tsv").read_text().splitlines()
+    table = Path(__file__).with_name("files.tsv").read_text(encoding="utf-8").splitlines()
     rows = csv.reader((line for line in table if not line.startswith("#")), delimiter="\t")
     return {
         name: PublishedFile(
@@ -113,8 +113,8 @@ def find_file(name: str) -> Path | None:
 def _require_whole(path: Path, name: str) -> None:
     """Raise UserError for a file that `download` fetched and whose size has changed since."""
     try:
-        fetched = json.loads(path.with_name(f"{path.name}.json").read_text())["bytes"]
-    except (OSError, ValueError, KeyError, TypeError):
+        fetched = read_record(path.with_name(f"{path.name}.json"), {"bytes": int})["bytes"]
+    except Unreadable:
         return  # put there by hand, or by D4RL
     if path.stat().st_size != fetched:
         raise UserError(

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.datasets.store.source_files import sha256
+from decision_seq.reading import read_text
 from decision_seq.types import Reporter, UserError
 
 CONNECT_SECONDS = 3.0
 STALL_SECONDS = 4.0  # time without a byte after which a connection is given up
 ATTEMPTS = 3  # consecutive connections without new bytes before giving up
 BLOCK = 1 << 18
+TAG_BYTES = 4096  # largest ETag
 OFFLINE = "DECISION_SEQ_OFFLINE"
 
 
@@ -98,7 +100,8 @@ def _fetch(url: str, path: Path, size: int | None, digest: str | None, reporter:
         "sha256": actual,
         "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path.with_name(f"{path.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    text = json.dumps(facts, indent=1) + "\n"
+    path.with_name(f"{path.name}.json").write_text(text, encoding="utf-8")
     os.replace(partial, path)
     partial.with_suffix(".tag").unlink(missing_ok=True)
 
@@ -158,7 +161,8 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
     have = partial.stat().st_size if partial.is_file() and tag_file.is_file() else 0
     if size is not None and have == size:
         return have
-    headers = {"Range": f"bytes={have}-", "If-Range": tag_file.read_text()} if have else {}
+    version = read_text(tag_file, TAG_BYTES) if have else ""
+    headers = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
     request = urllib.request.Request(url, headers=headers)
     try:
         response = urllib.request.urlopen(request, timeout=STALL_SECONDS)
@@ -178,7 +182,7 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
         if not resumed:
             tag_file.unlink(missing_ok=True)
             if tag:
-                tag_file.write_text(tag)
+                tag_file.write_text(tag, encoding="utf-8")
         if size is not None and total not in (None, size):
             raise UserError(f"{url} has {total:,} bytes, {size:,} are published; not fetched")
         with (

@@ -38,7 +38,8 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
             partial = Path(folder) / "set"
             (partial / "data").mkdir(parents=True)
             _write_shards(store, partial / "data", reporter)
-            (partial / FACTS_FILE).write_text(json.dumps(_facts(store), indent=1))
+            facts = json.dumps(_facts(store), indent=1)
+            (partial / FACTS_FILE).write_text(facts, encoding="utf-8")
             os.replace(partial, output)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())

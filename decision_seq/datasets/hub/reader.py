@@ -20,7 +20,6 @@ objects.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.hub import columns as hub_columns
 from decision_seq.datasets.hub.columns import FACTS_FILE, FETCHED_FILE
 from decision_seq.datasets.store import EpisodeStore, StoreWriter, source_files, task_entries
+from decision_seq.reading import Absent, Unreadable, read_json
 from decision_seq.types import Episode, Reporter, UserError
 
 ROWS_AT_ONCE = 32  # episodes decoded together
@@ -118,15 +118,12 @@ def _find(path: Path) -> _Parquet:
 
 
 def _table(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
     try:
-        table = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({error}); make the folder again") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{file} is no table of entries; make the folder again")
-    return table
+        return read_json(file, within=file.parent)
+    except Absent:
+        return {}
+    except Unreadable as error:
+        raise UserError(f"{error}; make the folder again") from error
 
 
 def _facts(file: Path) -> dict[str, Any]:

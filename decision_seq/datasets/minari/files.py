@@ -15,6 +15,7 @@ from typing import Any
 from decision_seq import envs
 from decision_seq.datasets.store import source_files
 from decision_seq.envs.running import register_robotics
+from decision_seq.reading import Absent, Unreadable, read_json
 from decision_seq.types import UserError
 
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -66,15 +67,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
     import minari
 
     file = path / "data" / "metadata.json"
-    if not file.is_file():
-        hint = "give the folder of a Minari dataset" if path.exists() else "give another path"
-        raise UserError(f"{path} holds no data/metadata.json; {hint}")
     try:
-        metadata = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({error}); fetch the dataset again") from error
-    if not isinstance(metadata, dict):
-        raise UserError(f"{file} is no table of entries; fetch the dataset again")
+        metadata = read_json(file, within=path, strict=False)
+    except Absent as error:
+        hint = "give the folder of a Minari dataset" if path.exists() else "give another path"
+        raise UserError(f"{path} holds no data/metadata.json; {hint}") from error
+    except Unreadable as error:
+        raise UserError(f"{error}; fetch the dataset again") from error
     kinds = {"dataset_id": str, "minari_version": str, "data_format": str}
     for key, kind in {**kinds, "total_episodes": int, "total_steps": int}.items():
         value = metadata.get(key)

@@ -23,7 +23,6 @@ clipped to [-1, 1].
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +37,7 @@ from decision_seq.datasets.store.frames import FrameColumn, file_name
 from decision_seq.datasets.store.header import STATISTICS, header_fault
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.envs import FACTS, ActionSpace
+from decision_seq.reading import Absent, Unreadable, open_file, read_json
 from decision_seq.types import Episode, UserError
 
 FORMAT = 2
@@ -194,14 +194,13 @@ def column_file(path: Path, name: str, facts: dict[str, Any]) -> Path:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    file = path / "header.json"
-    if not file.is_file():  # reading from a pipe or a device would block
-        raise UserError(f"{path} is no episode store: it has no header.json")
     try:
-        header = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, "header.json cannot be read") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        header = read_json(path / "header.json", within=path)
+    except Absent as error:
+        raise UserError(f"{path} is no episode store: it has no header.json") from error
+    except Unreadable as error:
+        raise damaged(path, f"header.json cannot be read: it {error.reason}") from error
+    if header.get("format") != FORMAT:
         raise damaged(path, f"it is not of format {FORMAT}")
     fault = header_fault(header)
     if fault:
@@ -211,13 +210,15 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
     file = column_file(path, name, facts)
+    try:
+        open_file(file, within=path).close()  # a pipe or a device would block
+    except Unreadable as error:
+        raise damaged(path, f"{file.name} cannot be read: it {error.reason}") from error
     if "block" in facts:
         if facts["dtype"] != "|u1" or len(facts["shape"]) != 3:
             raise damaged(path, f"{file.name} cannot be {facts['dtype']}{facts['shape']}")
         return FrameColumn(file, tuple(facts["shape"]), facts["block"])
     try:
-        if not file.is_file():
-            raise OSError("it is no regular file")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
         raise damaged(path, f"{file.name} cannot be read") from error

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from decision_seq.reading import open_file
 from decision_seq.types import UserError
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
+    """Hex digest of a regular file's bytes; Unreadable for a pipe, and for an absent file."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -227,7 +227,8 @@ class StoreWriter:
         fault = header_fault(header)
         if fault:  # the source's own facts are wrong; reading it again would not help
             raise UserError(f"{source['description']}: {fault.removeprefix('header.json: ')}")
-        (self.partial / "header.json").write_text(json.dumps(header, indent=1))
+        text = json.dumps(header, indent=1)
+        (self.partial / "header.json").write_text(text, encoding="utf-8")
         if not self._same_store_exists(header):
             self._require_free()  # the path may have been taken while the data were collected
             if self.path.exists():
