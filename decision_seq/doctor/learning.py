@@ -165,7 +165,7 @@ class _TimedEnvironments(Environments):
     def step(self, rows: np.ndarray, actions: np.ndarray) -> Any:
         observations, *rest = super().step(rows, actions)
         for at in np.flatnonzero(~self.running[rows]):
-            observations[at] = self.envs[rows[at]].reset()[0]
+            observations[at] = self.begin(int(rows[at]), None)
         self.times.append(time.perf_counter())
         self.running[:] = len(self.times) < self.steps
         return observations, *rest

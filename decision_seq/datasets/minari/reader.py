@@ -1,16 +1,16 @@
-"""Reader of Minari datasets, through Minari itself, in all its formats (HDF5, Arrow, Parquet).
+"""Reader of Minari datasets in all their formats (HDF5, Arrow, Parquet).
 
 A dataset is a folder with `data/metadata.json` and the episodes beside it. All T + 1 observations
-of an episode are stored. `spaces.py` describes how spaces become arrays. The store's header holds
-the order of a Dict space's entries (`source.observation_keys`) and the author's reference scores
-(`reference_scores`).
+of an episode are stored. `envs.observations` describes how they become arrays. The store's header
+holds the order of a Dict space's entries (`source.observation_keys`) and the author's reference
+scores (`reference_scores`). Nothing that the metadata name is imported or called.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from decision_seq.datasets.minari.files import (
     named,
     own_facts,
     read_metadata,
-    registered,
     require_whole,
     told_of,
 )
+from decision_seq.datasets.minari.storage import RawEpisode, open_episodes
 from decision_seq.datasets.store import EpisodeStore, StoreWriter, source_files
+from decision_seq.envs.observations import Vectors, keys, kind
 from decision_seq.types import Episode, Reporter, UserError
 
-EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens a file for every requested episode
 # Tasks whose Gymnasium environments have D4RL's observations, so that its reference scores apply
 # (`envs.environment_notes` lists the changes in -v5). Minari's mazes, kitchen and hands have other
 # layouts.
@@ -45,14 +45,24 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     own = own_facts(path, metadata)
     spec = environment_spec(path, metadata)
     require_whole(path, metadata)
-    dataset = _open(path, metadata, spec)
-    with named(path), StoreWriter(output) as writer:
-        spaces.require_known(dataset.observation_space, dataset.action_space, images=bool(own))
+    with told_of(path):
+        files = open_episodes(path, metadata)
+    with closing(files), named(path), StoreWriter(output) as writer:
+        with told_of(path):
+            found = spaces.of_dataset(metadata, environment_id(spec) if spec else None, files)
+        layout, action_space = Vectors(found.observations), found.actions
+        if layout.left_out:
+            left = ", ".join(layout.left_out)
+            reporter.say(f"{path.name}: the texts of its observations are left out ({left})")
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
             within = 0  # steps flagged as an end before the last of their episode
-            for raw in _episodes(dataset, path, metadata["total_episodes"]):
-                episode, early = _episode(raw, dataset, repeated=own.get("final") == "repeated")
+            raw_episodes = files.episodes(
+                metadata["total_episodes"], found.observations, action_space
+            )
+            for raw in _told(raw_episodes, path):
+                repeated = own.get("final") == "repeated"
+                episode, early = _episode(raw, layout, action_space, repeated)
                 writer.append(episode)
                 within += early
                 bar.update(len(episode))
@@ -64,7 +74,8 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         if within:
             reporter.say(f"{path.name}: {within} steps are flagged as ends within their episodes")
         source = _source(path, metadata, own, spec)
-        source["observation_keys"] = spaces.keys(dataset.observation_space)
+        source["observation_keys"] = keys(found.observations)
+        choices = action_space.n if kind(action_space) == "Discrete" else None
         return writer.finish(
             metadata["dataset_id"],
             source,
@@ -72,44 +83,23 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             transitions_in=total,
             has_timeouts=True,
             reference_scores=_reference_scores(metadata),
+            **({} if choices is None else {"choices": int(choices)}),
         )
 
 
-def _open(path: Path, metadata: dict[str, Any], spec: dict[str, Any] | None) -> Any:
-    """The MinariDataset.
-
-    If the metadata lack a space, Minari makes the environment, which runs its entry point. This is
-    allowed only for an environment that is registered here; UserError otherwise.
-    """
-    import minari
-
-    lacking = [key for key in ("observation_space", "action_space") if key not in metadata]
-    if lacking:
-        known = registered(spec["id"]) if spec else None
-        if known is None or spec is None or known.entry_point != spec.get("entry_point"):
-            name = spec["id"] if spec else "no environment"
-            raise UserError(
-                f"{path}: the metadata lack {lacking[0]}, and their environment ({name}) is not"
-                " registered with Gymnasium here; install the package it belongs to"
-            )
-    with told_of(path):
-        return minari.MinariDataset(path / "data")
-
-
-def _episodes(dataset: Any, path: Path, count: int) -> Iterator[Any]:
-    indices = iter(range(count))
-    while block := list(islice(indices, EPISODES_AT_ONCE)):
+def _told(episodes: Iterator[RawEpisode], path: Path) -> Iterator[RawEpisode]:
+    """The episodes; errors of h5py, pyarrow and Pillow become a UserError."""
+    while True:
         with told_of(path):
-            episodes = iter(dataset.iterate_episodes(block))
-        while True:
-            with told_of(path):
-                episode = next(episodes, None)
-            if episode is None:
-                break
-            yield episode
+            episode = next(episodes, None)
+        if episode is None:
+            return
+        yield episode
 
 
-def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
+def _episode(
+    raw: RawEpisode, layout: Vectors, action_space: Any, repeated: bool
+) -> tuple[Episode, int]:
     """The episode, and the number of its steps before the last that are flagged as an end.
 
     repeated: the last observation repeats the one before, because the real one was unknown.
@@ -117,7 +107,7 @@ def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
     rewards = np.atleast_1d(raw.rewards)
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards  # of shape (T, 1)
     steps = len(rewards)
-    observations = spaces.observations(dataset.observation_space, raw.observations)
+    observations = layout.rows(raw.observations)
     flags = [np.asarray(values).reshape(-1) for values in (raw.terminations, raw.truncations)]
     for name, values in zip(("terminations", "truncations"), flags, strict=True):
         if len(values) != steps or not np.isin(values, (0, 1)).all():
@@ -130,7 +120,7 @@ def _episode(raw: Any, dataset: Any, repeated: bool) -> tuple[Episode, int]:
     terminated, truncated = (values.astype(bool) for values in flags)
     episode = Episode(
         observations[:steps] if repeated else observations,
-        spaces.actions(dataset.action_space, raw.actions),
+        spaces.actions(action_space, raw.actions),
         rewards,
         bool(terminated[-1]),
         bool(truncated[-1]),
