@@ -183,7 +183,8 @@ def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
     targets = evaluation.groups[:1] * together
     seeds = [evaluation.seed + i for i in range(together)]
     rollout_returns(policy, evaluation.conditioning, full, environments, targets, seeds)
-    longest = environments.max_episode_steps or policy.spec.max_timestep
+    limits = environments.max_episode_steps, evaluation.max_episode_steps
+    longest = min((limit for limit in limits if limit), default=policy.spec.max_timestep)
     environments.close()
     each = (environments.times[-1] - environments.times[full - 1]) / BRIEFLY
     return math.ceil(share / (together * processes)) * longest * each

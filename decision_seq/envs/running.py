@@ -99,7 +99,7 @@ class Environments:
                 " another environment"
             )
         results = [self._stepped(row, action) for row, action in zip(rows, actions, strict=True)]
-        observations, given, terminated, truncated, _ = zip(*results, strict=True)
+        observations, given, terminated, truncated = zip(*results, strict=True)
         self.step_counts[rows] += 1
         seen, rewards = self._observed(observations, rows), self._rewards(given, rows)
         over, cut = np.array(terminated, bool), np.array(truncated, bool)
@@ -112,9 +112,10 @@ class Environments:
             rewards = np.where(ended, self.withheld[rows], 0.0)
         return seen, rewards, over, cut
 
-    def _stepped(self, row: int, action: Any) -> Any:
+    def _stepped(self, row: int, action: Any) -> tuple[Any, Any, Any, Any]:
         try:
-            return self.envs[row].step(action)
+            observation, reward, terminated, truncated, _ = self.envs[row].step(action)
+            return observation, reward, terminated, truncated
         except Exception as error:  # the code of an environment may raise anything
             self.step_counts[row] += 1
             raise UserError(f"{self.env_id} fails {self._when(row)}: {described(error)}") from error

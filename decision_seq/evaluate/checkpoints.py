@@ -58,7 +58,11 @@ class Opened:
 
 
 def open_checkpoint(
-    path: Path, device: str | None = None, planner: dict[str, Any] | None = None, **asked: Any
+    path: Path,
+    device: str | None = None,
+    planner: dict[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    **asked: Any,
 ) -> Opened:
     """Open a checkpoint, or a run's newest, with the run's evaluation settings.
 
@@ -82,14 +86,21 @@ def open_checkpoint(
         loaded.conditioning.asks or "targets" not in given,
         f"{path} was trained to be asked for nothing",
     )
-    check_environment(config.env_id, loaded.policy.spec)
+    limit = config.max_episode_steps
+    check_environment(config.env_id, loaded.policy.spec, limit, reporter)
     evaluation = Evaluation.of(
         config,
         loaded.conditioning,
         loaded.policy_config.context_length,
         facts,
     )
-    return Opened(loaded, evaluation, _replanned(loaded, planner or {}))
+    notes = _replanned(loaded, planner or {})
+    return Opened(loaded, evaluation, (*notes, *limit_notes(limit)))
+
+
+def limit_notes(limit: int | None) -> tuple[str, ...]:
+    """Notes on a limit of steps that the configuration sets."""
+    return () if limit is None else (f"episodes are truncated after {limit:,} steps",)
 
 
 def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
@@ -111,7 +122,7 @@ def evaluate_checkpoint(
     path: Path, device: str | None = None, reporter: Reporter | None = None, **asked: Any
 ) -> Scores:
     """Evaluate a checkpoint, or a run's newest; see `open_checkpoint`."""
-    return open_checkpoint(path, device, **asked).scores(reporter)
+    return open_checkpoint(path, device, reporter=reporter, **asked).scores(reporter)
 
 
 def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:

@@ -108,6 +108,8 @@ def _episode(
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards  # of shape (T, 1)
     steps = len(rewards)
     observations = layout.rows(raw.observations)
+    if layout.whole and layout.leaves[0].shape:  # the store keeps the shape and opens as vectors
+        observations = observations.reshape(-1, *layout.leaves[0].shape)
     flags = [np.asarray(values).reshape(-1) for values in (raw.terminations, raw.truncations)]
     for name, values in zip(("terminations", "truncations"), flags, strict=True):
         if len(values) != steps or not np.isin(values, (0, 1)).all():

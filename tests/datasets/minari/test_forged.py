@@ -69,7 +69,7 @@ FORGED: dict[str, tuple[dict[str, Any], int]] = {
     "no spaces": ({"observation_space": None, "action_space": None, "env_spec": None}, 2),
 }
 
-TRAINED = ("wrapper", "module that is there", "evaluation environment", "keyword of a file")
+TRAINED = ("wrapper", "module that is there", "evaluation environment")
 
 
 def forge(folder: Path, changes: dict[str, Any], steps: int = 30) -> Path:
@@ -129,7 +129,7 @@ def test_nothing_that_forged_metadata_name_is_imported_or_called(tmp_path: Path)
     )
     assert found.violations == [], found.output
     assert not {"ran", "written", "made", "wrapped"} & set(os.listdir(tmp_path))
-    assert "Traceback" not in found.output
+    assert "Traceback" not in found.output, found.output
     for command, code, wanted in zip(commands, found.codes, [*expected, None], strict=True):
         assert code in ((0, 2) if wanted is None else (wanted,)), (command, found.output)
 
@@ -148,7 +148,7 @@ def test_the_watch_refuses_what_it_is_there_for(tmp_path: Path) -> None:
         PYTHONPATH=str(tmp_path),
         DECISION_SEQ_DATA=str(allowed / "stores"),
     )
-    assert f"import {EVIL}" in found.violations
+    assert any(EVIL in violation for violation in found.violations)
     assert any(violation.startswith("os.mkdir") for violation in found.violations)
     assert not (tmp_path / "ran").exists()
     assert not other.exists()
