@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return verb(options)
     except UserError as error:
+        if getattr(options, "debug", False) or os.environ.get("DECISION_SEQ_DEBUG", "0") != "0":
+            traceback.print_exception(error)
         prefix = error_prefix(error)
         if prefix is not None:
             print(f"decision-seq: {prefix}{' '.join(str(error).split())}", file=sys.stderr)

@@ -43,6 +43,12 @@ def add(verbs: Any) -> None:
     )
     parser.add_argument("--env", help="a Gymnasium id (default: the run's)")
     parser.add_argument(
+        "--max-episode-steps",
+        type=int,
+        metavar="N",
+        help="truncate episodes after N steps (default: the run's, else the environment's limit)",
+    )
+    parser.add_argument(
         "--device", help="device of the policy (default: CUDA if available, else CPU)"
     )
     parser.add_argument(
@@ -106,7 +112,7 @@ def _target(text: str) -> float | str:
 
 
 ASKED = ("target", "episodes", "seed", "env", "precision", "temperature", "planner")
-ROLLOUT = (*ASKED, "environments", "workers", "video")
+ROLLOUT = (*ASKED, "max_episode_steps", "environments", "workers", "video")
 EXCLUDED = {"offline": (*ROLLOUT, "calibrate"), "calibrate": ("target", "video")}
 NEEDED = {"dataset": "offline", "output": "calibrate", "video_episodes": "video"}
 
@@ -139,6 +145,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         episodes=options.episodes,
         seed=options.seed,
         env_id=options.env,
+        max_episode_steps=options.max_episode_steps,
         precision=options.precision,
         temperature=options.temperature,
         environments=options.environments,

@@ -165,7 +165,7 @@ class _TimedEnvironments(Environments):
     def step(self, rows: np.ndarray, actions: np.ndarray) -> Any:
         observations, *rest = super().step(rows, actions)
         for at in np.flatnonzero(~self.running[rows]):
-            observations[at] = self.envs[rows[at]].reset()[0]
+            observations[at] = self.begin(int(rows[at]), None)
         self.times.append(time.perf_counter())
         self.running[:] = len(self.times) < self.steps
         return observations, *rest
@@ -183,7 +183,8 @@ def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
     targets = evaluation.groups[:1] * together
     seeds = [evaluation.seed + i for i in range(together)]
     rollout_returns(policy, evaluation.conditioning, full, environments, targets, seeds)
-    longest = environments.max_episode_steps or policy.spec.max_timestep
+    limits = environments.max_episode_steps, evaluation.max_episode_steps
+    longest = min((limit for limit in limits if limit), default=policy.spec.max_timestep)
     environments.close()
     each = (environments.times[-1] - environments.times[full - 1]) / BRIEFLY
     return math.ceil(share / (together * processes)) * longest * each

@@ -11,14 +11,9 @@ from decision_seq.envs.facts import (
     normalized_score,
     score_name,
 )
-from decision_seq.envs.running import (
-    Environments,
-    action_space,
-    make,
-    missing_extra,
-    obstacle,
-    trust,
-)
+from decision_seq.envs.making import action_space, make, missing_extra, obstacle, spaces
+from decision_seq.envs.named import trust
+from decision_seq.envs.running import Environments
 
 __all__ = [
     "FACTS",
@@ -35,5 +30,6 @@ __all__ = [
     "normalized_score",
     "obstacle",
     "score_name",
+    "spaces",
     "trust",
 ]

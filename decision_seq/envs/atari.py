@@ -40,6 +40,7 @@ class Atari(gymnasium.Env):
     action (Machado et al. 2018); it is 0.25 in DQN-replay's data.
     """
 
+    stacked_frames = True  # see `envs.making`
     metadata = {  # noqa: RUF012 (Gymnasium's convention)
         "render_modes": ["rgb_array"],
         "render_fps": 15,

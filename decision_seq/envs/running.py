@@ -1,171 +1,32 @@
-"""Making of an environment by its id, and N copies of one stepped together."""
+"""N copies of one environment, stepped together."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib.util
-import io
-import sys
-import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from decision_seq.envs.action_space import ActionSpace
-from decision_seq.envs.atari_scores import ATARI
-from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
+from decision_seq.envs.making import make
+from decision_seq.envs.named import described
 from decision_seq.types import UserError
-
-# Beginnings of the ids that need the `robotics` extra, so that an error can name it.
-ROBOTICS = (NAMESPACE, "AdroitHand", "AntMaze_", "Fetch", "FrankaKitchen", "Hand", "PointMaze_")
-# Beginnings of ids -> the module, the package and the extra that they need.
-EXTRAS = {
-    ROBOTICS: ("gymnasium_robotics", "gymnasium-robotics", "robotics"),
-    (ATARI,): ("ale_py", "ale-py", "atari"),
-}
-# Errors that environments raise for an unknown argument or an unsuitable simulator.
-REFUSALS = (ImportError, ValueError, TypeError, AttributeError, AssertionError)
-
-
-def make(env_id: str, **more: Any) -> Any:
-    """Make one Gymnasium environment; UserError if the id is unknown or its simulator is missing.
-
-    A dictionary of observations becomes one vector by Gymnasium's `FlattenObservation`, with the
-    entries in the order of the space's keys.
-
-    env_id: a registered id, with Gymnasium's keyword arguments, if any, as JSON after a question
-    mark: `Ant-v4?{"use_contact_forces": true}`. more: further keyword arguments, such as
-    render_mode.
-    """
-    import gymnasium
-
-    name, options = parse_id(env_id)
-    if "render_mode" in options:  # a window would need a display, and nothing draws into it
-        raise UserError(
-            f"environment {env_id!r}: render_mode is no part of an id; leave it out, and ask for"
-            " films by `evaluate --video`"
-        )
-    module, _, name = name.rpartition(":")
-    if module and module not in sys.modules:
-        raise UserError(
-            f"environment {env_id!r} is of the module {module}, which is imported only for an"
-            " environment that you name yourself (--env, --evaluation.env_id), never for one named"
-            " by data"
-        )
-    _find(name)
-    _silence_mujoco()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # D4RL's data need -v4
-            env = gymnasium.make(name, **{**options, **more})
-    except gymnasium.error.NameNotFound as error:
-        known = difflib.get_close_matches(name, list(gymnasium.registry), 3, 0.5)
-        hint = f"; did you mean {', '.join(known)}?" if known else ""
-        raise UserError(f"environment {name!r} is not registered with Gymnasium{hint}") from error
-    except (gymnasium.error.Error, *REFUSALS) as error:
-        reason = " ".join(str(error).split()) or f"it fails with {type(error).__name__}"
-        raise UserError(f"environment {env_id!r}: {reason}") from error
-    if isinstance(env.observation_space, gymnasium.spaces.Dict):
-        return gymnasium.wrappers.FlattenObservation(env)
-    return env
-
-
-def trust(env_id: str) -> None:
-    """Import the module of `module:Env-v0`; only for an id given by the user, not by data."""
-    module = env_id.partition("?")[0].rpartition(":")[0]
-    if module:
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise UserError(f"environment {env_id!r}: {error}") from error
-
-
-def action_space(env_id: str) -> ActionSpace:
-    """The actions of an environment, which is made for it; UserError if it cannot be made."""
-    env = make(env_id)
-    try:
-        return ActionSpace.of(env.action_space, env_id)
-    finally:
-        env.close()
-
-
-def obstacle(env_id: str | None, family: str | None) -> str | None:
-    """The reason why policies of a task cannot be rolled out here; None if they can.
-
-    env_id: the environment named by the data; it is made once as a check.
-    """
-    if env_id is not None:
-        try:
-            make(env_id).close()
-        except UserError as error:
-            return str(error)
-        return None
-    facts = FACTS.get(family or "")
-    return f"no environment is available for {family} today ({facts.absent})" if facts else None
-
-
-def missing_extra(env_id: str) -> str | None:
-    """A message on the package that an environment needs and lacks; None if none is missing."""
-    for beginnings, (module, package, extra) in EXTRAS.items():
-        if env_id.startswith(beginnings) and not importlib.util.find_spec(module):
-            name = env_id.partition("?")[0]
-            return f"{name} needs {package} (pip install 'decision-seq[{extra}]')"
-    return None
-
-
-def _find(name: str) -> None:
-    """Import the packages that may register the id; UserError if an extra is missing."""
-    import gymnasium
-
-    from decision_seq.envs import (  # noqa: F401 (they register)
-        cheetahs,
-        key_to_door,
-        reacher2d,
-        standins,
-    )
-
-    missing = missing_extra(name)
-    if missing:
-        raise UserError(f"environment {missing}")
-    if name.startswith(ATARI):
-        from decision_seq.envs import atari
-
-        atari.register()
-        return
-    known = name in gymnasium.registry and not name.startswith(NAMESPACE)
-    if not known:
-        register_robotics()
-
-
-def register_robotics() -> None:
-    """Register gymnasium-robotics' environments, where it is installed."""
-    if importlib.util.find_spec("gymnasium_robotics"):
-        # Its import prints a note on its Adroit rewards, which `envs.adroit` does not use.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            import_module("gymnasium_robotics")
-
-
-def _silence_mujoco() -> None:
-    """Stop MuJoCo from writing MUJOCO_LOG.TXT to the working directory for model warnings."""
-    import mujoco
-
-    mujoco.set_mju_user_warning(lambda message: None)
 
 
 class Environments:
     """N copies of one environment, stepped together; an ended one stays idle until `reset`.
 
     Unlike a Gymnasium vector environment, it never restarts an episode by itself. Exactly N
-    episodes are run, and short ones are not overrepresented.
+    episodes are run, and short ones are not overrepresented. UserError, with the episode's seed and
+    step, where an environment fails or gives an observation or a reward that is not finite.
 
     delayed: the last step of an episode returns the sum of its rewards, all other steps return 0.
+    step_limit: episodes are truncated after so many steps; None for the environment's limit alone.
     """
 
-    def __init__(self, env_id: str, count: int, delayed: bool = False) -> None:
+    def __init__(
+        self, env_id: str, count: int, delayed: bool = False, step_limit: int | None = None
+    ) -> None:
         if count < 1:
             raise UserError(f"{count} environments requested; at least 1 is needed")
         self.env_id = env_id
@@ -173,6 +34,8 @@ class Environments:
         self.actions = ActionSpace.of(self.envs[0].action_space, env_id)
         self.running = np.zeros(count, bool)
         self.delayed, self.withheld = delayed, np.zeros(count)
+        self.step_limit = step_limit
+        self.step_counts, self.seeds = np.zeros(count, np.int64), np.full(count, -1)
 
     def __len__(self) -> int:
         return len(self.envs)
@@ -194,9 +57,10 @@ class Environments:
 
     @property
     def max_episode_steps(self) -> int | None:
-        """Time limit in steps; None if there is none."""
+        """Time limit in steps, the smaller of the environment's and `step_limit`; None if none."""
         spec = self.envs[0].spec
-        return spec.max_episode_steps if spec else None
+        limits = [spec.max_episode_steps if spec else None, self.step_limit]
+        return min((limit for limit in limits if limit and limit > 0), default=None)
 
     def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:
         """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...].
@@ -206,12 +70,19 @@ class Environments:
         if rows is None:
             self.running[:] = False
             rows = range(len(seeds))
-        observations = [
-            self.envs[row].reset(seed=seed)[0] for row, seed in zip(rows, seeds, strict=True)
-        ]
+        observations = [self.begin(int(row), seed) for row, seed in zip(rows, seeds, strict=True)]
         self.running[list(rows)] = True
-        self.withheld[list(rows)] = 0
         return np.stack(observations)
+
+    def begin(self, row: int, seed: int | None) -> np.ndarray:
+        """Start an episode of environment `row` -> its first observation."""
+        self.step_counts[row], self.seeds[row] = 0, -1 if seed is None else seed
+        self.withheld[row] = 0
+        try:
+            observation, _ = self.envs[row].reset(seed=seed)
+        except Exception as error:  # the code of an environment may raise anything
+            raise UserError(f"{self.env_id} fails {self._when(row)}: {described(error)}") from error
+        return self._observed([observation], [row])[0]
 
     def step(
         self, rows: np.ndarray, actions: np.ndarray
@@ -228,19 +99,82 @@ class Environments:
                 " another environment"
             )
         acted = actions if self.actions.plain else map(self.actions.to_environment, actions)
-        results = [self.envs[row].step(action) for row, action in zip(rows, acted, strict=True)]
-        observations, step_rewards, terminated, truncated, _ = zip(*results, strict=True)
-        ended = np.array(terminated, bool) | np.array(truncated, bool)
+        results = [self._stepped(row, action) for row, action in zip(rows, acted, strict=True)]
+        observations, given, terminated, truncated = zip(*results, strict=True)
+        self.step_counts[rows] += 1
+        seen, rewards = self._observed(observations, rows), self._rewards(given, rows)
+        over, cut = np.array(terminated, bool), np.array(truncated, bool)
+        if self.step_limit is not None:
+            cut |= self.step_counts[rows] >= self.step_limit
+        ended = over | cut
         self.running[rows[ended]] = False
-        rewards = np.array(step_rewards, np.float64)
         if self.delayed:
             self.withheld[rows] += rewards
             rewards = np.where(ended, self.withheld[rows], 0.0)
-        return (
-            np.stack(observations),
-            rewards,
-            np.array(terminated, bool),
-            np.array(truncated, bool),
+        return seen, rewards, over, cut
+
+    def _stepped(self, row: int, action: Any) -> tuple[Any, Any, Any, Any]:
+        try:
+            observation, reward, terminated, truncated, _ = self.envs[row].step(action)
+            return observation, reward, terminated, truncated
+        except Exception as error:  # the code of an environment may raise anything
+            self.step_counts[row] += 1
+            raise UserError(f"{self.env_id} fails {self._when(row)}: {described(error)}") from error
+
+    def _when(self, row: int) -> str:
+        """The time of an event in environment `row`, for messages."""
+        episode = f"the episode of seed {self.seeds[row]}" if self.seeds[row] >= 0 else "an episode"
+        step = self.step_counts[row]
+        return f"at step {step} of {episode}" if step else f"at the reset of {episode}"
+
+    def _observed(self, observations: Sequence[Any], rows: Any) -> np.ndarray:
+        """Observations [R, ...]; UserError unless they have their space's shape and are finite."""
+        shape = self.envs[0].observation_space.shape
+        try:
+            seen = np.stack(observations)
+        except ValueError:  # of different shapes
+            seen = np.zeros(0)
+        if seen.shape[1:] != shape or len(seen) != len(observations):
+            shapes = sorted({np.shape(one) for one in observations} - {shape})
+            raise UserError(
+                f"{self.env_id} gives observations of shape {shapes[0]} {self._when(rows[0])}; its"
+                f" space has {shape}"
+            )
+        if seen.dtype.kind == "f" and not np.isfinite(seen).all():
+            finite = np.isfinite(seen.reshape(len(seen), -1)).all(1)
+            row = rows[int(np.argmin(finite))]
+            raise UserError(
+                f"{self.env_id} gives an observation with NaN or infinity {self._when(row)}"
+            )
+        if seen.dtype.kind not in "fiub":
+            raise UserError(f"{self.env_id} gives observations of {seen.dtype}, not numbers")
+        return seen
+
+    def _rewards(self, given: Sequence[Any], rows: np.ndarray) -> np.ndarray:
+        """Rewards [R] float64; an array of one number counts as that number."""
+        try:
+            rewards = np.array(given, np.float64)
+        except (TypeError, ValueError):  # of different shapes, or no numbers
+            rewards = np.zeros(0)
+        if rewards.shape != (len(rows),):
+            rewards = np.array(
+                [self._reward(one, row) for one, row in zip(given, rows, strict=True)]
+            )
+        if not np.isfinite(rewards).all():
+            at = int(np.argmin(np.isfinite(rewards)))
+            raise UserError(f"{self.env_id} gives the reward {rewards[at]} {self._when(rows[at])}")
+        return rewards
+
+    def _reward(self, given: Any, row: int) -> float:
+        try:
+            array = np.asarray(given, np.float64)
+            if array.size == 1:
+                return float(array.reshape(()))
+            what = f"of shape {array.shape}"
+        except (TypeError, ValueError):
+            what = f"that is a {type(given).__name__}"
+        raise UserError(
+            f"{self.env_id} gives a reward {what} {self._when(row)}; a number is needed"
         )
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from decision_seq.evaluate.checkpoints import (
     Opened,
     compute_device,
     evaluate_checkpoint,
+    limit_notes,
     open_checkpoint,
 )
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
@@ -21,6 +22,7 @@ __all__ = [
     "check_environment",
     "compute_device",
     "evaluate_checkpoint",
+    "limit_notes",
     "open_checkpoint",
     "score",
 ]

@@ -88,7 +88,8 @@ def open_checkpoint(
         loaded.conditioning.asks or "targets" not in given,
         f"{path} was trained to be asked for nothing",
     )
-    check_environment(config.env_id, loaded.policy.spec)
+    limit = config.max_episode_steps
+    check_environment(config.env_id, loaded.policy.spec, limit, reporter)
     evaluation = Evaluation.of(
         config,
         loaded.conditioning,
@@ -97,7 +98,12 @@ def open_checkpoint(
     )
     equal = equal_targets(config.targets or (), facts.return_percentiles)
     notes = (*_replanned(loaded, planner or {}), *([equal] if equal else ()))
-    return Opened(loaded, evaluation, notes)
+    return Opened(loaded, evaluation, (*notes, *limit_notes(limit)))
+
+
+def limit_notes(limit: int | None) -> tuple[str, ...]:
+    """Notes on a limit of steps that the configuration sets."""
+    return () if limit is None else (f"episodes are truncated after {limit:,} steps",)
 
 
 def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:

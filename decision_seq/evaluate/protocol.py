@@ -66,6 +66,10 @@ class EvaluationConfig:
     """Processes that step the environments; null for one per core. Always one on a GPU, and one per
     rank in a launch of several. On a CPU no score depends on it."""
 
+    max_episode_steps: int | None = None
+    """Steps after which an episode is truncated; null for the environment's own limit. Where the
+    environment has none, null is the data's longest episode."""
+
     def __post_init__(self) -> None:
         require(
             self.episodes >= 0, f"config: evaluation.episodes {self.episodes} must not be negative"
@@ -83,7 +87,7 @@ class EvaluationConfig:
             0 <= warm < math.inf,
             f"config: evaluation.temperature {warm} must be 0 or above, and finite",
         )
-        for key in ("environments", "workers"):
+        for key in ("environments", "workers", "max_episode_steps"):
             value = getattr(self, key)
             require(
                 value is None or value >= 1, f"config: evaluation.{key} {value} must be at least 1"
@@ -126,6 +130,7 @@ class Evaluation:
     """Whether the policy receives rewards as one sum at an episode's last step, as in its data."""
     observer: Observer | None = None
     """Returns a number for every step, for the traces of the results."""
+    max_episode_steps: int | None = None
 
     @classmethod
     def of(
@@ -151,6 +156,7 @@ class Evaluation:
             config.environments,
             config.workers,
             facts.delayed,
+            max_episode_steps=config.max_episode_steps,
         )
 
     @property
@@ -161,7 +167,10 @@ class Evaluation:
     def protocol(self) -> dict[str, Any]:
         """The settings that determine the episodes and how they are rolled out."""
         keys = ("env_id", "targets", "episodes", "seed", "precision", "temperature")
-        return {key: getattr(self, key) for key in keys}
+        settings = {key: getattr(self, key) for key in keys}
+        if self.max_episode_steps is not None:
+            settings["max_episode_steps"] = self.max_episode_steps
+        return settings
 
     def requests(self) -> list[EpisodeRequest]:
         """A request for every episode, target by target."""
@@ -219,9 +228,11 @@ class Evaluation:
         if not requests:
             return
         count, processes = self.layout(policy, len(requests), alone)
-        made = (self.env_id, count, self.delayed)
+        made = (self.env_id, count, self.delayed, self.max_episode_steps)
         environments = Environments(*made)
         check_sizes(environments, policy.spec)
+        environments.step_limit = step_limit(environments, policy.spec)
+        made = (*made[:3], environments.step_limit)
         how = (self.precision, self.temperature, self.observer)
         shared = (policy, self.conditioning, self.context_length, *how)
         with one_thread(), contextlib.closing(environments):
@@ -304,7 +315,7 @@ def _results_here(
 def _help(
     counters: Counters,
     requests: list[EpisodeRequest],
-    made: tuple[str, int, bool],
+    made: tuple[str, int, bool, int | None],
     policy: Policy,
     *rest: Any,
 ) -> Iterator[EpisodeResult]:
@@ -318,10 +329,31 @@ def _help(
     yield from _results_here(claim, environments, policy, *rest)
 
 
-def check_environment(env_id: str, spec: Spec) -> None:
-    """UserError unless the environment exists here and fits the policy; called before training."""
-    environments = Environments(env_id, 1)
+def step_limit(environments: Environments, spec: Spec) -> int | None:
+    """Steps after which we truncate episodes; None where the environment does so itself.
+
+    An environment without a limit of its own might never end an episode. The policy then knows
+    timesteps up to the data's longest episode, which is the limit.
+    """
+    return environments.step_limit or (
+        None if environments.max_episode_steps else spec.max_timestep
+    )
+
+
+def check_environment(
+    env_id: str, spec: Spec, limit: int | None = None, reporter: Reporter | None = None
+) -> None:
+    """UserError unless the environment exists here and fits the policy; called before training.
+
+    limit: `EvaluationConfig.max_episode_steps`. A limit that no one set is reported.
+    """
+    environments = Environments(env_id, 1, step_limit=limit)
     check_sizes(environments, spec)
+    if environments.max_episode_steps is None:
+        (reporter or Reporter()).say(
+            f"{env_id} has no time limit: its episodes are truncated after {spec.max_timestep:,}"
+            " steps, the data's longest episode; set another by --evaluation.max_episode_steps"
+        )
     environments.close()
 
 

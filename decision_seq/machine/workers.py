@@ -184,6 +184,5 @@ def _help(connection: Connection, shared: Any) -> None:
             connection.send(("value", value))
         connection.send(("finished", None))
     except Exception as error:
-        if not isinstance(error, UserError):
-            error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+        error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         connection.send(("failed", error))

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from decision_seq import checkpoint
 from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.envs import environment_notes
-from decision_seq.evaluate import Evaluation, check_environment, compute_device
+from decision_seq.evaluate import Evaluation, check_environment, compute_device, limit_notes
 from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
@@ -225,7 +225,8 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     problem = prepare(config, reporter)
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if problem.config.evaluation.episodes:
-        check_environment(str(problem.facts.env_id), problem.spec)
+        limit = problem.config.evaluation.max_episode_steps
+        check_environment(str(problem.facts.env_id), problem.spec, limit, reporter)
     if is_run(output):
         check_same_run(output, problem)
         return dataclasses.replace(problem, spec=saved_spec(output) or problem.spec)
@@ -284,6 +285,10 @@ def _scores(problem: Problem, path: Path, record: dict[str, Any]) -> Scores:
         env_id=str(facts.env_id),
         checkpoint=str(path),
         targets=[TargetScore.of(tree) for tree in record["targets"]],
-        notes=[*environment_notes(str(facts.env_id)), *facts.notes],
+        notes=[
+            *environment_notes(str(facts.env_id)),
+            *facts.notes,
+            *limit_notes(problem.config.evaluation.max_episode_steps),
+        ],
         env_steps_per_second=record["env_steps_per_second"],
     )

@@ -213,6 +213,11 @@ def _report_data(config: Config, store: EpisodeStore, reporter: Reporter) -> Non
     """
     if store.delayed:
         reporter.say("data: rewards come as one sum with the last step of an episode (--delayed)")
+    shape = store.header["columns"]["observations"]["shape"][1:]
+    if store.stack == 1 and len(shape) > 1:
+        reporter.say(
+            f"data: observations of shape {shape} are read as vectors of {np.prod(shape):,} numbers"
+        )
     unfinished = ~store.terminated & ~store.truncated
     if unfinished.any():
         does = "are left out" if config.unfinished == "exclude" else "are trained on"

@@ -28,6 +28,8 @@ from decision_seq.types import Episode, Reporter, UserError
 WAVE = 32  # rows of the policy's matrices
 CHUNK = 8  # episodes that a worker steps together; divides WAVE
 
+MOST_STEPS = 10_000  # of an episode, where its environment has no limit and might never end it
+
 # Incremented when the same seed no longer gives the same data; part of a bundled store's name.
 COLLECTOR = 2
 
@@ -74,9 +76,13 @@ def collect(
         raise UserError(f"seed {seed} must not be negative, and workers {workers} at least 1")
     trust(env_id)
     limit, space = _check_fits(actors, env_id)
+    reporter = reporter or Reporter()
+    if limit is None:
+        reporter.say(
+            f"{env_id} has no time limit: its episodes are truncated after {MOST_STEPS:,} steps"
+        )
     found = facts_by_name(env_id)
     total = 0
-    reporter = reporter or Reporter()
     with (
         StoreWriter(output) as writer,
         process_pool(workers) as pool,
@@ -170,7 +176,10 @@ class Jobs:
 def _environments(env_id: str) -> Environments:
     """The environments, reused by a worker: making them takes as long as a hundred steps."""
     trust(env_id)  # the id was given by the user, not by data
-    return Environments(env_id, CHUNK)
+    environments = Environments(env_id, CHUNK)
+    if environments.max_episode_steps is None:
+        environments.step_limit = MOST_STEPS
+    return environments
 
 
 def run_chunk(

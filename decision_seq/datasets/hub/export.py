@@ -56,7 +56,7 @@ def _facts(store: EpisodeStore) -> dict[str, Any]:
         "reference_scores": header.get("reference_scores"),
         "episodes": store.num_episodes,
         "transitions": store.num_transitions,
-        "observation_shape": [*store.columns["observations"].shape[1:]],
+        "observation_shape": header["columns"]["observations"]["shape"][1:],
     }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from decision_seq import envs
 from decision_seq.datasets.store import source_files
-from decision_seq.envs.running import register_robotics
+from decision_seq.envs.making import register_robotics
 from decision_seq.reading import Absent, Unreadable, read_json
 from decision_seq.types import UserError
 

@@ -1,16 +1,16 @@
-"""Reader of Minari datasets, through Minari itself, in all its formats (HDF5, Arrow, Parquet).
+"""Reader of Minari datasets in all their formats (HDF5, Arrow, Parquet).
 
 A dataset is a folder with `data/metadata.json` and the episodes beside it. All T + 1 observations
-of an episode are stored. `spaces.py` describes how spaces become arrays. The store's header holds
-the order of a Dict space's entries (`source.observation_keys`) and the author's reference scores
-(`reference_scores`).
+of an episode are stored. `envs.observations` describes how they become arrays. The store's header
+holds the order of a Dict space's entries (`source.observation_keys`) and the author's reference
+scores (`reference_scores`). Nothing that the metadata name is imported or called.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from decision_seq.datasets.minari.files import (
     named,
     own_facts,
     read_metadata,
-    registered,
     require_whole,
     told_of,
 )
+from decision_seq.datasets.minari.storage import RawEpisode, open_episodes
 from decision_seq.datasets.store import EpisodeStore, StoreWriter, source_files
+from decision_seq.envs.observations import Vectors, keys, numbers
 from decision_seq.types import Episode, Reporter, UserError
 
-EPISODES_AT_ONCE = 256  # Minari's Arrow reader opens a file for every requested episode
 # Tasks whose Gymnasium environments have D4RL's observations, so that its reference scores apply
 # (`envs.environment_notes` lists the changes in -v5). Minari's mazes, kitchen and hands have other
 # layouts.
@@ -45,17 +45,25 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
     own = own_facts(path, metadata)
     spec = environment_spec(path, metadata)
     require_whole(path, metadata)
-    dataset = _open(path, metadata, spec)
-    with named(path), StoreWriter(output) as writer:
-        spaces.require_known(dataset.observation_space, images=bool(own))
-        acted = envs.ActionSpace.of(dataset.action_space, "the data's environment")
+    with told_of(path):
+        files = open_episodes(path, metadata)
+    with closing(files), named(path), StoreWriter(output) as writer:
+        with told_of(path):
+            found = spaces.of_dataset(metadata, environment_id(spec) if spec else None, files)
+        layout = Vectors(found.observations)
+        acted = envs.ActionSpace.of(found.actions, "the data's environment")
+        if layout.left_out:
+            left = ", ".join(layout.left_out)
+            reporter.say(f"{path.name}: the texts of its observations are left out ({left})")
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
             within = 0  # steps flagged as an end before the last of their episode
-            for raw in _episodes(dataset, path, metadata["total_episodes"]):
-                episode, early = _episode(
-                    raw, dataset, acted, repeated=own.get("final") == "repeated"
-                )
+            raw_episodes = files.episodes(
+                metadata["total_episodes"], found.observations, found.actions
+            )
+            for raw in _told(raw_episodes, path):
+                repeated = own.get("final") == "repeated"
+                episode, early = _episode(raw, layout, acted, repeated)
                 writer.append(episode)
                 within += early
                 bar.update(len(episode))
@@ -67,7 +75,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         if within:
             reporter.say(f"{path.name}: {within} steps are flagged as ends within their episodes")
         source = _source(path, metadata, own, spec)
-        source["observation_keys"] = spaces.keys(dataset.observation_space)
+        source["observation_keys"] = keys(found.observations)
         return writer.finish(
             metadata["dataset_id"],
             source,
@@ -79,42 +87,18 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         )
 
 
-def _open(path: Path, metadata: dict[str, Any], spec: dict[str, Any] | None) -> Any:
-    """The MinariDataset.
-
-    If the metadata lack a space, Minari makes the environment, which runs its entry point. This is
-    allowed only for an environment that is registered here; UserError otherwise.
-    """
-    import minari
-
-    lacking = [key for key in ("observation_space", "action_space") if key not in metadata]
-    if lacking:
-        known = registered(spec["id"]) if spec else None
-        if known is None or spec is None or known.entry_point != spec.get("entry_point"):
-            name = spec["id"] if spec else "no environment"
-            raise UserError(
-                f"{path}: the metadata lack {lacking[0]}, and their environment ({name}) is not"
-                " registered with Gymnasium here; install the package it belongs to"
-            )
-    with told_of(path):
-        return minari.MinariDataset(path / "data")
-
-
-def _episodes(dataset: Any, path: Path, count: int) -> Iterator[Any]:
-    indices = iter(range(count))
-    while block := list(islice(indices, EPISODES_AT_ONCE)):
+def _told(episodes: Iterator[RawEpisode], path: Path) -> Iterator[RawEpisode]:
+    """The episodes; errors of h5py, pyarrow and Pillow become a UserError."""
+    while True:
         with told_of(path):
-            episodes = iter(dataset.iterate_episodes(block))
-        while True:
-            with told_of(path):
-                episode = next(episodes, None)
-            if episode is None:
-                break
-            yield episode
+            episode = next(episodes, None)
+        if episode is None:
+            return
+        yield episode
 
 
 def _episode(
-    raw: Any, dataset: Any, acted: envs.ActionSpace, repeated: bool
+    raw: RawEpisode, layout: Vectors, acted: envs.ActionSpace, repeated: bool
 ) -> tuple[Episode, int]:
     """The episode, and the number of its steps before the last that are flagged as an end.
 
@@ -123,7 +107,9 @@ def _episode(
     rewards = np.atleast_1d(raw.rewards)
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards  # of shape (T, 1)
     steps = len(rewards)
-    observations = spaces.observations(dataset.observation_space, raw.observations)
+    observations = layout.rows(raw.observations)
+    if layout.whole and layout.leaves[0].shape:  # the store keeps the shape and opens as vectors
+        observations = observations.reshape(-1, *layout.leaves[0].shape)
     flags = [np.asarray(values).reshape(-1) for values in (raw.terminations, raw.truncations)]
     for name, values in zip(("terminations", "truncations"), flags, strict=True):
         if len(values) != steps or not np.isin(values, (0, 1)).all():
@@ -136,7 +122,7 @@ def _episode(
     terminated, truncated = (values.astype(bool) for values in flags)
     episode = Episode(
         observations[:steps] if repeated else observations,
-        spaces.actions(acted, raw.actions),
+        acted.from_data(numbers(raw.actions, "actions"), "actions"),
         rewards,
         bool(terminated[-1]),
         bool(truncated[-1]),
@@ -168,8 +154,8 @@ def _reference_scores(metadata: dict[str, Any]) -> list[float] | None:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     if low is None or high is None:
         return None
-    numbers = all(type(score) in (int, float) and abs(score) < 1e300 for score in (low, high))
-    if not numbers or low == high:
+    sound = all(type(score) in (int, float) and abs(score) < 1e300 for score in (low, high))
+    if not sound or low == high:
         raise UserError(f"ref_min_score {low!r} and ref_max_score {high!r} are no two numbers")
     return [float(low), float(high)]
 

@@ -1,140 +1,227 @@
-"""Conversion of values in Gymnasium spaces to a store's arrays, a whole episode at once.
+"""Spaces of Minari's metadata, read as data, and actions in them.
 
-Observations follow the rule of `gymnasium.spaces.flatten`: the entries of a Dict are concatenated
-in the order of the space's keys, those of a Tuple in its order, and a Discrete value is one-hot. A
-Box that is the whole space retains its shape. Actions are those of `ActionSpace`.
+Minari's own reader trusts the metadata: it allocates what they promise and makes an environment
+where they lack a space. Here sizes and depth are checked first, and nothing is made but spaces.
+Observations become arrays by `envs.observations`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from decision_seq.envs import ActionSpace
+from decision_seq import envs
+from decision_seq.envs.observations import (
+    MOST_DEPTH,
+    MOST_NUMBERS,
+)
 from decision_seq.types import UserError
 
-
-def observations(space: Any, values: Any) -> np.ndarray:
-    """Observations [T, ...] of a Box, else [T, S]; UserError if the values do not fit the space."""
-    if _kind(space) == "Box":
-        array = _numbers(values, "observations")
-        _require_shape(array, space, "observations")
-        return array
-    # one-hot entries are small integers and images are refused, so float32 holds every value
-    return _flat(space, values, "observations").astype(np.float32, copy=False)
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+DTYPES = ("float16", "float32", "float64", "bool", *INTEGERS)
+MOST_COUNT = 2**53  # of choices, or of letters
 
 
-def actions(space: ActionSpace, values: Any) -> np.ndarray:
-    """Actions [T, A] float32, or [T] int64 of choices, see `ActionSpace`."""
-    return space.from_data(_numbers(values, "actions"), "actions")
+class Spaces(NamedTuple):
+    """The spaces of a dataset."""
+
+    observations: Any
+    actions: Any
 
 
-def require_known(observation_space: Any, images: bool) -> None:
-    """Raise UserError for an observation space that is not one of vectors of numbers.
+def of_dataset(metadata: dict[str, Any], env_id: str | None, episodes: Any) -> Spaces:
+    """The spaces in the metadata, else those that the data show, else the environment's.
 
-    images: whether arrays of pixels are accepted; they are if they were stored without loss.
+    env_id: the environment that the metadata name, None for none; it is made only if it is
+    registered here, within the limits of `envs.named`. episodes: those of `storage`. UserError
+    where a space is not known or not readable.
     """
-    _require_vector(observation_space, "the observation space", images)
+    given = metadata.get("observation_space")
+    if given is not None:
+        observations = parse(given, "the observation space")
+    else:
+        observations = _of_arrays(episodes, "observations")
+        if observations is None:
+            observations = _of_environment(env_id, "observation_space")
+    given = metadata.get("action_space")
+    if given is not None:
+        actions = parse(given, "the action space")
+    else:
+        actions = _of_arrays(episodes, "actions")
+        if actions is None:
+            actions = _of_environment(env_id, "action_space")
+    return Spaces(observations, actions)
 
 
-def keys(space: Any, prefix: str = "") -> list[str] | None:
-    """The entries of a Dict in the order of concatenation, `outer/inner` if nested.
+def _of_arrays(episodes: Any, name: str) -> Any:
+    """An unbounded Box for plain arrays of floating-point numbers, [T, ...]; None for others.
 
-    None if the space is not a Dict.
+    Whole numbers may be choices, and their number is not in the data.
     """
-    if _kind(space) != "Dict":
+    from gymnasium import spaces
+
+    found = episodes.plain(name)
+    kinds = {(one.shape[1:], one.dtype) for one in found or ()}
+    if len(kinds) != 1:
         return None
-    found: list[str] = []
-    for key, entry in space.spaces.items():
-        found += keys(entry, f"{prefix}{key}/") or [f"{prefix}{key}"]
-    return found
+    ((shape, dtype),) = kinds
+    if dtype.kind != "f" or not shape:
+        return None
+    return spaces.Box(-np.inf, np.inf, _shape(list(shape), f"its {name}"), dtype.type)
 
 
-def _require_vector(space: Any, name: str, images: bool) -> None:
-    kind = _kind(space)
-    entries: Sequence[tuple[Any, Any]] = ()
-    if kind == "Dict":
-        entries = list(space.spaces.items())
-    elif kind == "Tuple":
-        entries = list(enumerate(space.spaces))
-    elif kind == "Box":
-        if space.dtype == np.uint8 and len(space.shape) > 1 and not images:
-            raise UserError(
-                f"{name} is an image ({space.shape} uint8); only vectors of numbers are read"
-            )
-    elif kind not in ("Discrete", "MultiDiscrete", "MultiBinary"):
-        raise UserError(f"{name} is {_named(space)}; only vectors of numbers are read")
-    for key, entry in entries:
-        _require_vector(entry, f"{name}'s entry {key!r}", images)
+def _of_environment(env_id: str | None, name: str) -> Any:
+    """A space of the environment; UserError unless it can be made here."""
+    lacking = f"the metadata lack {name}"
+    if env_id is None:
+        raise UserError(f"{lacking}, and name no environment; write the dataset again with it")
+    try:
+        return getattr(envs.spaces(env_id), name)
+    except UserError as error:
+        raise UserError(f"{lacking}, and their environment cannot tell it: {error}") from error
 
 
-def _flat(space: Any, values: Any, name: str) -> np.ndarray:
-    """All steps flattened by Gymnasium's rule, [T, S]."""
-    kind = _kind(space)
-    if kind in ("Dict", "Tuple"):
-        entries = space.spaces.items() if kind == "Dict" else enumerate(space.spaces)
-        parts = []
-        for key, entry in entries:
-            try:
-                inner = values[key]
-            except (KeyError, IndexError, TypeError) as error:
-                raise UserError(f"{name} lack the entry {key!r} of their space") from error
-            parts.append(_flat(entry, inner, f"{name}[{key!r}]"))
-        lengths = {len(part) for part in parts}
-        if len(lengths) != 1:
-            raise UserError(f"{name}: entries of different lengths {sorted(lengths)}")
-        return np.concatenate(parts, 1)
-    array = _numbers(values, name)
-    if kind == "Discrete":
-        return _one_hot(_one_a_step(array, name), int(space.start), int(space.n), name)
-    _require_shape(array, space, name)
-    array = array.reshape(len(array), -1)
-    if kind != "MultiDiscrete":
-        return array
-    choices = zip(array.T, space.start.ravel(), space.nvec.ravel(), strict=True)
-    return np.concatenate([_one_hot(a, int(start), int(n), name) for a, start, n in choices], 1)
+def parse(text: Any, name: str) -> Any:
+    """The Gymnasium space that Minari serialised; UserError where it is malformed or too large.
 
-
-def _one_a_step(array: np.ndarray, name: str) -> np.ndarray:
-    if array.size != len(array):
-        raise UserError(f"{name} have shape {array.shape[1:]}; their space is one choice a step")
-    return array.reshape(-1)
-
-
-def _one_hot(array: np.ndarray, start: int, count: int, name: str) -> np.ndarray:
-    _require_range(array, start, count, name)
-    return np.eye(count, dtype=np.float32)[array.astype(np.int64) - start]
-
-
-def _require_range(array: np.ndarray, start: int, count: int, name: str) -> None:
-    if array.dtype.kind not in "iub":
-        raise UserError(f"{name} are {array.dtype}; their space has {count} choices")
-    if len(array) and not (start <= array.min() and array.max() < start + count):
+    name: the space in messages.
+    """
+    try:
+        tree = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{name} run from {array.min()} to {array.max()}; their space has {count} choices"
-            f" from {start}"
-        )
+            f"{name} is no JSON ({str(error)[:100]}); fetch the dataset again"
+        ) from error
+    return _space(tree, name, 0)
 
 
-def _require_shape(array: np.ndarray, space: Any, name: str) -> None:
-    if array.shape[1:] != space.shape:
-        raise UserError(f"{name} have shape {array.shape[1:]}; their space has {space.shape}")
+def _space(tree: Any, name: str, depth: int) -> Any:
+    if depth > MOST_DEPTH:
+        raise UserError(f"{name} is nested more than {MOST_DEPTH} deep")
+    what = tree.get("type") if isinstance(tree, dict) else None
+    parser = PARSERS.get(what) if isinstance(what, str) else None
+    if parser is None:
+        raise UserError(f"{name} is of the type {str(what)[:60]!r}; {', '.join(PARSERS)} are known")
+    try:
+        return parser(tree, name, depth)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        AttributeError,
+        AssertionError,
+    ) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{name} is no {what} ({reason}); fetch the dataset again") from error
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim == 0 or array.dtype.kind not in "fiub":
-        raise UserError(f"{name} are {array.dtype}, not rows of numbers")
-    return array
+def _dict(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    entries = tree["subspaces"].items()
+    found = {key: _space(entry, f"{name}[{key!r}]", depth + 1) for key, entry in entries}
+    # In the file's order, which is the environment's. Of a plain dict, the keys would be sorted.
+    return spaces.Dict(OrderedDict(found))
 
 
-def _kind(space: Any) -> str:
-    return type(space).__name__
+def _tuple(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    parts = enumerate(_list(tree["subspaces"]))
+    return spaces.Tuple([_space(part, f"{name}[{i}]", depth + 1) for i, part in parts])
 
 
-def _named(space: Any) -> str:
-    """The space as text of at most 60 characters, else shortened to `Text(...)`."""
-    text = " ".join(str(space).split())
-    return text if len(text) <= 60 else f"{_kind(space)}(...)"
+def _box(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    shape, dtype = _shape(tree["shape"], name), _dtype(tree["dtype"])
+    low, high = (np.array(tree[key], dtype) for key in ("low", "high"))
+    if low.shape not in ((), shape) or high.shape not in ((), shape):
+        raise ValueError(f"bounds of shapes {low.shape} and {high.shape} for the shape {shape}")
+    low, high = (np.broadcast_to(bound, shape).copy() for bound in (low, high))
+    return spaces.Box(low, high, shape, dtype)
+
+
+def _discrete(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    start = tree.get("start", 0)
+    if type(start) is not int or abs(start) > MOST_COUNT:
+        raise ValueError(f"start is {str(start)[:60]!r}")
+    return spaces.Discrete(_count(tree["n"]), start=start)
+
+
+def _multi_discrete(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    counts = _whole(tree["nvec"])
+    starts = _whole(tree["start"]) if tree.get("start") is not None else np.zeros_like(counts)
+    if starts.shape != counts.shape or counts.size == 0 or counts.min() < 1:
+        raise ValueError("nvec and start do not fit each other")
+    if max(counts.max(), np.abs(starts).max()) > MOST_COUNT:
+        raise ValueError("nvec or start is out of bounds")
+    return spaces.MultiDiscrete(counts, start=starts)
+
+
+def _multi_binary(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    size = tree["n"]
+    shape = _shape(size if isinstance(size, list) else [size], name)
+    return spaces.MultiBinary(list(shape) if isinstance(size, list) else shape[0])
+
+
+def _text(tree: dict[str, Any], name: str, depth: int) -> Any:
+    from gymnasium import spaces
+
+    return spaces.Text(_count(tree["max_length"]))
+
+
+PARSERS = {
+    "Box": _box,
+    "Dict": _dict,
+    "Discrete": _discrete,
+    "MultiBinary": _multi_binary,
+    "MultiDiscrete": _multi_discrete,
+    "Text": _text,
+    "Tuple": _tuple,
+}
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:60]!r} is no list")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= MOST_COUNT:
+        raise ValueError(f"{str(value)[:60]!r} is no count")
+    return value
+
+
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    """A shape whose product is checked in Python's unbounded integers, before any allocation."""
+    total = 1
+    for size in _list(value):
+        total *= _count(size)
+        if total > MOST_NUMBERS or len(value) > MOST_DEPTH:
+            raise UserError(f"{name} is too large; {MOST_NUMBERS:,} numbers at most are read")
+    return tuple(value)
+
+
+def _dtype(value: Any) -> np.dtype:
+    if value not in DTYPES:
+        raise ValueError(f"dtype is {str(value)[:60]!r}")
+    return np.dtype(value)
+
+
+def _whole(value: Any) -> np.ndarray:
+    array = np.array(value)
+    if array.dtype.kind not in "iu" or array.size > MOST_NUMBERS:
+        raise ValueError(f"{array.dtype} are no whole numbers")
+    return array.astype(np.int64)

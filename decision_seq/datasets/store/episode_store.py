@@ -3,7 +3,7 @@
 A store is a directory:
 
     header.json            source, checksum, environment, statistics, the columns' shapes
-    observations.npy       [N, ...] float32 (images stay uint8)
+    observations.npy       [N, ...] float32 (images stay uint8), opened as vectors [N, S]
     observations.frames    instead of it if the header has `stack`: see `frames`
     actions.npy            [N, A] float32, or [N] int64 if discrete
     rewards.npy            [N] float64
@@ -67,6 +67,9 @@ class EpisodeStore:
         }
         _check_columns(path, columns, header.get("stack", 1))
         _check_statistics(path, header, columns)
+        if header.get("stack", 1) == 1:
+            for name in columns.keys() & {"observations", "final_observations"}:
+                columns[name] = _vectors(columns[name])
         offsets, terminated, truncated = (columns.pop(name).array for name in EPISODE_COLUMNS)
         return cls(path, header, columns, offsets, terminated, truncated)
 
@@ -171,7 +174,8 @@ class EpisodeStore:
         For frames they are taken over all pixels, [] each.
         """
         statistics = self.header["statistics"]
-        return np.array(statistics["observation_mean"]), np.array(statistics["observation_std"])
+        mean, std = (np.array(statistics[f"observation_{key}"]) for key in ("mean", "std"))
+        return (mean, std) if self.stack > 1 else (mean.reshape(-1), std.reshape(-1))
 
     def episode(self, index: int) -> Episode:
         """Episode `index`, with its final observation if the store has them."""
@@ -186,6 +190,11 @@ class EpisodeStore:
     def episodes(self) -> Iterator[Episode]:
         """All episodes, in order."""
         return (self.episode(index) for index in range(self.num_episodes))
+
+
+def _vectors(column: Column) -> Column:
+    """Observations of any shape as vectors [N, S], by the rule of `envs.observations`; no copy."""
+    return column if len(column.shape) == 2 else Column(column.array.reshape(len(column), -1))
 
 
 def column_file(path: Path, name: str, facts: dict[str, Any]) -> Path:

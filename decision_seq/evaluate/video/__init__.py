@@ -13,7 +13,7 @@ import numpy as np
 from decision_seq.config import require
 from decision_seq.envs import Environments
 from decision_seq.evaluate.checkpoints import Opened
-from decision_seq.evaluate.protocol import DTYPES
+from decision_seq.evaluate.protocol import DTYPES, step_limit
 from decision_seq.evaluate.rollout import EpisodeRequest, rollout_returns
 from decision_seq.evaluate.video.rendering import Camera
 from decision_seq.evaluate.video.strip import Stills, draw_strip
@@ -43,8 +43,14 @@ class Take:
 class FilmedEnvironments(Environments):
     """Environments that are filmed, one take per environment; their behaviour is unchanged."""
 
-    def __init__(self, camera: Camera, takes: Sequence[Take], delayed: bool = False) -> None:
-        super().__init__(camera.env_id, len(takes), delayed)
+    def __init__(
+        self,
+        camera: Camera,
+        takes: Sequence[Take],
+        delayed: bool = False,
+        step_limit: int | None = None,
+    ) -> None:
+        super().__init__(camera.env_id, len(takes), delayed, step_limit)
         self.camera, self.takes = camera, takes
         for row in range(len(takes)):
             self.envs[row].close()
@@ -97,7 +103,10 @@ class Studio:
         every = max(1, round(self.camera.fps / FPS))
         with ExitStack() as open_files:
             takes = [self._take(film, every, open_files) for film in films]
-            environments = FilmedEnvironments(self.camera, takes, self.opened.evaluation.delayed)
+            evaluation = self.opened.evaluation
+            limit = evaluation.max_episode_steps
+            environments = FilmedEnvironments(self.camera, takes, evaluation.delayed, limit)
+            environments.step_limit = step_limit(environments, loaded.policy.spec)
             open_files.callback(environments.close)
             with self.reporter.bar("film", "episode", len(takes)) as bar:
                 returns, _ = rollout_returns(

@@ -208,14 +208,28 @@ def test_arguments_of_the_environment_are_kept_where_they_differ(
     assert read(path).header["env_id"] == 'Mine-v0?{"a": null, "b": [1]}'
 
 
-def test_spaces_that_the_metadata_lack_are_asked_of_a_registered_environment_alone(
+def test_spaces_that_the_metadata_lack_are_those_of_plain_arrays(
     make: Make, read: Callable
 ) -> None:
     path = make()
-    edit(path, observation_space=None, env_spec=spec_of("Hopper-v5"))
-    assert read(path).num_transitions == 72
-    edit(path, env_spec=spec_of("Hopper-v5", entry_point="os:getcwd"))
-    with pytest.raises(UserError, match=r"lack observation_space, and their environment"):
+    edit(path, observation_space=None, action_space=None)
+    assert read(path).observation_shape == (11,)
+    path = make(observation_space=GOAL, name="toy/goal-v0")
+    edit(path, observation_space=None)
+    with pytest.raises(UserError, match="lack observation_space, and name no environment"):
+        read(path)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_spaces_that_the_data_do_not_show_are_those_of_a_registered_environment(
+    make: Make, read: Callable, data_format: str
+) -> None:
+    cart = spaces.Box(-9, 9, (4,), np.float32)
+    path = make(observation_space=cart, action_space=spaces.Discrete(2), data_format=data_format)
+    edit(path, action_space=None, env_spec=spec_of("CartPole-v1", entry_point="os:getcwd"))
+    assert read(path).choices == 2
+    edit(path, env_spec=spec_of("CartPole-v1", id="Mine-v3"))
+    with pytest.raises(UserError, match="lack action_space, and their environment cannot tell it"):
         read(path)
 
 
@@ -411,11 +425,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fewer episodes told": (edited(total_episodes=2), "holds 3 episodes, its metadata say 2"),
     "more steps told": (edited(total_steps=80), "holds 72 transitions, its metadata say 80"),
     "text observations": (edited(observation_space=TEXT), "observation space is Text"),
-    "image observations": (edited(observation_space=IMAGE), "is an image ((4, 4) uint8)"),
-    "an image within": (edited(observation_space=NESTED), "'view' is an image"),
+    "another shape": (edited(observation_space=IMAGE), "their space has (4, 4)"),
+    "an entry that is not there": (edited(observation_space=NESTED), "is no group"),
     "text actions": (edited(action_space=TEXT), "has a space Text"),
-    "unknown space": (edited(observation_space='{"type": "Odd"}'), "is damaged"),
-    "space no JSON": (edited(observation_space="Box"), "is damaged"),
+    "unknown space": (edited(observation_space='{"type": "Odd"}'), "is of the type 'Odd'"),
+    "space no JSON": (edited(observation_space="Box"), "observation space is no JSON"),
     "choices of three": (
         lambda p: (
             edited(action_space='{"type": "Discrete", "n": 3, "start": 0}')(p),
