@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 # From the top; a module may import from earlier layers and from its own group.
 LAYERS = [
     "types",
-    "config",
     "machine",
+    "config",
     "envs",
     "recipes",
     "datasets",

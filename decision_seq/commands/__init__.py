@@ -18,7 +18,7 @@ from decision_seq.commands import (
     sweep,
     train,
 )
-from decision_seq.commands.parsing import Parser
+from decision_seq.commands.parsing import Parser, add_debug
 
 VERBS = (train, sweep, doctor, evaluate, match, predict, explain, report, sharing, data, bench)
 
@@ -30,6 +30,7 @@ def build_parser() -> Parser:
         epilog="Example: decision-seq train --dataset hopper-medium",
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
+    add_debug(parser, False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:
         verb.add(verbs)

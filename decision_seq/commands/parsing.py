@@ -37,7 +37,19 @@ def add_verb(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=False, parser=parser, **more)
+    # Without a default: that would overrule a `--debug` before the verb.
+    add_debug(parser, argparse.SUPPRESS)
     return parser
+
+
+def add_debug(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Add the option that shows tracebacks."""
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=default,
+        help="show the traceback of an error (as DECISION_SEQ_DEBUG=1)",
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from decision_seq.datasets.hub import export as hub_export
 from decision_seq.datasets.minari import export as minari_export
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.episode_store import column_file
+from decision_seq.machine.files import whole
 from decision_seq.types import Reporter, UserError
 
 BLOCK_ROWS = 65_536
@@ -42,23 +41,6 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
             raise UserError(f"{output} lies within the dataset itself; name another --output")
     with whole(output) as partial:
         LAYOUTS[layout](store, partial, reporter)
-
-
-@contextmanager
-def whole(output: Path) -> Iterator[Path]:
-    """Temporary path of the same name, renamed to `output` on success and removed on failure."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=".partial-"))
-    except OSError as error:
-        raise UserError(f"cannot write at {output}: {error.strerror}") from error
-    try:
-        yield folder / output.name
-        os.replace(folder / output.name, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # after a failure it holds a partial file
 
 
 def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:

@@ -34,7 +34,7 @@ class SlurmJob:
 
     def __call__(self) -> None:
         """Execute the run; RuntimeError, which marks the job as failed, where it fails."""
-        with open(self.log, "a") as log:
+        with open(self.log, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 self.arguments,
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.datasets.store.column import Column, damaged
+from decision_seq.datasets.store.column import Column, StoreDamaged, cannot_read, damaged
 from decision_seq.datasets.store.frames import FrameColumn, file_name
 from decision_seq.datasets.store.header import STATISTICS, header_fault
 from decision_seq.datasets.store.source_files import sha256
@@ -67,6 +69,21 @@ class EpisodeStore:
         _check_statistics(path, header, columns)
         offsets, terminated, truncated = (columns.pop(name).array for name in EPISODE_COLUMNS)
         return cls(path, header, columns, offsets, terminated, truncated)
+
+    @classmethod
+    def open_sound(cls, path: Path) -> EpisodeStore | None:
+        """The store at a path; None where there is none, or a damaged one that may be replaced.
+
+        UserError for one that may be sound and cannot be opened now.
+        """
+        try:
+            return cls.open(path)
+        except StoreDamaged:
+            return None
+        except UserError:
+            if os.path.lexists(path / "header.json"):
+                raise
+            return None
 
     def verify(self) -> None:
         """Read all columns and compare their checksums; StoreDamaged if one has changed."""
@@ -178,12 +195,14 @@ def column_file(path: Path, name: str, facts: dict[str, Any]) -> Path:
 
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / "header.json"
-    if not file.is_file():  # reading from a pipe or a device would block
-        raise UserError(f"{path} is no episode store: it has no header.json")
     try:
-        header = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, "header.json cannot be read") from error
+        if not stat.S_ISREG(file.stat().st_mode):  # reading from a pipe or a device would block
+            raise FileNotFoundError(file)
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is no episode store: it has no header.json") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise cannot_read(path, "header.json", error) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise damaged(path, f"it is not of format {FORMAT}")
     fault = header_fault(header)
@@ -199,11 +218,11 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
             raise damaged(path, f"{file.name} cannot be {facts['dtype']}{facts['shape']}")
         return FrameColumn(file, tuple(facts["shape"]), facts["block"])
     try:
-        if not file.is_file():
+        if not stat.S_ISREG(file.stat().st_mode):
             raise OSError("it is no regular file")
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
-        raise damaged(path, f"{file.name} cannot be read") from error
+        raise cannot_read(path, file.name, error) from error
     if not isinstance(array, np.ndarray):  # an .npz archive with the suffix .npy
         raise damaged(path, f"{file.name} is no array")
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:
