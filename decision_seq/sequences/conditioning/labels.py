@@ -39,7 +39,7 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / name) as partial:
-            array = np.lib.format.open_memmap(partial, "r+", np.float32, shape)
+            array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
             conditioning.relabel_store(store, array)
             array.flush()
     except OSError as error:
