@@ -97,6 +97,12 @@ def held(output: Path, work: str = TRAINING) -> Iterator[Held]:
 
         try:
             folder = open_(output, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _taken(output, work) from error
+            except OSError:
+                pass  # a network disk: the lock of the file has to do
             flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
             handle = open_(output / LOCK, flags)
         except OSError as error:
@@ -110,13 +116,8 @@ def held(output: Path, work: str = TRAINING) -> Iterator[Held]:
                 f"{output} is on a disk without file locks ({error.strerror}): two launches could"
                 " spoil each other's run; name an --output on another disk"
             ) from error
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:  # its holder's file was removed
-            raise _taken(output, work) from error
-        except OSError:
-            pass  # a network disk: the file's lock has to do
-        if not _still_exists(handle, output / LOCK):  # the former holder has just deleted it
+        still = _still_exists(handle, output / LOCK) and _still_exists(folder, output)
+        if not still:  # the former holder has just deleted it
             raise UserError(f"another process has just removed {output}; try again")
         with contextlib.suppress(OSError):  # a full disk; the holder's number is only a hint
             os.ftruncate(handle, 0)
@@ -142,8 +143,11 @@ def _taken(output: Path, work: str) -> UserError:
 def _holder(output: Path) -> str:
     """The number and host of the process that locked the folder, where it has said so."""
     try:
-        with open(output / LOCK, encoding="utf-8", errors="replace") as file:
-            text = file.read(200).strip()
+        handle = os.open(output / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            text = os.read(handle, 200).decode(errors="replace").strip()
+        finally:
+            os.close(handle)
     except OSError:
         return ""
     return f" ({text})" if text.startswith("process ") and text.isprintable() else ""

@@ -54,10 +54,15 @@ def test_the_users_umask_holds(mask: int, tmp_path: Path) -> None:
 def test_a_failure_leaves_the_former_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     save_text(path, "former")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
-        assert partial.suffix == ".json"
-        partial.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with replacing(path) as partial:
+            assert partial.suffix == ".json"
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "former"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -85,16 +90,21 @@ def test_what_appeared_meanwhile_is_not_replaced(
     if not links:
         monkeypatch.setattr(os, "link", refused)
     output = tmp_path / "output"
-    with pytest.raises(UserError, match="exists by now; name another"), whole(output) as partial:
-        partial.touch() if made == "file" else partial.mkdir()
-        if kind == "file":
-            output.write_text("theirs")
-        elif kind == "link":
-            output.symlink_to("nowhere")
-        else:
-            output.mkdir()
-            if kind == "folder":
-                (output / "theirs").touch()
+
+    def write() -> None:
+        with whole(output) as partial:
+            partial.touch() if made == "file" else partial.mkdir()
+            if kind == "file":
+                output.write_text("theirs")
+            elif kind == "link":
+                output.symlink_to("nowhere")
+            else:
+                output.mkdir()
+                if kind == "folder":
+                    (output / "theirs").touch()
+
+    with pytest.raises(UserError, match="exists by now; name another"):
+        write()
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
     assert output.is_symlink() or output.is_dir() or output.read_text() == "theirs"
     if kind == "folder":

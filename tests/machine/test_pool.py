@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from decision_seq.machine import workers
-from decision_seq.machine.pool import process_pool
+from decision_seq.machine.pool import Pool, process_pool
 from decision_seq.types import UserError
 
 
@@ -75,11 +75,17 @@ def test_a_worker_that_is_killed_or_stopped_ends_the_wait(
 
 
 def test_jobs_under_way_do_not_delay_the_end() -> None:
-    with pytest.raises(KeyboardInterrupt), process_pool(2) as pool:
-        for _ in range(4):
-            pool.submit(stop, signal.SIGURG)  # it waits for ever
-        raise KeyboardInterrupt
-    assert not any(process.is_alive() for process in pool.processes)
+    def interrupted() -> None:
+        with process_pool(2) as pool:
+            pools.append(pool)
+            for _ in range(4):
+                pool.submit(stop, signal.SIGURG)  # it waits for ever
+            raise KeyboardInterrupt
+
+    pools: list[Pool] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any(process.is_alive() for process in pools[0].processes)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "nan", "1e9"])
