@@ -38,6 +38,7 @@ def _main(arguments: list[str]) -> int:
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     debug = debugging(options.debug)
+    threading.excepthook = _thread_failed
     options.overrides = rest
     options.arguments = arguments
     try:
@@ -77,6 +78,13 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> int:
         print_failure(line)
     settle_stdout()  # it may be on the disk that is full
     return BAD_INPUT
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Print the traceback of an error in a thread, but not of a disk's: the main thread, which
+    TensorBoard's thread writes for, meets that too."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 class Terminated(KeyboardInterrupt):

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from decision_seq.datasets.dqn_replay import export as replay_export
+from decision_seq.datasets.hdf5_files import created
 from decision_seq.datasets.hub import export as hub_export
 from decision_seq.datasets.minari import export as minari_export
 from decision_seq.datasets.store import EpisodeStore
@@ -59,15 +60,13 @@ def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
     as timed out and also in `infos/unfinished`, so that they read back unchanged. Rewards stay
     float64.
     """
-    import h5py
-
     columns = store.columns
     last = store.offsets[1:] - 1
     flags = {name: np.zeros(store.num_transitions, bool) for name in FLAGS}
     flags["terminals"][last] = store.terminated
     flags["timeouts"][last] = ~store.terminated
     flags["infos/unfinished"][last] = ~store.terminated & ~store.truncated
-    with h5py.File(output, "w") as file, reporter.bar("write", "row", store.num_transitions) as bar:
+    with created(output) as file, reporter.bar("write", "row", store.num_transitions) as bar:
         file.attrs["source"] = store.source
         for name, array in flags.items():
             file.create_dataset(name, data=array, compression="gzip")
@@ -83,6 +82,7 @@ def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
                 file[name][rows] = columns[name].array[rows]
             if "next_observations" in names:
                 file["next_observations"][rows] = _following(store, rows)
+            file.kept.check()
             bar.update(rows.stop - rows.start)
 
 

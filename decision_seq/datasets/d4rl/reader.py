@@ -6,6 +6,7 @@ D4RL's own package cannot be imported today (it needs mujoco-py), so its files a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -103,7 +104,10 @@ def find_file(name: str) -> Path | None:
         return None
     ours = f"{full.rpartition('-v')[0].replace('-', '_')}-v{full[-1]}.hdf5"
     published_name = published()[full].name
-    for folder in (cache_folder(), Path("data")):
+    folders = [Path("data")]
+    with contextlib.suppress(UserError):  # this user has no home folder
+        folders.insert(0, cache_folder())
+    for folder in folders:
         for file in (published_name, ours):
             there = os.path.isfile(folder / file)  # False where the folder is another user's
             if there and _is_whole(folder / file, full):

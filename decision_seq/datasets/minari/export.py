@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
+from decision_seq.datasets.hdf5_files import safe_library
 from decision_seq.datasets.minari.files import OWN_KEY
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.machine.files import temporary_folder
@@ -52,7 +53,7 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
         with temporary_folder(output.parent) as folder:
             partial = folder / "root"
             partial.mkdir()
-            with minari_root(partial), warnings.catch_warnings():
+            with minari_root(partial), safe_library(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Minari's for authors, Gymnasium's about -v4
                 _fill(store, name, reporter)
             _move(partial, output, name)
