@@ -14,6 +14,7 @@ Evaluation needs only the checkpoint, not the dataset.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -35,13 +36,15 @@ from decision_seq import tensor_files
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.datasets.store.source_files import sha256
+from decision_seq.machine import files
+from decision_seq.machine.files import flush, grant
 from decision_seq.policies.base import Policy, PolicyConfig, check_labels
 from decision_seq.policies.building import build_to_fit
 from decision_seq.reading import Absent, Unreadable, read_record
 from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Reporter, Spec, UserError
 
-PREFIX, PARTIAL = "step-", ".partial-"
+PREFIX, PARTIAL = "step-", files.PARTIAL
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 MOMENTS, STATE = "trainer/optimizer.safetensors", "trainer/state.json"
 TRAINED, CARRIED_ROWS = "trainer/weights.safetensors", "trainer/carried.safetensors"
@@ -146,7 +149,8 @@ def save(
     final = folder / f"{PREFIX}{step:08d}"
     partial = folder / f"{PARTIAL}{final.name}"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
         (partial / "trainer").mkdir(parents=True)
         for name, held in tensors.files.items():
             save_file(held, partial / name)
@@ -155,33 +159,49 @@ def save(
         sums = {name: sha256(partial / name) for name in (*tensors.files, CONFIG)}
         text = json.dumps({**state, "step": step, SUMS: sums}, indent=1)
         (partial / STATE).write_text(text, encoding="utf-8")
+        grant(partial)  # safetensors writes private files
         for path in [*(partial / name for name in (*sums, STATE)), partial / "trainer", partial]:
-            _fsync(path)
+            flush(path)
         former = folder / f"{PARTIAL}former-{final.name}"
         if final.exists():  # a damaged one: a run resumes from a sound one
             os.replace(final, former)
         os.replace(partial, final)
-        _fsync(folder)
-        shutil.rmtree(former, ignore_errors=True)
+        flush(folder)
+        _remove(former)
     except (OSError, SafetensorError, RuntimeError) as error:  # each writer raises its own
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(partial)
         reason = (
             error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
         )
         raise UserError(
-            f"cannot save a checkpoint in {folder}: {reason}; the former ones are whole, go on from"
-            " them with --resume"
+            f"cannot save a checkpoint in {folder}: {reason}; {way_on(folder)}"
         ) from error
     return final
 
 
-def _fsync(path: Path) -> None:
-    """Flush a file or folder to the disk, to survive a crash of the machine."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _remove(path: Path) -> None:
+    """Remove a folder, or what stands in its place; a link is not followed."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def way_on(folder: Path) -> str:
+    """The end of a message on a run that has to stop: whether it can be resumed."""
+    if checkpoints(folder):
+        return "the checkpoints are whole, go on from them with --resume"
+    return "there is no checkpoint yet: begin again"
+
+
+def require_own(folder: Path) -> None:
+    """UserError if the folder of checkpoints is a link: it may lead to those of another run."""
+    require(
+        not folder.is_symlink(),
+        f"{folder} is a link; training writes and removes checkpoints only in the run's own folder:"
+        " move them there, or link the run's whole folder",
+    )
 
 
 def prune(folder: Path, newest: int, last: int, every: int, best: int | None) -> None:
@@ -190,6 +210,7 @@ def prune(folder: Path, newest: int, last: int, every: int, best: int | None) ->
     newest: the step just saved. Later checkpoints are ignored: they are damaged, because the run
     would otherwise have resumed from them.
     """
+    require_own(folder)
     written = [path for path in checkpoints(folder) if _step(path) <= newest]
     for path in written[:-last]:
         step = _step(path)
@@ -197,13 +218,16 @@ def prune(folder: Path, newest: int, last: int, every: int, best: int | None) ->
             # Renamed first, so that an interrupted removal leaves no partial checkpoint.
             doomed = path.with_name(f"{PARTIAL}{path.name}")
             os.replace(path, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(doomed)
 
 
 def sweep(folder: Path) -> None:
-    """Remove the partial checkpoints of a killed process."""
-    for path in folder.glob(f"{PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove the partial checkpoints of a killed process, and its other temporary files."""
+    for path in folder.glob(f"{PARTIAL}{PREFIX}*"):
+        _remove(path)
+    for path in folder.glob(f"{PARTIAL}former-*"):
+        _remove(path)
+    files.sweep(folder)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -14,45 +13,78 @@ from typing import NoReturn
 
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
+from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure
+from decision_seq.commands.streams import lenient_errors, settle_stdout
+from decision_seq.machine.files import disk_full
+from decision_seq.machine.signals import STOPPING, is_ignored
 from decision_seq.types import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command -> the exit code: 0, 2 for bad input, 128 + signal when interrupted."""
+    """Run one command -> the exit code: 0, 2 for bad input, 128 + signal when interrupted, 70 for
+    an unexpected error."""
+    with lenient_errors():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: list[str]) -> int:
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.run
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, _terminate)
+        for number in STOPPING:
+            if number != signal.SIGINT and not is_ignored(number):
+                signal.signal(number, _terminate)
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks "±" shows "?"
+    debug = debugging(options.debug)
+    threading.excepthook = _thread_failed
     options.overrides = rest
-    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options.arguments = arguments
     try:
-        return verb(options)
-    except UserError as error:
-        if getattr(options, "debug", False) or os.environ.get("DECISION_SEQ_DEBUG", "0") != "0":
-            traceback.print_exception(error)
-        prefix = error_prefix(error)
-        if prefix is not None:
-            print(f"decision-seq: {prefix}{' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        code = verb(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a failure is reported here, not when Python ends
+        return code
     except Terminated as stop:
         return 128 + stop.number
     except KeyboardInterrupt:
         print("decision-seq: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        settle_stdout()
         return 0
-    except OSError as error:  # the system refused: a full disk, a name too long, no permission
+    except Exception as error:
+        return _report(error, arguments, debug)
+
+
+def _report(error: Exception, arguments: list[str], debug: bool) -> int:
+    """Print the error -> the exit code."""
+    full = disk_full(error)
+    if isinstance(error, UserError):
+        prefix = error_prefix(error)
+        line = None if prefix is None else f"{prefix}{' '.join(str(error).split())}"
+    elif isinstance(error, OSError):  # the system refused: a name too long, no permission
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        print(f"decision-seq: {where}{error.strerror or error}", file=sys.stderr)
-        return BAD_INPUT
+        line = f"{where}{' '.join(str(full or error.strerror or error).split())}"
+    elif full is not None:
+        line = f"{full}; make room and run again"
+    else:
+        print_bug(error, arguments, debug)
+        return BUG
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if line is not None:
+        print_failure(line)
+    settle_stdout()  # it may be on the disk that is full
+    return BAD_INPUT
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Print the traceback of an error in a thread, but not of a disk's: the main thread, which
+    TensorBoard's thread writes for, meets that too."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
 
 
 class Terminated(KeyboardInterrupt):

@@ -12,11 +12,9 @@ An unknown key, a value of the wrong type or an unreadable file raises `UserErro
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 import inspect
 import itertools
-import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import draccus
 import yaml
 
+from decision_seq.machine.files import replacing
 from decision_seq.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
 from decision_seq.suggestions import suggestion
 from decision_seq.types import UserError
@@ -236,17 +235,11 @@ def save_text(path: Path, text: str) -> None:
 
     It is written to another name, then renamed. UserError when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash of the machine may leave an empty file
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -17,6 +17,7 @@ repository), that of an API call (`api/datasets/OWNER/NAME/tree/SHA`), or `*` fo
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import hashlib
 import json
@@ -42,13 +43,16 @@ class Fault:
     kind: str
     """One of: cut (the connection breaks after `after` bytes of the body), short (the file ends
     after `after` bytes without an error), status (an HTTP error code), hang (no answer until the
-    server stops), no_range (the whole file in answer to any range)."""
+    server stops), no_range (the whole file in answer to any range), endless (blocks of `after`
+    bytes until the client has enough), length (an odd Content-Length)."""
     after: int = 0
     """Bytes of the body sent by cut and short."""
     status: int = 500
     """Code sent by status."""
     times: int | None = None
     """Number of times that it occurs; None for always."""
+    text: str = ""
+    """Content-Length stated by length."""
 
 
 def cut(after: int, times: int | None = 1) -> Fault:
@@ -65,6 +69,14 @@ def status(code: int, times: int | None = None) -> Fault:
 
 def hang(times: int | None = None) -> Fault:
     return Fault("hang", times=times)
+
+
+def endless(block: int) -> Fault:
+    return Fault("endless", after=block)
+
+
+def length(text: str) -> Fault:
+    return Fault("length", text=text)
 
 
 def no_range(times: int | None = None) -> Fault:
@@ -203,6 +215,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault and fault.kind == "status":
             self._refuse(fault.status, None)
+        elif fault and fault.kind == "endless":
+            self._endless(b"x" * fault.after)
+        elif fault and fault.kind == "length":
+            self.send_response(200)
+            self.send_header("Content-Length", fault.text)
+            self.end_headers()
+            self.wfile.write(file.read_bytes())
+            self.close_connection = True
         elif path.startswith(("api/datasets", "api/models")):
             kind, _, rest = path.removeprefix("api/").partition("/")
             self._api(rest, parse_qs(url.query), kind)
@@ -305,6 +325,15 @@ class _Handler(BaseHTTPRequestHandler):
             code = 200
         breaks = fault.after if fault and fault.kind == "cut" else None
         self._send(code, body, headers, breaks)
+
+    def _endless(self, block: bytes) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.loopback.stopped.is_set():
+                self.wfile.write(block)
+                self.wfile.flush()
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

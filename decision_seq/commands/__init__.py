@@ -30,7 +30,7 @@ def build_parser() -> Parser:
         epilog="Example: decision-seq train --dataset hopper-medium",
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
-    add_debug(parser)
+    add_debug(parser, False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:
         verb.add(verbs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import Parser, add_verb
+from decision_seq.commands.parsing import Parser, add_debug, add_verb
 from decision_seq.envs.atari_scores import ATARI
 from decision_seq.formatting import json_text, spread_text
 from decision_seq.types import UserError
@@ -19,6 +19,7 @@ def add(verbs: Any) -> None:
         help="List, inspect and make datasets.",
         description="List, inspect and make datasets.",
     )
+    add_debug(data, argparse.SUPPRESS)
     verbs = data.add_subparsers(
         dest="data_verb", required=True, parser_class=Parser, metavar="VERB"
     )

@@ -45,17 +45,18 @@ def add_verb(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=False, parser=parser, **more)
-    add_debug(parser)
+    # Without a default: that would overrule a `--debug` before the verb.
+    add_debug(parser, argparse.SUPPRESS)
     return parser
 
 
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Add the option that shows where an error arose; it may stand before or after the verb."""
+def add_debug(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Add the option that shows tracebacks."""
     parser.add_argument(
         "--debug",
         action="store_true",
-        default=argparse.SUPPRESS,  # a verb's default must not replace what stands before it
-        help="print the traceback of an error too (also by DECISION_SEQ_DEBUG=1)",
+        default=default,
+        help="show the traceback of an error (as DECISION_SEQ_DEBUG=1)",
     )
 
 

@@ -69,9 +69,10 @@ def run_sweep(options: argparse.Namespace) -> int:
         return _failures(plan.refused)
     launcher = _launcher(options, output)
     reporter = make_reporter()
-    sweep.keep_grid(path, output, options.set, options.seeds)
-    plan = sweep.examine(runs, output, reporter)
-    failed = sweep.sweep(runs, output, plan, launcher(reporter), reporter)
+    with sweep.folder(output):
+        sweep.keep_grid(path, output, options.set, options.seeds)
+        plan = sweep.examine(runs, output, reporter)
+        failed = sweep.sweep(runs, output, plan, launcher(reporter), reporter)
     rolled_out = any(config.evaluation.episodes for config in plan.resolved.values())
     reported = _report(output, reporter) if rolled_out and len(failed) < len(runs) else 0
     return _failures(failed) or reported

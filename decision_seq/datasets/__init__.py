@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decision_seq import envs
+from decision_seq.config import save_text
 from decision_seq.datasets import joining
 from decision_seq.datasets.collected import bundled, bundled_atari
 from decision_seq.datasets.collected.collection import Size
@@ -45,9 +46,10 @@ from decision_seq.datasets.hub import remote as hub_remote
 from decision_seq.datasets.minari import reader as minari_reader
 from decision_seq.datasets.minari import remote as minari_remote
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.datasets.store.column import StoreDamaged, cannot_read
 from decision_seq.datasets.store.root import store_root
 from decision_seq.datasets.store.source_files import stamp, visible
-from decision_seq.reading import Unreadable, open_file, read_json
+from decision_seq.reading import Absent, Unreadable, open_file, read_json
 from decision_seq.types import Reporter, UserError
 
 
@@ -145,7 +147,7 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     if stamp(path, files) != now:  # the data read may not be those of the file now
         shutil.rmtree(output)
         raise UserError(f"{path} changed while it was read; run again")
-    (output / STAMP).write_text(json.dumps(now), encoding="utf-8")
+    save_text(output / STAMP, json.dumps(now))
     return store
 
 
@@ -155,17 +157,23 @@ def _reopen(output: Path, request: Request) -> EpisodeStore | None:
         return None
     try:
         return EpisodeStore.open(output)
-    except UserError as error:
+    except StoreDamaged as error:
         request.reporter.say(f"made again: {str(error).partition('; delete')[0]}")
-        shutil.rmtree(output)  # safe: only this package writes to the store folder
-        return None
+    except UserError as error:
+        if (output / "header.json").exists():  # sound, but it cannot be opened now
+            raise
+        request.reporter.say(f"made again: {error}")
+    shutil.rmtree(output)  # safe: only this package writes to the store folder
+    return None
 
 
 def _stored_stamp(store: Path) -> object:
     """The stamp of the store's source; None if unknown."""
     try:
         return read_json(store / STAMP, within=store)
-    except Unreadable:
+    except Unreadable as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error, Absent):
+            raise cannot_read(store, STAMP, error.__cause__) from error
         return None
 
 

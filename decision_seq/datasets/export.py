@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from decision_seq.datasets.dqn_replay import export as replay_export
+from decision_seq.datasets.hdf5_files import created
 from decision_seq.datasets.hub import export as hub_export
 from decision_seq.datasets.minari import export as minari_export
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.episode_store import column_file
+from decision_seq.machine.files import whole
 from decision_seq.types import Reporter, UserError
 
 BLOCK_ROWS = 65_536
@@ -44,23 +44,6 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
         LAYOUTS[layout](store, partial, reporter)
 
 
-@contextmanager
-def whole(output: Path) -> Iterator[Path]:
-    """Temporary path of the same name, renamed to `output` on success and removed on failure."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=output.parent, prefix=".partial-"))
-    except OSError as error:
-        raise UserError(f"cannot write at {output}: {error.strerror}") from error
-    try:
-        yield folder / output.name
-        os.replace(folder / output.name, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # after a failure it holds a partial file
-
-
 def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
     """Write a copy of the store, without the labels saved beside it."""
     output.mkdir()
@@ -77,15 +60,13 @@ def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
     as timed out and also in `infos/unfinished`, so that they read back unchanged. Rewards stay
     float64.
     """
-    import h5py
-
     columns = store.columns
     last = store.offsets[1:] - 1
     flags = {name: np.zeros(store.num_transitions, bool) for name in FLAGS}
     flags["terminals"][last] = store.terminated
     flags["timeouts"][last] = ~store.terminated
     flags["infos/unfinished"][last] = ~store.terminated & ~store.truncated
-    with h5py.File(output, "w") as file, reporter.bar("write", "row", store.num_transitions) as bar:
+    with created(output) as file, reporter.bar("write", "row", store.num_transitions) as bar:
         file.attrs["source"] = store.source
         for name, array in flags.items():
             file.create_dataset(name, data=array, compression="gzip")
@@ -101,6 +82,7 @@ def write_d4rl(store: EpisodeStore, output: Path, reporter: Reporter) -> None:
                 file[name][rows] = columns[name].array[rows]
             if "next_observations" in names:
                 file["next_observations"][rows] = _following(store, rows)
+            file.kept.check()
             bar.update(rows.stop - rows.start)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -35,8 +34,9 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             raise UserError(f"{name}: the parts differ in {what} ({listed}); they do not join")
     identity = json.dumps([part.header for part in parts], sort_keys=True)
     output = folder / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    with contextlib.suppress(UserError):  # absent or cut short: joined again below
-        return EpisodeStore.open(output)
+    made = EpisodeStore.open_sound(output)
+    if made is not None:
+        return made
     with StoreWriter(output, parts[0].stack) as writer:
         final = all("final_observations" in part.columns for part in parts)
         for part in parts:

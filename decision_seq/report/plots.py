@@ -16,6 +16,7 @@ import numpy as np
 
 from decision_seq.envs.atari_scores import ATARI
 from decision_seq.formatting import target_text
+from decision_seq.machine.files import replacing
 from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
 from decision_seq.report.statistics import performance_profile, profile_band
 from decision_seq.report.summary import shared
@@ -106,18 +107,15 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    partial = path.with_name(f".{path.name}.partial")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Tight: what is wider than the figure widens the picture and is not cut.
-            figure.savefig(partial, dpi=150, format=path.suffix[1:], bbox_inches="tight")
-            partial.replace(path)
+            with replacing(path) as partial:
+                figure.savefig(partial, dpi=150, format=path.suffix[1:], bbox_inches="tight")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise UserError(f"cannot draw {path}: {error.strerror or error}") from error
 
 

@@ -27,7 +27,7 @@ from decision_seq.evaluate import Evaluation, check_environment, compute_device,
 from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
-from decision_seq.runs.folder import Resume, is_run, run_folder
+from decision_seq.runs.folder import Held, Resume, is_run, run_folder
 from decision_seq.runs.provenance import Launched
 from decision_seq.runs.resolve import Config, Problem, make_sampler, prepare
 from decision_seq.sequences.conditioning import label
@@ -128,12 +128,18 @@ def train(
         ranks = Ranks(accelerator)
         reporter.say(describe_launch(config, ranks, accelerator.device))
 
+        folders: list[Held] = []  # on the main process, which alone writes
+
+        def require_there() -> None:
+            for folder in folders:
+                folder.require_there()
+
         def begin() -> Problem:
-            held_by_main.enter_context(run_folder(output, resume))
+            folders.append(held_by_main.enter_context(run_folder(output, resume)))
             return _prepare_checked(config, output, reporter)
 
         problem = share_problem(ranks, begin)
-        trainer = Trainer(make_job(problem, output), accelerator, ranks, reporter)
+        trainer = Trainer(make_job(problem, output, require_there), accelerator, ranks, reporter)
         launched = Launched.now(command, ranks.world, accelerator.device)
         ranks.from_main(lambda: _write_first_files(problem, output, launched))
         if resume != "never":
@@ -147,6 +153,7 @@ def train(
             leave(accelerator)
         if not ranks.is_main:
             return None
+        require_there()
         path = checkpoint.find(output)
         scores = _scores(problem, path, record) if record else None
         if scores is not None:
@@ -178,8 +185,10 @@ def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
     )
 
 
-def make_job(problem: Problem, output: Path) -> Job:
-    """The trainer's job for a problem."""
+def make_job(
+    problem: Problem, output: Path, require_there: Callable[[], None] = lambda: None
+) -> Job:
+    """The trainer's job for a problem; require_there: see `Job`."""
     config, store, facts = problem.config, problem.store, problem.facts
     conditions = label(store, config.conditioning)
 
@@ -216,6 +225,7 @@ def make_job(problem: Problem, output: Path) -> Job:
         if evaluation.episodes
         else None,
         evaluation.every,
+        require_there,
     )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from decision_seq.machine import files
 from decision_seq.types import UserError
 
 # never: begin a run; must: resume a run; auto: resume if there is a run, else begin one.
 Resume = Literal["never", "must", "auto"]
 LOCK = ".lock"
+TRAINING = "training"
 
 
 def open_run(output: Path, resume: Resume) -> Path | None:
@@ -28,6 +32,7 @@ def open_run(output: Path, resume: Resume) -> Path | None:
     missing = [path for path in (output, *output.parents) if not path.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
+        files.sweep(output)
         taken = any(path.name != LOCK for path in output.iterdir())
     except OSError as error:
         raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
@@ -45,13 +50,30 @@ def is_run(output: Path) -> bool:
     return (output / "config.yaml").is_file()
 
 
+class Held:
+    """A locked folder, whose path may come to name another folder or none."""
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path, self.handle = path, handle
+
+    def require_there(self) -> None:
+        """UserError unless the path still names the locked folder; nothing may be written then."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self.handle), os.stat(self.path)):
+                return
+        raise UserError(
+            f"{self.path} was moved or removed during the run, which stops; what was saved is in"
+            " the moved folder: go on there with --resume"
+        )
+
+
 @contextmanager
-def run_folder(output: Path, resume: Resume) -> Iterator[None]:
+def run_folder(output: Path, resume: Resume) -> Iterator[Held]:
     """Create and lock the run's folder; it is removed again if the run could not begin."""
     made = open_run(output, resume)
-    with held(output):
+    with held(output) as folder:
         try:
-            yield
+            yield folder
         except BaseException:  # Ctrl-C too
             if made is not None and not is_run(output):
                 remove_empty(output, made)
@@ -59,29 +81,76 @@ def run_folder(output: Path, resume: Resume) -> Iterator[None]:
 
 
 @contextmanager
-def held(output: Path) -> Iterator[None]:
-    """Lock the folder against other training processes; a killed process releases its lock."""
-    try:
-        handle = os.open(output / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise UserError(f"cannot write in {output}: {error.strerror}") from error
-    try:
+def held(output: Path, work: str = TRAINING) -> Iterator[Held]:
+    """Lock the folder against other processes; a killed process releases its lock.
+
+    Both the folder itself and a file in it are locked. A file can be removed, and then protects
+    nothing; a network disk may have locks for files only. work: what another process is doing
+    there, for the message.
+    """
+    with contextlib.ExitStack() as opened:
+
+        def open_(path: Path, flags: int) -> int:
+            handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            opened.callback(os.close, handle)
+            return handle
+
+        try:
+            folder = open_(output, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _taken(output, work) from error
+            except OSError:
+                pass  # a network disk: the lock of the file has to do
+            flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            handle = open_(output / LOCK, flags)
+        except OSError as error:
+            raise UserError(f"cannot write in {output}: {error.strerror}") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
-                f"another process is training in {output}; wait for it, or name another --output"
-            ) from error
+            raise _taken(output, work) from error
         except OSError as error:
             raise UserError(
                 f"{output} is on a disk without file locks ({error.strerror}): two launches could"
                 " spoil each other's run; name an --output on another disk"
             ) from error
-        if not _still_exists(handle, output / LOCK):  # the former holder has just deleted it
+        still = _still_exists(handle, output / LOCK) and _still_exists(folder, output)
+        if not still:  # the former holder has just deleted it
             raise UserError(f"another process has just removed {output}; try again")
-        yield
-    finally:
-        os.close(handle)
+        with contextlib.suppress(OSError):  # a full disk; the holder's number is only a hint
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+        yield Held(output, folder)
+
+
+def require_idle(output: Path) -> None:
+    """UserError if another process is training in the folder, which may not exist."""
+    if output.is_dir():
+        with held(output):
+            pass
+
+
+def _taken(output: Path, work: str) -> UserError:
+    """The error for a folder that another process has locked."""
+    return UserError(
+        f"another process is {work} in {output}{_holder(output)}; wait for it, or name another"
+        " --output"
+    )
+
+
+def _holder(output: Path) -> str:
+    """The number and host of the process that locked the folder, where it has said so."""
+    try:
+        handle = os.open(output / LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        try:
+            text = os.read(handle, 200).decode(errors="replace").strip()
+        finally:
+            os.close(handle)
+    except OSError:
+        return ""
+    return f" ({text})" if text.startswith("process ") and text.isprintable() else ""
 
 
 def _still_exists(handle: int, path: Path) -> bool:

@@ -12,7 +12,7 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.checkpoint import Loaded
 from decision_seq.config import require, save_text
-from decision_seq.datasets.export import whole
+from decision_seq.machine.files import whole
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.sequences.conditioning import ReturnToGo

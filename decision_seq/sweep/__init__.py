@@ -6,7 +6,8 @@ the runs' logs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from decision_seq.config import save_text
 from decision_seq.reading import YAML_BYTES, read_text
+from decision_seq.runs.folder import held
 from decision_seq.runs.resolve import Config, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sweep.folders import Progress, is_scored, likely_progress, progress
@@ -21,7 +23,16 @@ from decision_seq.sweep.grid import Run, read_grid
 from decision_seq.train.metrics import check_trackers
 from decision_seq.types import Bar, Reporter, UserError
 
-__all__ = ["Plan", "Run", "examine", "examine_folders", "keep_grid", "read_grid", "sweep"]
+__all__ = [
+    "Plan",
+    "Run",
+    "examine",
+    "examine_folders",
+    "folder",
+    "keep_grid",
+    "read_grid",
+    "sweep",
+]
 
 
 class Launcher(Protocol):
@@ -76,6 +87,17 @@ def examine(runs: Sequence[Run], output: Path, reporter: Reporter) -> Plan:
         plan.resolved[run.name] = problem.config
         plan.note(run, partial(progress, output / run.name, problem))
     return plan
+
+
+@contextmanager
+def folder(output: Path) -> Iterator[None]:
+    """The sweep's folder, made and locked against other sweeps."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
+    with held(output, "sweeping"):
+        yield
 
 
 def keep_grid(path: Path, output: Path, settings: Sequence[str], seeds: int | None) -> None:

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import decision_seq
 from decision_seq.datasets.fetching.download import OFFLINE
 from decision_seq.machine import workers
+from decision_seq.runs.folder import require_idle
 from decision_seq.sweep.folders import last_line
 from decision_seq.sweep.grid import Run
-from decision_seq.types import Bar, Reporter
+from decision_seq.types import Bar, Reporter, UserError
 
 POLL_SECONDS = 0.2
 
@@ -26,7 +28,8 @@ def log_path(output: Path, run: Run) -> Path:
 
 
 def command(output: Path, run: Run) -> list[str]:
-    return [sys.executable, "-m", "decision_seq", *run.arguments(output / run.name)]
+    """The command of a run; -P: nothing is imported from the working directory."""
+    return [sys.executable, "-P", "-m", "decision_seq", *run.arguments(output / run.name)]
 
 
 class Local:
@@ -46,7 +49,8 @@ class Local:
         try:
             while waiting or self.running:
                 while waiting and len(self.running) < self.jobs:
-                    self._start(waiting.popleft())
+                    if not self._start(waiting.popleft()):
+                        bar.update(1)
                     self._count(bar)
                 time.sleep(POLL_SECONDS)
                 for name, (run, process, started) in list(self.running.items()):
@@ -64,10 +68,17 @@ class Local:
     def _count(self, bar: Bar) -> None:
         bar.set_postfix_str(f"{len(self.running)} running, {len(self.failed)} failed")
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run) -> bool:
+        """Start a run -> False where another process is training it already."""
+        try:
+            require_idle(self.output / run.name)
+        except UserError as error:
+            self.failed[run.name] = f"{error} (an earlier sweep may have started it)"
+            self.reporter.say(f"refused {run.name}: a process is training it already")
+            return False
         arguments = command(self.output, run)
         with open(log_path(self.output, run), "a", encoding="utf-8") as log:
-            log.write(f"$ decision-seq {subprocess.list2cmdline(arguments[3:])}\n")
+            log.write(f"$ decision-seq {subprocess.list2cmdline(arguments[4:])}\n")
             log.flush()
             process = subprocess.Popen(
                 arguments,
@@ -79,6 +90,7 @@ class Local:
             )
         self.running[run.name] = run, process, time.monotonic()
         self.reporter.say(f"start   {run.name}")
+        return True
 
     def _finish(self, run: Run, code: int, seconds: float) -> None:
         if code == 0:
@@ -113,10 +125,23 @@ def environment(jobs: int, cores: Callable[[], int] = workers.cores) -> dict[str
     others did not, they could train on different data. A run's threads are an equal share of the
     cores, unless the sweep was started with OMP_NUM_THREADS.
     """
-    variables = {OFFLINE: "1"}
+    variables = {OFFLINE: "1", **_importable()}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
     return variables
+
+
+def _importable() -> dict[str, str]:
+    """The variable by which a run's process finds this package where it is not installed.
+
+    `python -m` also finds it in the working directory; the runs' `python -P` does not.
+    """
+    parent = str(Path(decision_seq.__file__).resolve().parent.parent)
+    first = 0 if sys.flags.safe_path else 1  # the first entry is the working directory
+    if parent in (os.path.realpath(entry) for entry in sys.path[first:] if entry):
+        return {}
+    former = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([parent, former] if former else [parent])}
 
 
 def reason(code: int, log: Path) -> str:

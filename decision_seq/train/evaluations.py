@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from decision_seq.checkpoint import way_on
 from decision_seq.config import plain
 from decision_seq.evaluate import Evaluation
 from decision_seq.formatting import json_text
@@ -33,10 +34,16 @@ class Evaluations:
     """
 
     def __init__(
-        self, evaluation: Evaluation, output: Path, ranks: Ranks, reporter: Reporter
+        self,
+        evaluation: Evaluation,
+        output: Path,
+        ranks: Ranks,
+        reporter: Reporter,
+        require_there: Callable[[], None] = lambda: None,
     ) -> None:
         self.evaluation, self.ranks, self.reporter = evaluation, ranks, reporter
         self.path = output / "evaluations.jsonl"
+        self.require_there = require_there
         self.protocol = json.loads(json.dumps(evaluation.protocol()))
 
     def record(
@@ -71,13 +78,14 @@ class Evaluations:
         return record
 
     def _append(self, record: dict[str, Any]) -> None:
+        self.require_there()
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json_text(record, None) + "\n")
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror}; the checkpoints are whole, go on from"
-                " them with --resume"
+                f"cannot write {self.path}: {error.strerror};"
+                f" {way_on(self.path.parent / 'checkpoints')}"
             ) from error
 
     def _recorded(self, step: int) -> dict[str, Any] | None:

@@ -14,15 +14,21 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 
 from decision_seq.config import require
 from decision_seq.machine.memory import keep_freed, large_enough
+from decision_seq.train import waiting
 from decision_seq.train.config import TrainConfig
 from decision_seq.types import UserError
 
@@ -46,11 +52,21 @@ def start_accelerator(config: TrainConfig, processes: int | None) -> Accelerator
     AcceleratorState._reset_state()  # an earlier run of this process may have been on a device
     # `train.update` and `train.parallel` handle precision and sharding, on every device alike.
     # Buffers hold values fitted to the data, which are the same on all ranks from the start.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    handlers: list[Any] = [
+        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ]
+    limit = waiting.limit()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # no launcher ends the waiting
+        handlers.append(InitProcessGroupKwargs(timeout=timedelta(seconds=limit)))
     try:
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[ddp]
-        )
+        with waiting.announced():
+            accelerator = Accelerator(
+                cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=handlers
+            )
+    except torch.distributed.DistError as error:
+        raise OfOneRank(
+            f"the other processes of this launch did not come in {limit:g} s; {waiting.whom()}"
+        ) from error
     except ValueError as error:  # Accelerate's error for inconsistent variables
         first = " ".join(str(error).split())[:200]
         raise UserError(
@@ -140,7 +156,7 @@ def watched() -> Iterator[None]:
             raise
         raise UserError(
             "another process of this launch has ended; its own message, if any, gives the reason."
-            " The checkpoints are whole, go on from them with --resume"
+            " Go on from the last checkpoint, where there is one, with --resume"
         ) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from decision_seq.checkpoint import way_on
 from decision_seq.config import require, save_text
 from decision_seq.formatting import json_text
 from decision_seq.reading import fault_of, parse_json, read_lines, read_text
@@ -35,11 +36,18 @@ class Metrics:
     """
 
     def __init__(
-        self, output: Path, step: int, trackers: tuple[str, ...], config: dict[str, Any]
+        self,
+        output: Path,
+        step: int,
+        trackers: tuple[str, ...],
+        config: dict[str, Any],
+        require_there: Callable[[], None] = lambda: None,
     ) -> None:
         path = output / "metrics.jsonl"
+        self.output, self.require_there = output, require_there
         trim(path, step)
-        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (closed by `__exit__`)
+        # Closed by `__exit__`.
+        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
         self.trackers = [_tracker(name, output, step) for name in trackers]
         for tracker in self.trackers:
             tracker.start()
@@ -49,28 +57,39 @@ class Metrics:
     def write(self, record: dict[str, float | None]) -> None:
         """Write a record, which must have the key `step`. UserError when the file system fails."""
         step = int(record["step"] or 0)
+        self.require_there()
         try:
             self.file.write(json_text(record, None) + "\n")
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.file.name}: {error.strerror}; the checkpoints are whole, go on"
-                " from them with --resume"
-            ) from error
+            raise self._failed(self.file.name, error) from error
         self.track(step, {key: value for key, value in record.items() if key != "step"})
 
     def track(self, step: int, values: dict[str, float | None]) -> None:
         """Log values to the trackers only."""
+        numbers = {key: value for key, value in values.items() if value is not None}
         for tracker in self.trackers:
-            tracker.log({k: value for k, value in values.items() if value is not None}, step=step)
+            try:
+                tracker.log(numbers, step=step)
+            except OSError as error:
+                raise self._failed(tracker.name, error) from error
+
+    def _failed(self, what: str, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {what}: {error.strerror or error}; {way_on(self.output / 'checkpoints')}"
+        )
 
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         with contextlib.suppress(OSError):  # a failed write was reported by `write`
             self.file.close()
         for tracker in self.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except OSError as error:  # it writes what it has buffered
+                if kind is None:
+                    raise self._failed(tracker.name, error) from error
 
 
 def _tracker(name: str, output: Path, step: int) -> Any:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+from decision_seq.machine.signals import STOPPING, is_ignored
 
-# Signals that schedulers send before pre-emption, and Ctrl-C.
-NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
@@ -48,7 +47,11 @@ class Signals:
     @contextmanager
     def caught(self) -> Iterator[None]:
         """Context in which the signals are only recorded."""
-        former = {number: signal.signal(number, self._receive) for number in NUMBERS}
+        former = {
+            number: signal.signal(number, self._receive)
+            for number in STOPPING
+            if number == signal.SIGINT or not is_ignored(number)
+        }
         try:
             yield
         finally:

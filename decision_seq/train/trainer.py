@@ -76,6 +76,8 @@ class Job:
     """Evaluation by rollouts; None for no rollouts."""
     evaluate_every: int = 0
     """Updates between evaluations; 0 for a single one at the end."""
+    require_there: Callable[[], None] = lambda: None
+    """Called before a file is written: UserError unless the folder is still in its place."""
 
 
 class Trainer:
@@ -113,7 +115,9 @@ class Trainer:
         self.step = 0
         self.signals = Signals()
         self.evaluations = (
-            Evaluations(job.evaluation, job.output, ranks, reporter) if job.evaluation else None
+            Evaluations(job.evaluation, job.output, ranks, reporter, job.require_there)
+            if job.evaluation
+            else None
         )
         self._unsound = torch.tensor(-1, device=device)  # the first update that was not finite
 
@@ -122,6 +126,7 @@ class Trainer:
         held: list[dict[str, torch.Tensor]] = [{}, {}, {}, {}]
 
         def read() -> dict[str, Any] | None:
+            checkpoint.require_own(self.checkpoints)
             checkpoint.sweep(self.checkpoints)
             path = checkpoint.newest_sound(self.checkpoints, self.reporter)
             if path is None:
@@ -202,7 +207,10 @@ class Trainer:
     def _metrics(self) -> Metrics:
         if self.evaluations is not None:
             trim(self.evaluations.path, self.step)
-        return Metrics(self.job.output, self.step, self.config.trackers, self.job.described)
+        self.job.require_there()
+        checkpoint.require_own(self.checkpoints)
+        job, trackers = self.job, self.config.trackers
+        return Metrics(job.output, self.step, trackers, job.described, job.require_there)
 
     def _due(self, step: int) -> bool:
         """Whether a checkpoint is written after update `step`."""
@@ -303,6 +311,7 @@ class Trainer:
             state["optimizer"] = counts
 
         def write() -> str:
+            self.job.require_there()
             path = checkpoint.save(
                 self.checkpoints,
                 self.step,
@@ -342,6 +351,7 @@ class Trainer:
             score = TargetScore.of(record["targets"][0])
 
             def note() -> None:
+                self.job.require_there()
                 best.note(self.checkpoints, self.step, score)
                 self._prune()
 

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
-from decision_seq.machine.workers import Counters, Helpers
+from decision_seq.machine.workers import SILENCE, Counters, Helpers
 from decision_seq.types import UserError
 
 
@@ -59,12 +60,39 @@ def test_one_that_is_killed_is_noticed() -> None:
         list(helpers.produced(wait=True))
 
 
+def be_stopped(counters: Counters) -> Iterator[int]:
+    if counters.take(0) == 0:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while True:  # the other one goes on
+        yield 1
+
+
+def test_one_that_is_stopped_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SILENCE, "0.5")
+    with (
+        pytest.raises(UserError, match="gave no sign of life"),
+        Helpers(2, be_stopped, Counters(1)) as helpers,
+    ):
+        for _ in helpers.produced(wait=True):
+            pass
+
+
+def test_counters_that_nobody_lets_go_of_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SILENCE, "0.01")
+    counters = Counters(1)
+    holder = threading.Thread(target=counters.values.get_lock().acquire)
+    holder.start()
+    holder.join()
+    with pytest.raises(UserError, match="gave no sign of life"):
+        counters.take(0)
+
+
 def test_signals_to_a_whole_job_leave_their_end_to_whoever_asked() -> None:
     """A worker that ended on its own would look like a fault."""
     with Helpers(1, never_end, Counters(1)) as helpers:
         produced = helpers.produced(wait=True)
         process = next(produced)
-        for number in (signal.SIGUSR1, signal.SIGINT):
+        for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
             os.kill(process, number)
         assert {next(produced) for _ in range(5_000)} == {process}
 
@@ -87,7 +115,9 @@ def test_a_signal_that_ends_them_first_is_no_fault_of_theirs(
             os.kill(next(produced), signal.SIGTERM)
             list(produced)
 
-    waits = SimpleNamespace(sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    waits = SimpleNamespace(
+        sleep=lambda _: os.kill(os.getpid(), signal.SIGTERM), monotonic=lambda: 0.0
+    )
     monkeypatch.setattr("decision_seq.machine.workers.time", waits)
     former = signal.signal(signal.SIGTERM, receive)
     try:
@@ -105,7 +135,7 @@ def test_they_end_with_whoever_asked() -> None:
         os.kill(process, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_to_all_is_left_to_whoever_asked(number: int) -> None:
     """This holds during start-up too: a worker would print a traceback, or seem to be killed."""
     with Helpers(1, count_up, Counters(1), 3) as helpers:

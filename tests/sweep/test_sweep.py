@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,16 +17,18 @@ import psutil
 import pytest
 import yaml
 
+import decision_seq
 from decision_seq import cli, recipes
 from decision_seq.commands import sweep as verb
 from decision_seq.commands.configuration import configure
 from decision_seq.config import dump, load
 from decision_seq.recipes import recipe_path, table_path, tables
+from decision_seq.runs.folder import held
 from decision_seq.runs.resolve import Config
 from decision_seq.sequences.conditioning import ReturnToGo
-from decision_seq.sweep import Run, examine, examine_folders, read_grid, slurm, sweep
+from decision_seq.sweep import Run, examine, examine_folders, folder, read_grid, slurm, sweep
 from decision_seq.sweep.folders import last_line
-from decision_seq.sweep.local import Local, environment
+from decision_seq.sweep.local import Local, command, environment
 from decision_seq.sweep.slurm import Cluster, Submitted, job_name
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines
@@ -341,6 +344,54 @@ def test_every_run_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) 
     assert "OMP_NUM_THREADS" not in environment(1, lambda: 10)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert "OMP_NUM_THREADS" not in environment(4, lambda: 10)
+
+
+def test_a_run_imports_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit('imported from the working directory')")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(Path(decision_seq.__file__).parent.parent)
+    monkeypatch.setattr("sys.path", ["", *sys.path[1:]])  # as under `python -m`
+    python, *options = command(tmp_path, Run("x", Config()))[:4]
+    code = "import yaml, decision_seq.config, sys; print(decision_seq.__file__)"
+    outcome = subprocess.run(
+        [python, *options[:-2], "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, **environment(1)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert outcome.stdout.strip() == str(Path(decision_seq.__file__).resolve())
+
+
+def test_one_sweep_at_a_time_works_in_a_folder(
+    write_grid: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "runs"
+    with folder(output):
+        (output / ".lock").unlink()  # which protects nothing by itself
+        code, printed, lines = run(capsys, write_grid(), "--output", output)
+        assert (code, printed) == (2, "")
+        assert len(lines) == 1
+        assert f"another process is sweeping in {output}; wait for it" in lines[0]
+        assert list(output.iterdir()) == []
+    assert run(capsys, write_grid(), "--output", output, "--dry-run")[0] == 0
+
+
+def test_a_training_that_outlived_its_sweep_is_named(tmp_path: Path) -> None:
+    orphan = Run("orphan", Config())
+    (tmp_path / "orphan").mkdir()
+    reporter = Lines()
+    with held(tmp_path / "orphan"), reporter.bar("sweep", "run", 1) as bar:
+        failed = Local(tmp_path, 1, reporter).run([orphan], bar)
+    assert re.match(
+        rf"another process is training in .*orphan \(process {os.getpid()} on", failed["orphan"]
+    )
+    assert "an earlier sweep may have started it" in failed["orphan"]
+    assert reporter.lines == ["refused orphan: a process is training it already"]
+    assert not (tmp_path / "orphan.log").exists()
 
 
 def test_runs_without_a_rollout_need_no_report(

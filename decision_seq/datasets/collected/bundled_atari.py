@@ -25,7 +25,8 @@ from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.envs import facts_by_name, make, missing_extra
 from decision_seq.envs.atari_scores import env_id_of
-from decision_seq.machine.workers import cores, process_pool
+from decision_seq.machine.pool import process_pool
+from decision_seq.machine.workers import cores
 from decision_seq.types import Episode, Reporter, UserError
 
 DEFAULT_SIZE = Size(100_000)

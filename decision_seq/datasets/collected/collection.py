@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +21,8 @@ import numpy as np
 from decision_seq.datasets.collected.behaviour import Actor
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.envs import ActionSpace, Environments, facts_by_name, trust
-from decision_seq.machine.workers import cores, process_pool
+from decision_seq.machine.pool import Job, Pool, process_pool
+from decision_seq.machine.workers import cores
 from decision_seq.types import Episode, Reporter, UserError
 
 WAVE = 32  # rows of the policy's matrices
@@ -142,7 +142,7 @@ def _check_fits(actors: Sequence[Actor], env_id: str) -> tuple[int | None, Actio
 class Jobs:
     """Episodes that the workers compute in advance."""
 
-    pool: ProcessPoolExecutor
+    pool: Pool
     """The workers."""
     run: Callable[..., list[Episode]]
     """Function called as `run(*arguments, first, count)` for episodes of one chunk."""
@@ -157,7 +157,7 @@ class Jobs:
         No more are started than are expected to be needed. Before the first one has ended, an
         episode is expected to be `limit` steps long. At most `ahead` chunks are pending.
         """
-        pending: deque[Future[list[Episode]]] = deque()
+        pending: deque[Job] = deque()
         begun = done = ended = 0
         while done < size.count:
             mean = done / ended if ended else (limit or 1 if size.unit == "step" else 1)

@@ -6,6 +6,7 @@ D4RL's own package cannot be imported today (it needs mujoco-py), so its files a
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -17,12 +18,14 @@ from typing import Any
 from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.fetching.download import fetch
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
+from decision_seq.datasets.store.root import configured_folder
 from decision_seq.datasets.store.source_files import describe_file, require_file
 from decision_seq.reading import Unreadable, read_record
 from decision_seq.types import Reporter, UserError
 
 HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 MIRROR = "DECISION_SEQ_D4RL_URL"  # the environment variable that names another host
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file without a user block begins
 LAYOUT = "D4RL-layout file"  # how a store's source describes a file read by `read`
 
 
@@ -91,8 +94,7 @@ def own_dataset(source: str) -> str | None:
 
 def cache_folder() -> Path:
     """The folder of D4RL's files, shared with D4RL: `$D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
-    configured = os.environ.get("D4RL_DATASET_DIR")
-    return Path(configured).expanduser() if configured else Path.home() / ".d4rl" / "datasets"
+    return configured_folder("D4RL_DATASET_DIR", Path(".d4rl") / "datasets")
 
 
 def find_file(name: str) -> Path | None:
@@ -102,25 +104,39 @@ def find_file(name: str) -> Path | None:
         return None
     ours = f"{full.rpartition('-v')[0].replace('-', '_')}-v{full[-1]}.hdf5"
     published_name = published()[full].name
-    for folder in (cache_folder(), Path("data")):
+    folders = [Path("data")]
+    with contextlib.suppress(UserError):  # this user has no home folder
+        folders.insert(0, cache_folder())
+    for folder in folders:
         for file in (published_name, ours):
-            if (folder / file).is_file():
-                _require_whole(folder / file, full)
+            there = os.path.isfile(folder / file)  # False where the folder is another user's
+            if there and _is_whole(folder / file, full):
                 return folder / file
     return None
 
 
-def _require_whole(path: Path, name: str) -> None:
-    """Raise UserError for a file that `download` fetched and whose size has changed since."""
+def _is_whole(path: Path, name: str) -> bool:
+    """Whether a file may be read; False for a portal's page that was fetched in its place, which
+    is removed.
+
+    UserError for a file that `download` fetched and whose size has changed since.
+    """
+    facts = path.with_name(f"{path.name}.json")
     try:
-        fetched = read_record(path.with_name(f"{path.name}.json"), {"bytes": int})["bytes"]
+        fetched = read_record(facts, {"bytes": int})["bytes"]
     except Unreadable:
-        return  # put there by hand, or by D4RL
+        return True  # put there by hand, or by D4RL
     if path.stat().st_size != fetched:
         raise UserError(
             f"{path} has {path.stat().st_size:,} bytes, {fetched:,} were fetched for d4rl/{name};"
             " delete it and run again"
         )
+    with open(path, "rb") as file:
+        sound = file.read(len(HDF5)) == HDF5
+    if not sound:
+        path.unlink()
+        facts.unlink()
+    return sound
 
 
 def download(name: str, reporter: Reporter | None = None) -> Path:
@@ -135,7 +151,12 @@ def download(name: str, reporter: Reporter | None = None) -> Path:
     file = published()[full]
     host = os.environ.get(MIRROR, HOST).rstrip("/")
     return fetch(
-        f"{host}/{file.path}", cache_folder() / file.name, file.bytes, file.sha256, reporter
+        f"{host}/{file.path}",
+        cache_folder() / file.name,
+        file.bytes,
+        file.sha256,
+        reporter,
+        starts=HDF5,
     )
 
 

@@ -10,7 +10,9 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,12 +22,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from decision_seq.config import save_text
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.reading import read_text
 from decision_seq.types import Reporter, UserError
 
 CONNECT_SECONDS = 3.0
 STALL_SECONDS = 4.0  # time without a byte after which a connection is given up
+SLOW_SECONDS, SLOW_BYTES = 60.0, 60_000  # a transfer that brings less in this time is given up
 ATTEMPTS = 3  # consecutive connections without new bytes before giving up
 BLOCK = 1 << 18
 TAG_BYTES = 4096  # largest ETag
@@ -58,19 +62,22 @@ def fetch(
     size: int | None = None,
     digest: str | None = None,
     reporter: Reporter | None = None,
+    starts: bytes = b"",
 ) -> Path:
     """Download `url` to `path`, resuming an earlier attempt; returns `path`.
 
-    size, digest: the published number of bytes and the beginning of the SHA-256, if known; a file
-    that differs is refused and removed. Without a network, Unreachable within seconds; UserError
+    size, digest: the published number of bytes and the beginning of the SHA-256, if known; starts:
+    the first bytes of such a file, which a portal's page in its place does not have. A file that
+    differs is refused and removed. Without a network, Unreachable within seconds; UserError
     for any other refusal by the host or the disk.
     """
     require_reachable(url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path):
+        reporter = reporter or Reporter()
+        with _lock(path, reporter):
             if not path.exists():  # another process may just have downloaded it
-                _fetch(url, path, size, digest, reporter or Reporter())
+                _fetch(url, path, size, digest, starts, reporter)
     except OSError as error:
         where = error.filename or path.parent
         raise UserError(f"cannot write {where}: {error.strerror}; make room there") from error
@@ -78,30 +85,55 @@ def fetch(
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, reporter: Reporter) -> Iterator[None]:
     """Lock that lets one process at a time download a file."""
     lock_file = path.with_name(f".{path.name}.lock")
-    with open(lock_file, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    while True:
+        handle = os.open(lock_file, flags, 0o666)
         try:
-            yield
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                reporter.say(f"another process is fetching {path}; waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _names(lock_file, handle):  # the former holder has removed it
+                continue
+            try:
+                yield
+            finally:
+                lock_file.unlink(missing_ok=True)
+            return
         finally:
-            lock_file.unlink(missing_ok=True)
+            os.close(handle)
 
 
-def _fetch(url: str, path: Path, size: int | None, digest: str | None, reporter: Reporter) -> None:
+def _names(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _open_own(path: str, flags: int) -> int:
+    """An opener for files with a fixed name: a link in their place is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+
+def _fetch(
+    url: str, path: Path, size: int | None, digest: str | None, starts: bytes, reporter: Reporter
+) -> None:
     partial = path.with_name(f"{path.name}.partial")
     total = _transfer_with_retries(url, partial, size, reporter)
     actual = sha256(partial)
-    _require_as_published(url, partial, total, size, actual, digest)
+    _require_as_published(url, partial, total, size, actual, digest, starts)
     facts = {
         "url": url,
         "bytes": total,
         "sha256": actual,
         "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    text = json.dumps(facts, indent=1) + "\n"
-    path.with_name(f"{path.name}.json").write_text(text, encoding="utf-8")
+    save_text(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1) + "\n")
     os.replace(partial, path)
     partial.with_suffix(".tag").unlink(missing_ok=True)
 
@@ -158,7 +190,8 @@ def _failure(host: str) -> str:
 def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> int:
     """Append the missing bytes to `partial` -> the file's size; _ConnectionLost if cut short."""
     tag_file = partial.with_suffix(".tag")  # the host's ETag or date of this version of the file
-    have = partial.stat().st_size if partial.is_file() and tag_file.is_file() else 0
+    begun = all(file.is_file() and not file.is_symlink() for file in (partial, tag_file))
+    have = partial.stat().st_size if begun else 0
     if size is not None and have == size:
         return have
     version = read_text(tag_file, TAG_BYTES) if have else ""
@@ -177,30 +210,54 @@ def _transfer(url: str, partial: Path, size: int | None, reporter: Reporter) -> 
         resumed = response.status == 206
         have = have if resumed else 0
         left = response.headers.get("Content-Length")
-        total = have + int(left) if left and left.isdigit() else None
+        total = have + int(left) if left and re.fullmatch("[0-9]{1,18}", left) else None
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if not resumed:
             tag_file.unlink(missing_ok=True)
             if tag:
-                tag_file.write_text(tag, encoding="utf-8")
+                save_text(tag_file, tag)
         if size is not None and total not in (None, size):
             raise UserError(f"{url} has {total:,} bytes, {size:,} are published; not fetched")
         with (
-            open(partial, "ab" if resumed else "wb") as file,
+            open(partial, "ab" if resumed else "wb", opener=_open_own) as file,
             reporter.bar(f"fetch {partial.stem}", "B", total or size or 0, have) as bar,
         ):
+            pace = _Pace(url)
             while block := _read(response, have, total):
                 file.write(block)
                 have += len(block)
                 bar.update(len(block))
+                pace.count(len(block))
+                if size is not None and have > size:
+                    break  # refused below; the rest may be endless
     if total is not None and have != total:
         raise _ConnectionLost(f"cut after {have:,} of {total:,} bytes")
     return have
 
 
+class _Pace:
+    """Check that a transfer is not so slow that it would never end."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.since, self.bytes = url, time.monotonic(), 0
+
+    def count(self, received: int) -> None:
+        """Count bytes; UserError if too few came in the last SLOW_SECONDS."""
+        self.bytes += received
+        passed = time.monotonic() - self.since
+        if passed < SLOW_SECONDS:
+            return
+        if self.bytes < SLOW_BYTES:
+            raise UserError(
+                f"{self.url}: only {self.bytes:,} bytes came in {passed:.0f} s; try later, or"
+                " another mirror: the same command goes on from there"
+            )
+        self.since, self.bytes = time.monotonic(), 0
+
+
 def _read(response: Any, have: int, total: int | None) -> bytes:
     try:
-        return response.read(BLOCK)
+        return response.read1(BLOCK)  # what has come, however little
     except (http.client.HTTPException, OSError) as error:
         raise _ConnectionLost(f"cut after {have:,} of {total or 0:,} bytes") from error
 
@@ -217,14 +274,26 @@ def _refusal(url: str, code: int) -> str:
 
 
 def _require_as_published(
-    url: str, partial: Path, total: int, size: int | None, actual: str, digest: str | None
+    url: str,
+    partial: Path,
+    total: int,
+    size: int | None,
+    actual: str,
+    digest: str | None,
+    starts: bytes,
 ) -> None:
     """Remove the file and raise UserError unless size and checksum are the published ones."""
     wrong = None
     if size is not None and total != size:
-        wrong = f"has {total:,} bytes, {size:,} are published"
+        least = "at least " if total > size else ""
+        wrong = f"has {least}{total:,} bytes, {size:,} are published"
     elif digest is not None and not actual.startswith(digest):
         wrong = f"has the SHA-256 {actual[: len(digest)]}..., {digest}... is published"
+    else:
+        with open(partial, "rb") as file:
+            begin = file.read(len(starts))
+        if begin != starts:
+            wrong = "is another kind of file, perhaps a portal's page"
     if wrong:
         partial.unlink()
         partial.with_suffix(".tag").unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from decision_seq.datasets.fetching import download
 from decision_seq.types import Reporter, UserError
@@ -111,6 +111,14 @@ def _reason(error: BaseException) -> str:
     strerror = getattr(error, "strerror", None)
     text = strerror or " ".join(str(error).split()) or type(error).__name__
     return text[:200].rstrip(".;, ")
+
+
+def require_within(name: str, path: str) -> None:
+    """UserError for a path of a listing that would lead out of the folder it is saved in."""
+    parts = PurePosixPath(path).parts
+    climbs = not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path
+    if climbs:
+        raise UserError(f"{name}: its listing names the file {path[:80]!r}, which leads elsewhere")
 
 
 @contextmanager

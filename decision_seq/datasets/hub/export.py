@@ -10,8 +10,6 @@ Rows hold observations [T, S] and actions as lists, rewards in double precision,
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 
 from decision_seq.datasets.hub.columns import FACTS_FILE
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.machine.files import rename_new, temporary_folder
 from decision_seq.types import Reporter, UserError
 
 ROW_GROUP_BYTES = 16 << 20  # a reader holds one row group in memory
@@ -34,13 +33,12 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
         raise UserError(f"{output} exists; delete it, or write to another folder")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-") as folder:
-            partial = Path(folder) / "set"
+        with temporary_folder(output.parent) as folder:
+            partial = folder / "set"
             (partial / "data").mkdir(parents=True)
             _write_shards(store, partial / "data", reporter)
-            facts = json.dumps(_facts(store), indent=1)
-            (partial / FACTS_FILE).write_text(facts, encoding="utf-8")
-            os.replace(partial, output)
+            (partial / FACTS_FILE).write_text(json.dumps(_facts(store), indent=1), encoding="utf-8")
+            rename_new(partial, output)
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         raise UserError(f"cannot write {output}: {reason}; give another folder") from error

@@ -125,6 +125,8 @@ def _candidates(repo: str, api: Any) -> Iterator[tuple[str, dict[str, list[str]]
 def _sizes(repo: str, commit: str, api: Any) -> dict[str, int]:
     tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
     files = {entry.path: entry.size for entry in tree if hasattr(entry, "size")}
+    for path in files:
+        remote.require_within(f"hub/{repo}", path)
     return {path: size for path, size in sorted(files.items()) if not path.startswith(".")}
 
 

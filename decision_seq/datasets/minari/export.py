@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
+from decision_seq.datasets.hdf5_files import safe_library
 from decision_seq.datasets.minari.files import OWN_KEY
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.machine.files import temporary_folder
 from decision_seq.types import Reporter, UserError
 
 NAMESPACE = "decision_seq"
@@ -49,10 +50,10 @@ def write(store: EpisodeStore, output: Path, reporter: Reporter | None = None) -
         raise UserError(f"{output / name} exists; delete it, or write to another folder")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".partial-") as folder:
-            partial = Path(folder) / "root"
+        with temporary_folder(output.parent) as folder:
+            partial = folder / "root"
             partial.mkdir()
-            with minari_root(partial), warnings.catch_warnings():
+            with minari_root(partial), safe_library(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Minari's for authors, Gymnasium's about -v4
                 _fill(store, name, reporter)
             _move(partial, output, name)

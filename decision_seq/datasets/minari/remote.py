@@ -6,6 +6,7 @@ until the dataset is complete; a run after an interrupted one downloads only the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -22,17 +23,18 @@ NAME = re.compile(r"([A-Za-z0-9_-]+/)*[A-Za-z0-9_-]+-v[0-9]+")
 def roots(folder: Path) -> list[Path]:
     """The folders that are searched for Minari datasets: Minari's own, then `folder`."""
     configured = os.environ.get("MINARI_DATASETS_PATH")
-    return [
-        *([Path(configured)] if configured else []),
-        Path.home() / ".minari" / "datasets",
-        folder,
-    ]
+    found = [Path(configured)] if configured else []
+    with contextlib.suppress(RuntimeError):  # this user has no home folder
+        found.append(Path.home() / ".minari" / "datasets")
+    return [*found, folder]
 
 
 def find(name: str, folder: Path) -> Path | None:
     """The folder of a local dataset, in Minari's own folders or `folder`; None if there is none."""
     found = (
-        root / name for root in roots(folder) if (root / name / "data" / "metadata.json").is_file()
+        root / name
+        for root in roots(folder)
+        if os.path.isfile(root / name / "data" / "metadata.json")
     )
     return next(found, None)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from decision_seq.machine.files import unavailable
+from decision_seq.reading import Unreadable
 from decision_seq.types import UserError
 
 
@@ -16,6 +18,25 @@ class StoreDamaged(UserError):
 def damaged(path: Path, what: str) -> StoreDamaged:
     """The error for the store in the folder `path`."""
     return StoreDamaged(f"store {path}: {what}; delete the store to have it rebuilt")
+
+
+def cannot_read(path: Path, file: str, error: BaseException) -> UserError:
+    """The error for a file of the store in `path` that cannot be read.
+
+    A store is damaged only where the file itself is at fault. Where the system refuses to open it
+    now, because of permissions, open files or memory, the store stays as it is.
+    """
+    now = unavailable(error)
+    if now is not None:
+        return UserError(f"store {path}: {file} cannot be opened now: {now}")
+    return damaged(path, f"{file} cannot be read")
+
+
+def cannot_open(path: Path, file: str, error: Unreadable) -> UserError:
+    """As `cannot_read`, for an error of `decision_seq.reading`."""
+    if isinstance(error.__cause__, OSError):
+        return cannot_read(path, file, error.__cause__)
+    return damaged(path, f"{file} cannot be read: it {error.reason}")
 
 
 class Column:

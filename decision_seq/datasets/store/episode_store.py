@@ -23,6 +23,7 @@ clipped to [-1, 1].
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,13 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.datasets.store.column import Column, damaged
+from decision_seq.datasets.store.column import (
+    Column,
+    StoreDamaged,
+    cannot_open,
+    cannot_read,
+    damaged,
+)
 from decision_seq.datasets.store.frames import FrameColumn, file_name
 from decision_seq.datasets.store.header import STATISTICS, header_fault
 from decision_seq.datasets.store.source_files import sha256
@@ -72,6 +79,21 @@ class EpisodeStore:
                 columns[name] = _vectors(columns[name])
         offsets, terminated, truncated = (columns.pop(name).array for name in EPISODE_COLUMNS)
         return cls(path, header, columns, offsets, terminated, truncated)
+
+    @classmethod
+    def open_sound(cls, path: Path) -> EpisodeStore | None:
+        """The store at a path; None where there is none, or a damaged one that may be replaced.
+
+        UserError for one that may be sound and cannot be opened now.
+        """
+        try:
+            return cls.open(path)
+        except StoreDamaged:
+            return None
+        except UserError:
+            if os.path.lexists(path / "header.json"):
+                raise
+            return None
 
     def verify(self) -> None:
         """Read all columns and compare their checksums; StoreDamaged if one has changed."""
@@ -208,7 +230,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     except Absent as error:
         raise UserError(f"{path} is no episode store: it has no header.json") from error
     except Unreadable as error:
-        raise damaged(path, f"header.json cannot be read: it {error.reason}") from error
+        raise cannot_open(path, "header.json", error) from error
     if header.get("format") != FORMAT:
         raise damaged(path, f"it is not of format {FORMAT}")
     fault = header_fault(header)
@@ -222,7 +244,7 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
     try:
         open_file(file, within=path).close()  # a pipe or a device would block
     except Unreadable as error:
-        raise damaged(path, f"{file.name} cannot be read: it {error.reason}") from error
+        raise cannot_open(path, file.name, error) from error
     if "block" in facts:
         if facts["dtype"] != "|u1" or len(facts["shape"]) != 3:
             raise damaged(path, f"{file.name} cannot be {facts['dtype']}{facts['shape']}")
@@ -230,7 +252,7 @@ def _open_column(path: Path, name: str, facts: dict[str, Any]) -> Column:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, SyntaxError, TokenError) as error:
-        raise damaged(path, f"{file.name} cannot be read") from error
+        raise cannot_read(path, file.name, error) from error
     if not isinstance(array, np.ndarray):  # an .npz archive with the suffix .npy
         raise damaged(path, f"{file.name} is no array")
     if [*array.shape] != facts["shape"] or array.dtype.str != facts["dtype"]:

@@ -11,13 +11,14 @@ half the windows; a raw frame is 7,056 bytes. Longer blocks save 6 % and decode 
 from __future__ import annotations
 
 import math
+import stat
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from decision_seq.datasets.store.column import Column, damaged
+from decision_seq.datasets.store.column import Column, cannot_read, damaged
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.types import UserError
 
@@ -59,11 +60,11 @@ class FrameColumn(Column):
         self.block = block
         self._codec = codec()
         try:
-            if not path.is_file():
+            if not stat.S_ISREG(path.stat().st_mode):
                 raise OSError("it is no regular file")
             self._packed = np.asarray(np.memmap(path, np.uint8, mode="r"))
-        except (OSError, ValueError) as error:  # absent, or empty
-            raise damaged(path.parent, f"{path.name} cannot be read") from error
+        except (OSError, ValueError, MemoryError) as error:  # absent, or empty
+            raise cannot_read(path.parent, path.name, error) from error
         blocks = -(-len(self) // block)
         space = len(self._packed) - blocks * INDEX.itemsize
         if space < 0 or block * np.prod(shape[1:], dtype=float) > MOST_BLOCK_BYTES:

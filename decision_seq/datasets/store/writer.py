@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +16,7 @@ from decision_seq.datasets.store.frames import FrameAppender, file_name
 from decision_seq.datasets.store.header import header_fault
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.datasets.store.validate import checked, require_frames
+from decision_seq.machine.files import temporary_folder
 from decision_seq.types import Episode, UserError
 
 
@@ -97,9 +97,10 @@ class StoreWriter:
         self.stack = stack
         self.path = Path(os.path.abspath(path))  # "new/.." names the folder above, not a new one
         self._require_free()
+        self.opened = contextlib.ExitStack()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.partial = Path(tempfile.mkdtemp(dir=self.path.parent, prefix=".partial-"))
+            self.partial = self.opened.enter_context(temporary_folder(self.path.parent))
         except OSError as error:
             raise UserError(
                 f"cannot write a store at {self.path}: {error.strerror}; set DECISION_SEQ_DATA to a"
@@ -119,7 +120,7 @@ class StoreWriter:
         for column in self.columns.values():
             with contextlib.suppress(OSError):  # on a full disk, flushing the buffer fails too
                 column.file.close()
-        shutil.rmtree(self.partial, ignore_errors=True)  # after `finish` it was renamed
+        self.opened.close()  # removes the folder, unless `finish` renamed it
 
     def _require_free(self) -> None:
         """Raise UserError unless the path is free or holds a store, which may be replaced."""
@@ -245,7 +246,5 @@ class StoreWriter:
 
     def _same_store_exists(self, header: dict[str, Any]) -> bool:
         """Whether another run has made the same store; it may be in use and is not replaced."""
-        try:
-            return EpisodeStore.open(self.path).header == header
-        except UserError:
-            return False
+        made = EpisodeStore.open_sound(self.path)
+        return made is not None and made.header == header

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from decision_seq.machine.files import replacing
 from decision_seq.types import UserError
 
 
@@ -29,16 +29,12 @@ def suffix() -> str:
 @contextmanager
 def partial(path: Path) -> Iterator[Path]:
     """A temporary path to write to, renamed to `path` on success and deleted on failure."""
-    temporary = path.with_name(f".partial-{path.name}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except (OSError, RuntimeError) as error:  # RuntimeError: ffmpeg's long message
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[-200:]
         raise UserError(f"cannot write {path}: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 class Mp4:

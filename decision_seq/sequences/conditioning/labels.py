@@ -16,6 +16,7 @@ from decision_seq.config import to_tree
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.episode_store import Column
 from decision_seq.datasets.store.root import store_root
+from decision_seq.machine.files import replacing
 from decision_seq.sequences.conditioning.base import Conditioning
 from decision_seq.types import UserError
 
@@ -35,17 +36,14 @@ def label(store: EpisodeStore, conditioning: Conditioning) -> Column:
             if cached.shape == shape and cached.dtype == np.float32:
                 return Column(cached)
     folder = store.path if os.access(store.path, os.W_OK) else _folder_elsewhere(store)
-    partial = folder / f".{os.getpid()}-{name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
-        conditioning.relabel_store(store, array)
-        array.flush()
-        os.replace(partial, folder / name)
+        with replacing(folder / name) as partial:
+            array = np.lib.format.open_memmap(partial, "w+", np.float32, shape)
+            conditioning.relabel_store(store, array)
+            array.flush()
     except OSError as error:
         raise UserError(f"cannot save the labels in {folder}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)  # after Ctrl-C too
     return Column(np.load(folder / name, mmap_mode="r", allow_pickle=False))
 
 

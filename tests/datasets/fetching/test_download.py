@@ -1,5 +1,6 @@
 """Tests of fetching D4RL's files from a local host: cut, refused, forged, unreachable."""
 
+import contextlib
 import csv
 import hashlib
 import importlib.util
@@ -10,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +21,7 @@ from decision_seq.datasets.d4rl import reader as d4rl
 from decision_seq.datasets.d4rl.reader import PublishedFile, cache_folder, published
 from decision_seq.datasets.fetching.download import STALL_SECONDS, Unreachable, fetch
 from decision_seq.types import UserError
-from tests.loopback import Loopback, cut, hang, no_range, short, status
+from tests.loopback import Loopback, cut, endless, hang, length, no_range, short, status
 
 FILE = "gym_mujoco_v2/hopper_medium-v2.hdf5"
 
@@ -113,6 +115,60 @@ def test_a_file_that_changed_meanwhile_is_not_pieced_together(host: Loopback) ->
 def test_a_file_of_the_wrong_size_is_refused(host: Loopback) -> None:
     host.faults[FILE] = short(5000)
     fails_in_one_line("are published")
+
+
+def test_no_more_is_fetched_than_was_published(host: Loopback) -> None:
+    host.faults[FILE] = endless(100_000)
+    fails_in_one_line("has at least .* bytes, .* are published; it was removed")
+    assert list(cache_folder().iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "²", "-5", "1e3", "0x10", ""])
+def test_a_length_that_is_no_number_is_not_believed(text: str, host: Loopback) -> None:
+    host.faults[FILE] = length(text)
+    with contextlib.suppress(UserError):  # the client may believe it, and wait for more
+        assert open_dataset("d4rl/hopper-medium-v2").num_transitions == 700
+
+
+def test_a_transfer_that_would_never_end_is_given_up(
+    host: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**9, 20))  # twenty seconds pass from one block to the next
+    now = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr("decision_seq.datasets.fetching.download.time", now)
+    host.faults["x"] = endless(1)
+    with pytest.raises(UserError, match="bytes came in 60 s; try later"):
+        fetch(f"{host.url}/x", cache_folder() / "x")
+
+
+def test_a_portals_page_is_not_kept_as_the_data(
+    host: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"hopper-medium-v2": PublishedFile(FILE, None, None)}
+    monkeypatch.setattr(d4rl, "published", lambda: facts)
+    good = (host.folder / FILE).read_bytes()
+    (host.folder / FILE).write_text("<html>log in</html>")
+    fails_in_one_line("is another kind of file, perhaps a portal's page")
+    assert list(cache_folder().iterdir()) == []
+    (host.folder / FILE).write_bytes(good)
+    assert open_dataset("d4rl/hopper-medium-v2").num_transitions == 700
+    # One that an earlier version kept is fetched again.
+    file = cache_folder() / "hopper_medium-v2.hdf5"
+    page = b"<html>log in</html>"
+    file.write_bytes(page)
+    file.with_name(f"{file.name}.json").write_text(json.dumps({"bytes": len(page)}))
+    assert open_dataset("d4rl/hopper-medium-v2").num_transitions == 700
+
+
+@pytest.mark.parametrize("name", ["x.partial", "x.tag", ".x.lock", "x.json"])
+def test_links_are_not_followed(name: str, host: Loopback, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    cache_folder().mkdir(parents=True)
+    (cache_folder() / name).symlink_to(precious)
+    with contextlib.suppress(UserError):
+        fetch(f"{host.url}/{FILE}", cache_folder() / "x")
+    assert precious.read_text() == "mine"
 
 
 def test_a_forged_file_is_refused_and_removed(host: Loopback) -> None:
