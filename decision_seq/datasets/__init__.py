@@ -39,7 +39,7 @@ from decision_seq.datasets.dqn_replay import reader as replay
 from decision_seq.datasets.dqn_replay import shards as replay_shards
 from decision_seq.datasets.dqn_replay.draw import ReplayConfig
 from decision_seq.datasets.fetching.download import Unreachable
-from decision_seq.datasets.files import npz, pickles
+from decision_seq.datasets.files import npz, pickles, torch_files
 from decision_seq.datasets.hub import reader as hub_reader
 from decision_seq.datasets.hub import remote as hub_remote
 from decision_seq.datasets.minari import reader as minari_reader
@@ -76,6 +76,9 @@ FILE_READERS: dict[str, Reader] = {
     ".npz": npz.read,
     ".pkl": pickles.read,
     ".pickle": pickles.read,
+    ".npy": npz.read_npy,
+    ".pt": torch_files.read,
+    ".pth": torch_files.read,
     ".parquet": hub_reader.read,
 }
 # The first bytes of a file -> its reader, for files without a known suffix.
@@ -84,6 +87,7 @@ SIGNATURES: dict[bytes, Reader] = {
     b"PK\x03\x04": npz.read,
     b"PAR1": hub_reader.read,
     b"\x80": pickles.read,
+    b"\x93NUMPY": npz.read_npy,
 }
 # A file that identifies the kind of a folder -> the folder's reader, and the files it may read.
 FOLDER_READERS: dict[str, tuple[Reader, str]] = {
@@ -138,14 +142,15 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
     existing = _reopen(output, request)
-    if existing is not None and _stored_stamp(output) == now:
-        return existing
-    store = reader(path, output, request.reporter)
-    if stamp(path, files) != now:  # the data read may not be those of the file now
-        shutil.rmtree(output)
-        raise UserError(f"{path} changed while it was read; run again")
-    (output / STAMP).write_text(json.dumps(now))
-    return store
+    if existing is None or _stored_stamp(output) != now:
+        existing = reader(path, output, request.reporter)
+        if stamp(path, files) != now:  # the data read may not be those of the file now
+            shutil.rmtree(output)
+            raise UserError(f"{path} changed while it was read; run again")
+        (output / STAMP).write_text(json.dumps(now))
+    for note in existing.notes:
+        request.reporter.say(f"{path.name}: {note}")
+    return existing
 
 
 def _reopen(output: Path, request: Request) -> EpisodeStore | None:

@@ -38,10 +38,10 @@ def checked(episode: Episode, name: str) -> Episode:
             f"{name}: actions of shape {actions.shape[1:]} {actions.dtype}; vectors of numbers, or"
             " one whole number a step, are needed"
         )
-    if discrete and not 0 <= actions.min() <= actions.max() < MOST_CHOICES:
+    if discrete and max(abs(int(actions.min())), abs(int(actions.max()))) >= MOST_CHOICES:
         raise UserError(
-            f"{name}: discrete actions run from {actions.min()} to {actions.max()}; choices counted"
-            f" from 0 and fewer than {MOST_CHOICES:,} are needed"
+            f"{name}: discrete actions run from {actions.min()} to {actions.max()}; choices are"
+            f" numbers below {MOST_CHOICES:,}: count them from 0"
         )
     with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused below
         checked = Episode(
