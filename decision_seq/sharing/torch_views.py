@@ -77,5 +77,5 @@ def numbers(value: Any, name: str) -> Any:
     """An array or a tensor as NumPy's array; other values unchanged."""
     if isinstance(value, Array | stand_ins.Tensor | list | tuple):
         array = Values(0).array(value, name)
-        return value if array is None else array
+        return value if array is None else array.copy()
     return value

@@ -302,7 +302,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "pickle: empty": (raw("x.pkl", b""), "is empty"),
     "pickle: a far memo": (
         raw("x.pkl", b"\x80\x04]r" + struct.pack("<I", 2**28) + b"."),
-        "no pickle, or is cut short",
+        "no list of trajectories",
     ),
     "pickle: tuples in tuples": (
         raw("x.pkl", b"\x80\x04})" + b"\x85" * 10**6 + b"K\x01s."),

@@ -106,12 +106,12 @@ CRASHES = {
 HOSTILE = {
     **CRASHES,
     "a dtype of objects over bytes": SCALAR + DTYPE
-    + b"(K\x03" + text("|") + b"NNN" + b"J\x00\x10\x00\x00" * 2 + b"K?tb" + b"C\x04ABCD\x86R",
+    + b"(K\x03" + text("|") + b"NNN" + b"J\x00\x10\x00\x00" * 2 + b"K?tbC\x04ABCD\x86R",
     "an array over another's memory": name("numpy", "ndarray")
     + b"(K\x01\x85" + text("O8") + b"C\x08\x41\x41\x41\x41\x41\x41\x41\x41tR",
     "a petabyte": name("numpy", "ndarray") + b"\x8a\x07\x00\x00\x00\x00\x00\x00\x04\x85\x85R",
-    "a state of too few bytes": EMPTY + b"(K\x01K\x09\x85" + DTYPE + STATE + b"b\x89C\x08" + b"A" * 8
-    + b"tb",
+    "a state of too few bytes": EMPTY + b"(K\x01K\x09\x85" + DTYPE + STATE + b"b\x89"
+    + ADDRESS + b"tb",
     "a negative shape": EMPTY + b"(K\x01J\xff\xff\xff\xff\x85" + DTYPE + b"\x89C\x00tb",
     "an array built twice": (EMPTY + b"(K\x01K\x00\x85" + DTYPE + b"\x89C\x00tb")
     + b"(K\x01K\x00\x85" + DTYPE + b"\x89C\x00tb",
