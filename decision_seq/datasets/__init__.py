@@ -191,7 +191,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
             start = file.read(8)
         for signature, reader in SIGNATURES.items():
             if start.startswith(signature):
-                return reader, None
+                other = reader in (npz.read, pickles.read) and torch_files.is_one(path)
+                return torch_files.read if other else reader, None
     raise UserError(f"{path} is of no known kind; there are {', '.join(FILE_READERS)} and folders")
 
 

@@ -24,6 +24,7 @@ from decision_seq.types import Reporter, UserError
 MOST_RATIO, LEAST = 8, 64 << 20
 MOST_PICKLE = 64 << 20  # bytes of the pickle that names the tensors
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older format
+_OLD = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little")
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -34,6 +35,13 @@ DAMAGE = (
     KeyError,
     ValueError,
 )
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file, a zip archive or a pickle, begins as those of `torch.save` do."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    return start.startswith(_OLD) or (start.startswith(b"PK") and b"/data.pkl" in start[:256])
 
 
 def load(path: Path) -> Any:
