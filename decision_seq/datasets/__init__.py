@@ -40,7 +40,7 @@ from decision_seq.datasets.dqn_replay import reader as replay
 from decision_seq.datasets.dqn_replay import shards as replay_shards
 from decision_seq.datasets.dqn_replay.draw import ReplayConfig
 from decision_seq.datasets.fetching.download import Unreachable
-from decision_seq.datasets.files import npz, pickles
+from decision_seq.datasets.files import npz, pickles, torch_files
 from decision_seq.datasets.hub import reader as hub_reader
 from decision_seq.datasets.hub import remote as hub_remote
 from decision_seq.datasets.minari import reader as minari_reader
@@ -79,6 +79,9 @@ FILE_READERS: dict[str, Reader] = {
     ".npz": npz.read,
     ".pkl": pickles.read,
     ".pickle": pickles.read,
+    ".npy": npz.read_npy,
+    ".pt": torch_files.read,
+    ".pth": torch_files.read,
     ".parquet": hub_reader.read,
 }
 # The first bytes of a file -> its reader, for files without a known suffix.
@@ -87,6 +90,7 @@ SIGNATURES: dict[bytes, Reader] = {
     b"PK\x03\x04": npz.read,
     b"PAR1": hub_reader.read,
     b"\x80": pickles.read,
+    b"\x93NUMPY": npz.read_npy,
 }
 # A file that identifies the kind of a folder -> the folder's reader, and the files it may read.
 FOLDER_READERS: dict[str, tuple[Reader, str]] = {
@@ -141,14 +145,15 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
     output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
     now = stamp(path, files)
     existing = _reopen(output, request)
-    if existing is not None and _stored_stamp(output) == now:
-        return existing
-    store = reader(path, output, request.reporter)
-    if stamp(path, files) != now:  # the data read may not be those of the file now
-        shutil.rmtree(output)
-        raise UserError(f"{path} changed while it was read; run again")
-    save_text(output / STAMP, json.dumps(now))
-    return store
+    if existing is None or _stored_stamp(output) != now:
+        existing = reader(path, output, request.reporter)
+        if stamp(path, files) != now:  # the data read may not be those of the file now
+            shutil.rmtree(output)
+            raise UserError(f"{path} changed while it was read; run again")
+        save_text(output / STAMP, json.dumps(now))
+    for note in existing.notes:
+        request.reporter.say(f"{path.name}: {note}")
+    return existing
 
 
 def _reopen(output: Path, request: Request) -> EpisodeStore | None:
@@ -195,7 +200,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
             start = file.read(8)
         for signature, reader in SIGNATURES.items():
             if start.startswith(signature):
-                return reader, None
+                other = reader in (npz.read, pickles.read) and torch_files.is_one(path)
+                return torch_files.read if other else reader, None
     raise UserError(f"{path} is of no known kind; there are {', '.join(FILE_READERS)} and folders")
 
 

@@ -182,6 +182,8 @@ def _findings(store: EpisodeStore, scan: _Scan) -> Iterator[Finding]:
     if store.clipped:
         yield Finding("rewards", "note", "cut to [-1, 1]: the returns are not the game's scores")
     yield _ends(store)
+    for note in store.notes:
+        yield Finding("reading", "note", note)
     limit = store.header["max_episode_steps"]
     over = int((store.lengths > limit).sum()) if limit else 0
     detail = f"{over:,} episodes are longer than {limit}" if over else f"limit {limit or 'unknown'}"

@@ -207,6 +207,12 @@ def facts_by_name(name: str) -> tuple[str, EnvironmentFacts] | None:
     return max(((key, FACTS[key]) for key in fitting), key=lambda item: len(item[0]), default=None)
 
 
+def facts_by_environment(env_id: str | None) -> EnvironmentFacts | None:
+    """The facts of the family whose environment has this id, options included; None if unknown."""
+    fitting = [facts for facts in FACTS.values() if env_id and facts.env_id == env_id]
+    return fitting[0] if fitting else None
+
+
 def normalized_score(name: str, returns: Returns) -> Returns | None:
     """Normalized score of a task by its name, as in D4RL's papers; None if unknown."""
     found = facts_by_name(name)

@@ -15,7 +15,7 @@ from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.dqn_replay.draw import ReplayConfig
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.frames import CACHE_MEBIBYTES
-from decision_seq.envs import FACTS, obstacle
+from decision_seq.envs import FACTS, facts_by_environment, obstacle
 from decision_seq.evaluate import EvaluationConfig
 from decision_seq.evaluate.targets import equal_targets, percentiles, resolve
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
@@ -198,12 +198,18 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
             env_id,
             family,
             targets or (),
-            store.reference_scores,
+            _reference_scores(store, env_id),
             returns,
             store.checksum,
             store.delayed,
         ),
     )
+
+
+def _reference_scores(store: EpisodeStore, env_id: str | None) -> tuple[float, float] | None:
+    """Those of the dataset's author, else the environment's, else the data's task's."""
+    known = facts_by_environment(env_id) if store.header["reference_scores"] is None else None
+    return known.reference_scores if known else store.reference_scores
 
 
 def _report_data(config: Config, store: EpisodeStore, reporter: Reporter) -> None:

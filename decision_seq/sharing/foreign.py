@@ -1,7 +1,7 @@
 """Reading of models that other programs wrote: files, folders, repositories of the Hub.
 
-None of their code is run. Tensors come from safetensors, or from a pickle that may build only
-tensors, arrays and plain containers.
+None of their code is run. Tensors come from safetensors, or from a file of `torch.save` that is
+read as data (`datasets/files/torch_files.py`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from decision_seq import checkpoint, tensor_files
 from decision_seq.config import require
 from decision_seq.datasets.fetching import remote
+from decision_seq.datasets.files import torch_files
+from decision_seq.datasets.files.stand_ins import Damaged
 from decision_seq.datasets.store.source_files import require_file, sha256
 from decision_seq.reading import Absent, Unreadable, read_json, read_text
+from decision_seq.sharing import torch_views
 from decision_seq.types import Reporter, UserError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -139,47 +141,30 @@ def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]
     inner = next((tree[key] for key in NESTED if isinstance(tree.get(key), Mapping)), tree)
     # Data parallel training prefixes every name.
     named = {str(name).removeprefix("module."): value for name, value in inner.items()}
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    for name, tensor in tensors.items():
-        if not _is_plain(tensor):
-            raise UserError(f"{source}: {name} is no plain array of numbers; save a dense float32")
-    statistics = {key: tree[key] for key in STATISTICS if inner is not tree and key in tree}
+    views = {n: v for n, v in named.items() if isinstance(v, torch_views.INERT)}
+    try:
+        tensors = torch_views.tensors(views)
+        statistics = {
+            key: torch_views.numbers(tree[key], key)
+            for key in STATISTICS
+            if inner is not tree and key in tree
+        }
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     return tensors, statistics
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the file stores each number of the tensor: not sparse, quantised or expanded."""
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        return False
-    stored = tensor.untyped_storage().nbytes()
-    return tensor.numel() * tensor.element_size() <= stored and not (
-        tensor.is_floating_point() and tensor.element_size() == 1  # float8 has no isfinite
-    )
 
 
 def _unpickle(path: Path, source: str) -> Mapping[Any, Any]:
     try:
-        with torch.serialization.safe_globals(_array_parts()):
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or hostile pickle may raise anything
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = "it is no PyTorch file, or is cut short"
-        if refused:
-            reason = f"it names {refused[1]}, so it is a program; save the model's state_dict()"
+        tree = torch_files.load(path)
+    except Damaged as error:
+        reason = f"it is no PyTorch file, or is cut short ({str(error)[:80]})"
         raise UserError(f"{source}: {path.name} is not read: {reason}") from error
+    except (UserError, OSError) as error:
+        raise UserError(f"{source}: {path.name} is not read: {error}") from error
     if not isinstance(tree, Mapping):
         raise UserError(f"{source}: {path.name} holds a {type(tree).__name__}, no state dict")
     return tree
-
-
-def _array_parts() -> list[Any]:
-    """The globals of a pickled array of floats, under the paths of numpy 1 and numpy 2."""
-    from numpy._core import multiarray
-
-    parts: list[Any] = [np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
-    for package in ("numpy.core", "numpy._core"):
-        parts.append((multiarray._reconstruct, f"{package}.multiarray._reconstruct"))
-    return parts
 
 
 def read_vector(path: Path) -> np.ndarray:

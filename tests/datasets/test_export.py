@@ -15,7 +15,7 @@ from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.types import Reporter, UserError
 from tests.conftest import make_episode
 
-NAMES = {"d4rl": "hopper.hdf5", "minari": "minari", "parquet": "hopper", "store": "hopper"}
+NAMES = {"d4rl": "hopper-medium.hdf5", "minari": "minari", "parquet": "hopper", "store": "hopper"}
 
 
 def test_every_layout_is_tried() -> None:

@@ -27,16 +27,16 @@ def columns(write_d4rl: Write) -> dict[str, np.ndarray]:
 
 
 def as_npz(columns: dict[str, np.ndarray], folder: Path) -> Path:
-    np.savez_compressed(folder / "hopper-x.npz", **columns)
-    return folder / "hopper-x.npz"
+    np.savez_compressed(folder / "hopper-medium-x.npz", **columns)
+    return folder / "hopper-medium-x.npz"
 
 
 def as_pickle(columns: dict[str, np.ndarray], folder: Path) -> Path:
     ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
     parts = {name: np.split(column, ends) for name, column in columns.items()}
     rows = [{name: part[i] for name, part in parts.items()} for i in range(len(ends) + 1)]
-    (folder / "hopper-x.pkl").write_bytes(pickle.dumps(rows))
-    return folder / "hopper-x.pkl"
+    (folder / "hopper-medium-x.pkl").write_bytes(pickle.dumps(rows))
+    return folder / "hopper-medium-x.pkl"
 
 
 def returns_in_npz(path: Path) -> np.ndarray:

@@ -7,15 +7,14 @@ D4RL's own package cannot be imported today (it needs mujoco-py), so its files a
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 import re
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from decision_seq.datasets import hdf5_links
 from decision_seq.datasets.d4rl import layout
+from decision_seq.datasets.d4rl.names import published
 from decision_seq.datasets.fetching.download import fetch
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.root import configured_folder
@@ -27,36 +26,6 @@ HOST = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 MIRROR = "DECISION_SEQ_D4RL_URL"  # the environment variable that names another host
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file without a user block begins
 LAYOUT = "D4RL-layout file"  # how a store's source describes a file read by `read`
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file on D4RL's host."""
-
-    path: str
-    """Path on the host."""
-    bytes: int | None
-    """Size; None if unknown."""
-    sha256: str | None
-    """Beginning of the SHA-256; None if unknown."""
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return Path(self.path).name
-
-
-@cache
-def published() -> dict[str, PublishedFile]:
-    """D4RL's datasets, name -> file: all of Gym, Adroit, AntMaze, Maze2D and Kitchen."""
-    table = Path(__file__).with_name("files.tsv").read_text(encoding="utf-8").splitlines()
-    rows = csv.reader((line for line in table if not line.startswith("#")), delimiter="\t")
-    return {
-        name: PublishedFile(
-            path, None if size == "-" else int(size), None if digest == "-" else digest
-        )
-        for name, path, size, digest in rows
-    }
 
 
 def versioned(name: str) -> str | None:
@@ -163,8 +132,7 @@ def download(name: str, reporter: Reporter | None = None) -> Path:
 def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
     """Read the file into a store at `output`; UserError for a bad file.
 
-    The environment to evaluate in follows from the file's name, or from the observation and action
-    sizes if only one environment has them.
+    The environment to evaluate in follows from the file's name where that is a dataset's of D4RL.
     """
     import h5py
 
@@ -175,12 +143,11 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         raise UserError(f"{path} is no HDF5 file, or is cut short; fetch it again") from error
     with file, StoreWriter(output) as writer:
         try:
-            columns = _columns(file)
-            stored = sum(column.id.get_storage_size() for column in columns.values())
+            columns, others = _columns(file)
+            stored = hdf5_links.stored_bytes(columns.values(), path.stat().st_size)
             layout.refuse_bomb(stored, sum(column.nbytes for column in columns.values()))
-            found = ", ".join(sorted(map(str, file))) or "nothing"
             source = describe_file("d4rl-hdf5", LAYOUT, path)
-            return layout.fill(writer, columns, found, dataset_name(path), source)
+            return layout.fill(writer, columns, [*file], others, dataset_name(path), source)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
             # h5py raises any of these for damage within the file
             raise UserError(f"{path} is damaged ({error}); fetch it again") from error
@@ -188,21 +155,25 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             raise UserError(f"{path}: {error}") from error
 
 
-def _columns(file: Any) -> dict[str, Any]:
-    """The layout's columns that the file has; UserError for one that links to another file."""
-    import h5py
+def _columns(file: Any) -> tuple[dict[str, Any], list[str]]:
+    """The columns of the layout that the file has, and the names of further columns of steps.
 
+    UserError for a column that links to another file.
+    """
     columns = {}
-    for name in (*layout.REQUIRED, *layout.OPTIONAL):
-        inside = _INSIDE.get(name, name)
-        if isinstance(file.get(inside, getlink=True), h5py.ExternalLink):
-            raise UserError(f"{name} lies in another file; give one file that holds its data")
-        column = file.get(inside)
-        if isinstance(column, h5py.Dataset):
-            if column.is_virtual or column.external:
-                raise UserError(f"{name} lies in other files; give one file that holds its data")
+    for name in layout.KNOWN:
+        column = hdf5_links.dataset(file, _INSIDE.get(name, name))
+        if column is not None:
             columns[name] = column
-    return columns
+    rows = {column.shape[0] for column in columns.values() if column.shape}
+    others = []
+    for name in map(str, file):
+        column = None
+        with contextlib.suppress(UserError):  # what lies in other files is not read either
+            column = None if name in columns else hdf5_links.dataset(file, name)
+        if column is not None and column.shape and column.shape[0] in rows:
+            others.append(name)
+    return columns, others
 
 
 # Where this package's exports store a column that D4RL's layout has no place for.

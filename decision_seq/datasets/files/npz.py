@@ -1,4 +1,4 @@
-"""NumPy archives in D4RL's flat layout (`d4rl/layout.py`).
+"""NumPy archives in D4RL's flat layout (`d4rl/layout.py`), and arrays of trajectories as objects.
 
 Columns are streamed from the archive, so that it may be larger than memory. An archive that would
 unpack to an implausible size is refused.
@@ -7,15 +7,19 @@ unpack to an implausible size is refused.
 from __future__ import annotations
 
 import lzma
+import math
 import zipfile
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 
 from decision_seq.datasets.d4rl import layout
+from decision_seq.datasets.files import inert_pickle, trajectories
+from decision_seq.datasets.files.stand_ins import Damaged
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import describe_file, require_file
 from decision_seq.types import Reporter, UserError
@@ -34,30 +38,40 @@ DAMAGE = (
 )
 
 
+def read_header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype of a `.npy` file, which is left at its first number."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"{name} has format {version}")
+
+
 class StreamedColumn:
     """An array inside an open archive; slices must be read in order, each row once."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, open_files: ExitStack) -> None:
+        self.origin = archive, name, open_files
         entry = archive.getinfo(f"{name}.npy")
         self.file = open_files.enter_context(archive.open(entry))
-        version = np.lib.format.read_magic(self.file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name}.npy has format {version}")
-        header = (
-            np.lib.format.read_array_header_1_0(self.file)
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0(self.file)
-        )
-        self.shape, fortran, self.dtype = header
-        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        self.shape, fortran, self.dtype = read_header(self.file, name)
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
         if self.dtype.hasobject:
-            raise UserError(f"{name} holds Python objects, not numbers")
+            raise UserError(
+                f"{name} holds Python objects, not numbers; save numbers:"
+                " numpy.stack([numpy.asarray(x, numpy.float32) for x in values])"
+            )
         if fortran and len(self.shape) > 1:
             raise UserError(f"{name} is stored column by column; save it in C order")
         rows = self.shape[0] if self.shape else 0
         if self.shape and self.file.tell() + rows * self.row_bytes != entry.file_size:
             raise ValueError(f"{name}.npy does not hold the {rows} rows its header promises")
         self.next_row = 0
+
+    def again(self) -> StreamedColumn:
+        """The same column from its first row on."""
+        return StreamedColumn(*self.origin)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,14 +95,54 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             )
             writer = open_files.enter_context(StoreWriter(output))
             names = [e.removesuffix(".npy") for e in archive.namelist() if e.endswith(".npy")]
-            wanted = [name for name in (*layout.REQUIRED, *layout.OPTIONAL) if name in names]
+            if len(names) == 1 and names[0] not in layout.KNOWN:
+                return _objects(archive, names[0], path, writer)
+            wanted = [name for name in layout.KNOWN if name in names]
             columns = {name: StreamedColumn(archive, name, open_files) for name in wanted}
-            found = ", ".join(sorted(names)) or "nothing"
             source = describe_file("npz", "NumPy archive", path)
-            return layout.fill(writer, columns, found, path.stem, source)
+            others = [name for name in names if name not in wanted]
+            return layout.fill(writer, columns, names, others, path.stem, source)
         except DAMAGE as error:
             raise UserError(f"{path} is no .npz archive, or is damaged ({error})") from error
         except (NotImplementedError, RuntimeError) as error:  # encrypted, or unknown compression
             raise UserError(f"{path} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+
+def _objects(archive: zipfile.ZipFile, name: str, path: Path, writer: StoreWriter) -> EpisodeStore:
+    """Write the trajectories of an archive's only array, which holds Python objects."""
+    with archive.open(f"{name}.npy") as file:
+        value = trajectories_in(file, name)
+    size = archive.getinfo(f"{name}.npy").file_size
+    source = describe_file("npz", "NumPy archive", path)
+    return trajectories.write(writer, value, size, path.stem, source)
+
+
+def trajectories_in(file: Any, name: str) -> Any:
+    """The inert value of an array of objects, which NumPy keeps as a pickle."""
+    dtype = read_header(file, name)[2]
+    if not dtype.hasobject:
+        raise UserError(
+            f"it holds one array {name[:80]!r}; save columns: numpy.savez('x.npz',"
+            " observations=..., actions=..., rewards=..., terminals=...)"
+        )
+    try:
+        return inert_pickle.loads(file.read())
+    except Damaged as error:
+        raise UserError(f"{name[:80]} is damaged ({error})") from error
+
+
+def read_npy(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:
+    """Read the trajectories in a `.npy` file of objects into a store at `output`."""
+    require_file(path, "a .npy file of trajectories")
+    try:
+        with open(path, "rb") as file:
+            value = trajectories_in(file, path.stem)
+        with StoreWriter(output) as writer:
+            source = describe_file("npy", "NumPy array", path)
+            return trajectories.write(writer, value, path.stat().st_size, path.stem, source)
+    except DAMAGE as error:
+        raise UserError(f"{path} is no .npy file, or is damaged ({error})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -11,21 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.datasets.step_columns import ROLE_OF
 from decision_seq.types import UserError
 
 FACTS_FILE = "decision_seq.json"  # header entries, written by our own export
 FETCHED_FILE = "hub.json"  # origin of the files, written by `open_remote`
-NESTING = {  # accepted depths of a column's lists
+FINAL = "final_observation"
+NESTING = {  # accepted depths of a column's lists, by its role
     "observations": (2,),
     "actions": (1, 2),
     "rewards": (1,),
-    "dones": (1,),
-    "final_observation": (1,),
-    "terminated": (0,),
-    "truncated": (0,),
+    FINAL: (1,),
 }
-
-FLAGS = ("dones", "terminated", "truncated")
+OF_FLAGS = (0, 1)  # one flag for the trajectory, or one a step
 
 
 def decode(
@@ -38,15 +36,12 @@ def decode(
     found = {}
     for name in batch.schema.names:
         where = f"{file}: {name}"
-        found[name] = _rows(batch.column(name), where, NESTING[name])
-        if name == "actions":
-            found[name] = [_action(rows, where) for rows in found[name]]
-        elif name == "observations" and observation_shape is not None:
+        role = ROLE_OF.get(name, name)
+        found[name] = _rows(batch.column(name), where, NESTING.get(role, OF_FLAGS))
+        if role == "observations" and observation_shape is not None:
             found[name] = [_shaped(rows, observation_shape, where) for rows in found[name]]
-        elif name == "final_observation" and observation_shape is not None:
+        elif role == FINAL and observation_shape is not None:
             found[name] = [_shaped(row[None], observation_shape, where)[0] for row in found[name]]
-        elif name in FLAGS and any(row.dtype != bool for row in found[name]):
-            raise UserError(f"{where} is no column of true and false")
     return found
 
 
@@ -112,16 +107,6 @@ def _numbers(values: Any, where: str) -> np.ndarray:
 def _require_no_nulls(values: Any, where: str) -> None:
     if values.null_count:
         raise UserError(f"{where} lacks {values.null_count} values; mend the data")
-
-
-def _action(rows: np.ndarray, where: str) -> np.ndarray:
-    """The actions if they are [T, A] floats or [T] integers; any other kind is ambiguous."""
-    if (rows.ndim, rows.dtype.kind) in ((2, "f"), (1, "i"), (1, "u")):
-        return rows
-    raise UserError(
-        f"{where} has {rows.dtype} of {rows.ndim - 1} dimensions; lists of floats, or one integer a"
-        " step, are needed"
-    )
 
 
 def _shaped(rows: np.ndarray, shape: list[int], where: str) -> np.ndarray:

@@ -3,15 +3,16 @@
 | column | type | |
 |---|---|---|
 | observations | list of lists of numbers | [T, S], or [T + 1, S] with the final observation |
-| actions | list of lists of floats, or list of integers | [T, A] continuous, [T] discrete |
+| actions | list of lists of numbers, or list of numbers | see `action_forms` |
 | rewards | list of numbers | [T] |
-| terminated, truncated | bool | how the episode ended, as written by our own export |
-| dones | list of bool | instead of these two, see below |
+| terminated, truncated | bool, or list of bool | how the episode ended |
+| dones | bool, or list of bool | instead of these two, see below |
 | final_observation | list of numbers | optional, the observation after the last step |
 
-`dones` does not distinguish an end by the environment from one by a time limit. An episode as long
-as the task's step limit counts as `truncated`. Any other episode whose last step is done counts as
-`terminated`. A shorter one without a done step has no end.
+Other names of these columns are those of `step_columns`. `dones` does not distinguish an end by the
+environment from one by a time limit. An episode as long as the task's step limit counts as
+`truncated`. Any other episode whose last step is done counts as `terminated`. A shorter one without
+a done step has no end.
 
 Files are read in batches of rows. Numbers are copied from Arrow's buffers to numpy's without Python
 objects.
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
+from decision_seq.datasets import action_forms, step_columns
 from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.hub import columns as hub_columns
 from decision_seq.datasets.hub.columns import FACTS_FILE, FETCHED_FILE
@@ -36,9 +38,7 @@ from decision_seq.reading import Absent, Unreadable, read_json
 from decision_seq.types import Episode, Reporter, UserError
 
 ROWS_AT_ONCE = 32  # episodes decoded together
-REQUIRED = ("observations", "actions", "rewards")
-ENDS = ("terminated", "truncated")
-OPTIONAL = (*ENDS, "dones", "final_observation")
+FINAL = hub_columns.FINAL
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,18 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
 def _read(parquet: _Parquet, writer: StoreWriter, reporter: Reporter) -> EpisodeStore:
     columns = [_columns(file) for file in parquet.files]
     total = sum(count for _, count in columns)
-    task: dict[str, Any] | None = None
+    task: _Task | None = None
+    exact = True
     with reporter.bar(f"read {parquet.path.name}", "episodes", total) as bar:
         for file, (names, _) in zip(parquet.files, columns, strict=True):
             for batch in _batches(file, names):
                 arrays = hub_columns.decode(batch, file, parquet.facts.get("observation_shape"))
                 task = task or _task(parquet, arrays)
                 for row in range(batch.num_rows):
-                    writer.append(_episode(arrays, row, task["max_episode_steps"]))
+                    given = {name: values[row] for name, values in arrays.items()}
+                    episode, told = _episode(given, task)
+                    writer.append(episode)
+                    exact = exact and told
                 bar.update(batch.num_rows)
     transitions = sum(writer.lengths)
     declared = parquet.facts.get("transitions", transitions)
@@ -88,12 +92,19 @@ def _read(parquet: _Parquet, writer: StoreWriter, reporter: Reporter) -> Episode
             " file is missing, fetch it again"
         )
     source = _source(parquet)
-    source["ignored_columns"] = _ignored(parquet, reporter)
-    exact = "dones" not in columns[0][0]
+    source["ignored_columns"] = _ignored(parquet, {name for names, _ in columns for name in names})
+    source["notes"] = [
+        line
+        for line in (
+            *(task.notes if task else ()),
+            step_columns.unread_note(source["ignored_columns"]),
+        )
+        if line
+    ]
     return writer.finish(
         parquet.facts.get("name") or _name(parquet),
         source,
-        **(task or {}),
+        **(task.entries if task else {}),
         transitions_in=transitions,
         has_timeouts=parquet.facts.get("has_timeouts", exact),
         reference_scores=parquet.facts.get("reference_scores"),
@@ -161,21 +172,20 @@ def _columns(file: Path) -> tuple[list[str], int]:
             layout.refuse_bomb(file.stat().st_size, _decoded_bytes(opened.metadata))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file} is no Parquet file, or is cut short; fetch it again") from error
-    listed = ", ".join(found) or "nothing"
-    for name in REQUIRED:
-        if name not in found:
-            raise UserError(
-                f"{file} has no column {name!r} (it holds {listed}); one trajectory a row is needed"
-            )
-    if not set(ENDS) <= set(found) and "dones" not in found:
-        raise UserError(f"{file} has neither 'dones' nor {ENDS} (it holds {listed})")
+    listed = step_columns.listed(found)
+    roles = step_columns.roles(found)
+    missing = step_columns.missing(roles)
+    if missing == "terminals":
+        raise UserError(f"{file} has neither 'dones' nor 'terminated' (it holds {listed})")
+    if missing:
+        raise UserError(
+            f"{file} has no column {missing!r} (it holds {listed}); one trajectory a row is needed"
+        )
     twice = [name for name in found if found.count(name) > 1]
     if twice:
         raise UserError(f"{file} has the column {twice[0]!r} twice")
-    names = [name for name in (*REQUIRED, *OPTIONAL) if name in found]
-    if set(ENDS) <= set(found) and "dones" in found:
-        names.remove("dones")  # the two flags are more precise
-    return names, rows
+    chosen = [n for role, names in roles.items() if role != "next_observations" for n in names]
+    return [*chosen, *({FINAL} & {*found})], rows
 
 
 def _decoded_bytes(metadata: Any) -> int:
@@ -194,32 +204,52 @@ def _batches(file: Path, names: list[str]) -> Iterator[Any]:
             raise UserError(f"{file} is damaged ({error}); fetch it again") from error
 
 
-def _episode(arrays: dict[str, list[Any]], row: int, limit: int | None) -> Episode:
-    observations, actions, rewards = (arrays[name][row] for name in REQUIRED)
-    if "final_observation" in arrays:
-        observations = np.concatenate([observations, arrays["final_observation"][row][None]])
-    if "dones" not in arrays:
-        return Episode(observations, actions, rewards, *(bool(arrays[n][row]) for n in ENDS))
-    dones = arrays["dones"][row]
-    if len(dones) != len(rewards):
-        raise UserError(f"{len(dones)} dones of {len(rewards)} rewards do not belong together")
-    if dones[:-1].any():
-        raise UserError(
-            f"a row is done at step {int(dones.argmax())} of {len(dones)}; one trajectory a row is"
-            " needed"
-        )
-    truncated = len(rewards) == limit
-    terminated = len(dones) > 0 and bool(dones[-1]) and not truncated
-    return Episode(observations, actions, rewards, terminated, truncated)
+@dataclass(frozen=True)
+class _Task:
+    """What the first rows and the file's name say of all."""
+
+    entries: dict[str, Any]  # the header's entries on the task
+    form: action_forms.Form
+    notes: tuple[str | None, ...]
+
+    @property
+    def limit(self) -> int | None:
+        """The time limit in steps."""
+        return self.entries["max_episode_steps"]
 
 
-def _task(parquet: _Parquet, arrays: dict[str, list[Any]]) -> dict[str, Any]:
-    """The header's entries on the task: from our export's facts, else by name, else by sizes."""
+def _episode(arrays: dict[str, np.ndarray], task: _Task) -> tuple[Episode, bool]:
+    """The episode of a row, and whether its kind of end is known."""
+    roles = step_columns.roles(arrays)
+    observations, actions, rewards = (arrays[roles[role][0]] for role in step_columns.DATA)
+    if FINAL in arrays:
+        observations = np.concatenate([observations, arrays[FINAL][None]])
+    names = [name for role in step_columns.FLAGS for name in roles.get(role, [])]
+    flags = {name: np.atleast_1d(arrays[name]) for name in names}
+    *ended, exact = step_columns.last_step(flags, len(rewards), task.limit)
+    return Episode(observations, task.form.apply(actions), rewards, *ended), exact
+
+
+def _task(parquet: _Parquet, arrays: dict[str, list[Any]]) -> _Task:
+    """The header's entries on the task, from our export's facts or else by name; and the form of
+    the actions."""
+    roles = step_columns.roles(arrays)
+    first, (acted,) = arrays[roles["observations"][0]][0], roles["actions"]
+    actions = arrays[acted][0]
+    form = action_forms.form_of(actions, lambda: _actions(parquet, acted))
     if parquet.facts:
-        return {key: parquet.facts[key] for key in ("env_id", "family", "max_episode_steps")}
-    first, actions = arrays["observations"][0], arrays["actions"][0]
+        keys = ("env_id", "family", "max_episode_steps")
+        return _Task({key: parquet.facts[key] for key in keys}, form, (form.note,))
     sizes = int(np.prod(first.shape[1:])), int(actions.shape[1]) if actions.ndim == 2 else 0
-    return task_entries.task(_name(parquet), *sizes)
+    note = task_entries.task_note(_name(parquet), *sizes)
+    return _Task(task_entries.task(_name(parquet), *sizes), form, (note, form.note))
+
+
+def _actions(parquet: _Parquet, name: str) -> Iterator[np.ndarray]:
+    """The actions of all episodes."""
+    for file in parquet.files:
+        for batch in _batches(file, [name]):
+            yield from hub_columns.decode(batch, file, None)[name]
 
 
 def _name(parquet: _Parquet) -> str:
@@ -228,16 +258,14 @@ def _name(parquet: _Parquet) -> str:
     return str(fetched.get("config") or fetched.get("repo") or envs.canonical(parquet.path.stem))
 
 
-def _ignored(parquet: _Parquet, reporter: Reporter) -> list[str]:
+def _ignored(parquet: _Parquet, read: set[str]) -> list[str]:
+    """The names of the columns that are not read."""
     import pyarrow.parquet
 
     found: set[str] = set()
     for file in parquet.files:
         found |= set(pyarrow.parquet.read_schema(file).names)
-    ignored = sorted(found - {*REQUIRED, *OPTIONAL})
-    if ignored:
-        reporter.say(f"{parquet.path.name}: columns not read: {', '.join(ignored)}")
-    return ignored
+    return sorted(found - read)
 
 
 def _source(parquet: _Parquet) -> dict[str, Any]:

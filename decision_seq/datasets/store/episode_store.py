@@ -119,6 +119,12 @@ class EpisodeStore:
         return self.header["source"]["description"]
 
     @property
+    def notes(self) -> list[str]:
+        """What its reader says of how it understood the source, in lines."""
+        notes = self.header["source"].get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
+    @property
     def reference_scores(self) -> tuple[float, float] | None:
         """(random, expert) raw returns: the dataset's own, else the task's; None if unknown."""
         own = self.header["reference_scores"]
