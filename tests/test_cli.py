@@ -199,7 +199,7 @@ BAD: dict[str, tuple[list[object], str]] = {
     "no value": (["--train.steps"], "--train.steps needs a value"),
     "stray word": (["steps"], "unexpected argument 'steps'"),
     "unknown recipe": (["--config", "dt/gim"], "no recipe is called 'dt/gim'; there are atari/bc"),
-    "missing recipe": (["--config", "gone.yaml"], "gone.yaml: No such file"),
+    "missing recipe": (["--config", "gone.yaml"], "config gone.yaml does not exist"),
     "resume nowhere": (["--resume"], "nothing to resume: runs/hopper-medium-dt-seed0 does not"),
     "resume a typo": (["--resume", "--output", "typo"], "typo does not exist"),
     "empty name": (["--dataset", ""], "'' is no dataset's name"),
