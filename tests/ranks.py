@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.waiting import LIMIT
 
@@ -21,13 +22,34 @@ FORKED.set_forkserver_preload(
 )
 
 
-def train_together(
-    world: int, arguments: Sequence[str], port: str, log: Path, witness: Path | None = None
-) -> tuple[list[int | None], str]:
-    """Run the command line in `world` ranks -> their exit codes, and what they said.
+class Ended(NamedTuple):
+    """The ends of all ranks."""
 
-    witness: beginning of the files in which every rank writes down the windows that it asks for.
+    codes: list[int | None]
+    """Their exit codes."""
+    printed: str
+    """Their standard output."""
+    said: str
+    """Their standard error."""
+
+
+def run_together(
+    world: int,
+    arguments: Sequence[str],
+    port: str,
+    folder: Path,
+    witness: Path | None = None,
+    before: str = "",
+) -> Ended:
+    """Run the command line in `world` ranks.
+
+    folder: gets the files of their output; witness: beginning of the files in which every rank
+    writes down the windows that it asks for; before: Python that they execute first.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    outputs = folder / "printed", folder / "said"
+    for path in outputs:
+        path.write_text("")
     shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_PORT": port}
     shared |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     ranks = [
@@ -35,7 +57,7 @@ def train_together(
             target=_rank,
             args=(
                 {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                *(os.getcwd(), list(arguments), log, witness),
+                *(os.getcwd(), list(arguments), outputs, witness, before),
             ),
         )
         for rank in range(world)
@@ -47,17 +69,23 @@ def train_together(
         if process.exitcode != 0:
             for other in ranks:
                 other.kill()
-    return [process.exitcode for process in ranks], log.read_text()
+    codes = [process.exitcode for process in ranks]
+    return Ended(codes, outputs[0].read_text(), outputs[1].read_text())
 
 
 def _rank(
-    env: dict[str, str], folder: str, arguments: list[str], log: Path, witness: Path | None
+    env: dict[str, str],
+    folder: str,
+    arguments: list[str],
+    outputs: tuple[Path, Path],
+    witness: Path | None,
+    before: str,
 ) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    with open(log, "a") as file:
-        for number in (1, 2):
+    for number, path in enumerate(outputs, start=1):
+        with open(path, "a") as file:
             os.dup2(file.fileno(), number)
     import torch
 
@@ -75,4 +103,5 @@ def _rank(
             return gather(self, ids)  # type: ignore[arg-type]
 
         HostSource.batch = batch  # type: ignore[method-assign]
+    exec(before, {})
     sys.exit(main(arguments))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.ranks import train_together
+from tests.ranks import run_together
 from tests.test_train import TINY, command, losses, run_here
 from tests.waiting import LIMIT
 
@@ -151,8 +151,8 @@ def test_two_ranks_obtain_the_very_scores_of_one(
     one = json.loads((run / "scores.json").read_text())
     (run / "evaluations.jsonl").unlink()
     again = [*arguments[3:], "--resume", "--processes", "2"]
-    codes, said = train_together(2, again, port(), tmp_path / "log")
-    assert codes == [0, 0], said
+    ended = run_together(2, again, port(), tmp_path)
+    assert ended.codes == [0, 0], ended.said
     two = json.loads((run / "scores.json").read_text())
     assert [t["returns"] for t in two["targets"]] == [t["returns"] for t in one["targets"]]
-    assert said.count("another topology (processes 1 -> 2)") == 1
+    assert ended.said.count("another topology (processes 1 -> 2)") == 1

@@ -13,7 +13,7 @@ from decision_seq import config as configs
 from decision_seq.runs.resolve import Config, make_sampler, prepare
 from decision_seq.sequences.device import HostSource
 from decision_seq.types import Batch, Reporter
-from tests.ranks import train_together
+from tests.ranks import run_together
 from tests.test_distributed import port
 from tests.test_train import TINY, command, losses, run_here
 
@@ -74,8 +74,8 @@ def train(
             return output
         arguments += ["--processes", str(world), *more]
         witness = tmp_path / f"{name}.{world}"
-        codes, said = train_together(world, arguments, port(), tmp_path / "log", witness)
-        assert codes == [0] * world, said
+        ended = run_together(world, arguments, port(), tmp_path, witness)
+        assert ended.codes == [0] * world, ended.said
         return output
 
     return train
