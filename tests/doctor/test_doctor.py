@@ -239,9 +239,9 @@ def test_a_model_that_cannot_be_built(
     write_d4rl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The table ends with the failed check, and the exit code is 2."""
-    typed = arguments(tmp_path, write_d4rl(), 0, "--policy.context_length", "2000")
+    typed = arguments(tmp_path, write_d4rl(), 0, "--policy.encoder.name", "image")
     typed.remove("--json")
     assert cli.main(typed) == 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("model      FAILED   config: policy.context_length 2000 exceeds")
+    assert lines[-1].startswith("model      FAILED   the encoder `image` needs frames")
     assert lines[0].startswith("launch     ok       1 process trains on cpu")
