@@ -1,7 +1,8 @@
-"""Several ranks of one training on this machine, without a launcher's processes and imports.
+"""Trainings in processes of their own, without the imports of each.
 
-They are forked from a process that has imported the product once, and are given what torchrun gives
-its processes. Launchers themselves are tested in `test_distributed.py` and `test_cluster.py`.
+They are forked from a process that has imported the product once. Several ranks of one training are
+given what torchrun gives its processes. Launchers themselves are tested in `test_distributed.py`
+and `test_cluster.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,48 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.waiting import LIMIT
+LIMIT = 1800.0  # seconds: only a hang takes so long, however busy the machine is
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
     ["torch", "accelerate", "mujoco", "decision_seq.runs.experiment", "decision_seq.commands.train"]
 )
+
+
+class Started:
+    """A command in a process of its own, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(
+        self, arguments: Sequence[str], output: Path, before: str = "", **env: str
+    ) -> None:
+        """arguments: those after `decision_seq`; output: file for what it says on both streams."""
+        self.output = output
+        output.write_text("")
+        given = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+        rest = (os.getcwd(), list(arguments), (output, output), None, before)
+        self.process = FORKED.Process(target=_rank, args=(given, *rest))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, limit: float = LIMIT) -> int | None:
+        self.process.join(limit)
+        return self.process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.process.exitcode is None:
+            os.kill(self.process.pid or 0, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Ended(NamedTuple):
