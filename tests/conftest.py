@@ -105,21 +105,25 @@ def make_episode(
     )
 
 
+def write_store(folder: Path, lengths: Sequence[int], name: str = "toy") -> EpisodeStore:
+    with StoreWriter(folder / name) as writer:
+        for index, length in enumerate(lengths):
+            writer.append(make_episode(length, index, terminated=index % 2 == 0))
+        return writer.finish(
+            name,
+            {"kind": "test", "description": f"test store {name}"},
+            env_id="Hopper-v4",
+            family="hopper",
+            max_episode_steps=1000,
+            transitions_in=sum(lengths),
+            has_timeouts=True,
+        )
+
+
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., EpisodeStore]:
     def make(lengths: Sequence[int] = (30, 7, 51, 1, 24), name: str = "toy") -> EpisodeStore:
-        with StoreWriter(tmp_path / "made" / name) as writer:
-            for index, length in enumerate(lengths):
-                writer.append(make_episode(length, index, terminated=index % 2 == 0))
-            return writer.finish(
-                name,
-                {"kind": "test", "description": f"test store {name}"},
-                env_id="Hopper-v4",
-                family="hopper",
-                max_episode_steps=1000,
-                transitions_in=sum(lengths),
-                has_timeouts=True,
-            )
+        return write_store(tmp_path / "made", lengths, name)
 
     return make
 

@@ -1,8 +1,6 @@
 """Tests of state that is carried over an episode: an LSTM trained on segments."""
 
-import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.sequences.windows import Pool, Segments, WindowGatherer
 from decision_seq.train import masked_mean
 from decision_seq.types import Batch, Spec
+from tests.ranks import Started
 from tests.test_train import TINY, command, losses, run_here
 
 SEGMENT, EPISODE = 20, 300
@@ -136,11 +135,10 @@ def test_a_killed_run_resumes_with_its_state(
     arguments: Callable[..., tuple[list[str], Path]],
 ) -> None:
     """To the bit: losses, weights and the carried state."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     whole, alone = arguments("whole")
     run_here(whole)
     cut, output = arguments("cut")
-    process = subprocess.Popen(cut, stderr=subprocess.DEVNULL, env=environment)
+    process = Started(cut[3:], output.with_name("said"))
     metrics = output / "metrics.jsonl"
     while process.poll() is None:
         if metrics.is_file() and metrics.read_text().count("\n") >= 17:

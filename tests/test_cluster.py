@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from decision_seq.checkpoint import checkpoints, fault
+from tests.ranks import run_together
 from tests.test_distributed import BIN, CPU, accelerate, port
 from tests.test_train import TINY, command, losses, run_here
 from tests.waiting import LIMIT, logged, until
@@ -115,11 +116,12 @@ TRACES: dict[str, dict[int, float]] = {}
 
 
 @pytest.fixture
-def uninterrupted(given: list[str], start: Start, tmp_path: Path) -> dict[int, float]:
+def uninterrupted(given: list[str], tmp_path: Path) -> dict[int, float]:
     """The losses of an undisturbed run on two processes, made once for all tests."""
     if "two" not in TRACES:
-        run = start(elastic(given, tmp_path / "whole"), PROCESSES="2")
-        assert run.wait() == 0, run.said
+        run = ["train", *given, "--output", str(tmp_path / "whole")]
+        ended = run_together(2, run, port(), tmp_path)
+        assert ended.codes == [0, 0], ended.said
         TRACES["two"] = losses(tmp_path / "whole")
         assert list(TRACES["two"]) == list(range(1, STEPS + 1))
     return TRACES["two"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.ranks import run_together
 from tests.test_train import TINY, command, losses, run_here
 from tests.waiting import LIMIT
 
@@ -149,8 +150,9 @@ def test_two_ranks_obtain_the_very_scores_of_one(
     run_here(arguments)
     one = json.loads((run / "scores.json").read_text())
     (run / "evaluations.jsonl").unlink()
-    done = launch(LAUNCHERS["torchrun"](), [*arguments, "--resume", "--processes", "2"])
-    assert done.returncode == 0, done.stderr
+    again = [*arguments[3:], "--resume", "--processes", "2"]
+    ended = run_together(2, again, port(), tmp_path)
+    assert ended.codes == [0, 0], ended.said
     two = json.loads((run / "scores.json").read_text())
     assert [t["returns"] for t in two["targets"]] == [t["returns"] for t in one["targets"]]
-    assert done.stderr.count("another topology (processes 1 -> 2)") == 1
+    assert ended.said.count("another topology (processes 1 -> 2)") == 1

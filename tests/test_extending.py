@@ -189,7 +189,8 @@ class Applied(NamedTuple):
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Applied:
     root = tmp_path_factory.mktemp("extended")
-    unwanted = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    # With the compiled files, which are valid for the copies: they keep the times of their sources.
+    unwanted = shutil.ignore_patterns("*.safetensors")
     for name in ("decision_seq", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", root)

@@ -18,6 +18,7 @@ from decision_seq.datasets import open_dataset
 from decision_seq.runs import experiment
 from decision_seq.types import UserError
 from tests.conftest import Lines
+from tests.ranks import Started
 from tests.test_distributed import BIN, CPU, port
 from tests.test_train import TINY, command, losses, run_here, tiny
 from tests.waiting import LIMIT, held, logged, until
@@ -102,7 +103,7 @@ def test_a_store_deleted_under_the_run_is_still_there_for_it(
     dataset, run = write_d4rl(), tmp_path / "run"
     folder = open_dataset(str(dataset)).path
     arguments, go = command(run, dataset, config), tmp_path / "go"
-    process = held(arguments, tmp_path / "held.py", 3, go, **ONE_THREAD)
+    process = held(arguments, tmp_path / "held.log", 3, go, **ONE_THREAD)
     shutil.rmtree(folder)
     go.touch()
     assert process.wait(LIMIT) == 0
@@ -173,11 +174,11 @@ def test_a_signal_ends_a_single_process_saved(
 ) -> None:
     dataset, run = write_d4rl(), tmp_path / "run"
     arguments = command(run, dataset, config, "--train.steps", "100000")
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, env=ONE_THREAD, text=True)
+    process = Started(arguments[3:], tmp_path / "said")
     until(lambda: logged(run) >= 5, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=LIMIT)
-    assert process.returncode == 128 + number
+    assert process.wait() == 128 + number
+    said = process.output.read_text()
     assert f"stopped by signal {int(number)}; saved" in said
     saved = checkpoint.checkpoints(run / "checkpoints")[-1]
     assert checkpoint.fault(saved) is None

@@ -1,8 +1,6 @@
 """Tests of topology independence: world sizes 1, 2 and 4 and changes between them."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,28 +13,11 @@ from decision_seq import config as configs
 from decision_seq.runs.resolve import Config, make_sampler, prepare
 from decision_seq.sequences.device import HostSource
 from decision_seq.types import Batch, Reporter
-from tests.test_distributed import BIN, CPU, port
+from tests.ranks import run_together
+from tests.test_distributed import port
 from tests.test_train import TINY, command, losses, run_here
-from tests.waiting import LIMIT
 
 BATCH = 16
-
-# Trains and records the windows that every rank requested from its source.
-WITNESS = """
-import json, os, sys
-from decision_seq.sequences.device import HostSource
-from decision_seq.cli import main
-
-gather, path = HostSource.batch, os.environ["WITNESS"] + "." + os.environ.get("RANK", "0")
-
-def batch(self, ids):
-    with open(path, "a") as file:
-        file.write(json.dumps(ids.tolist()) + "\\n")
-    return gather(self, ids)
-
-HostSource.batch = batch
-sys.exit(main(sys.argv[1:]))
-"""
 
 # A policy that draws random numbers itself.
 STOCHASTIC = ("--policy.head", "stochastic")
@@ -60,8 +41,7 @@ def train(
     tmp_path: Path, write_d4rl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
     """Train the run `name` on `world` processes, to the end or to `steps`."""
-    script, config = tmp_path / "witness.py", tmp_path / "config.yaml"
-    script.write_text(WITNESS)
+    config = tmp_path / "config.yaml"
     tree = {
         **TINY,
         "dataset": str(write_d4rl()),
@@ -92,18 +72,10 @@ def train(
         if world == 1:
             alone(tmp_path / f"{name}.1.0", [*arguments, *more])
             return output
-        launcher = [str(BIN / "torchrun"), "--nproc_per_node", str(world)]
-        launcher += ["--master_port", port()]
-        arguments = [str(script), *arguments]
-        run = subprocess.run(
-            [*launcher, *arguments, "--processes", str(world), *more],
-            env={**os.environ, **CPU, "WITNESS": str(tmp_path / f"{name}.{world}")},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
+        arguments += ["--processes", str(world), *more]
+        witness = tmp_path / f"{name}.{world}"
+        ended = run_together(world, arguments, port(), tmp_path, witness)
+        assert ended.codes == [0] * world, ended.said
         return output
 
     return train

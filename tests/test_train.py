@@ -3,7 +3,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from decision_seq.sequences.windows import Pool, RandomWindows
 from decision_seq.train import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines
+from tests.ranks import Started
 from tests.waiting import LIMIT, held, logged, until
 
 TINY = {
@@ -244,7 +244,7 @@ def tiny_config(tmp_path: Path) -> Path:
 def killed_after(arguments: list[str], folder: Path, lines: int) -> int:
     """Start training and kill it with `lines` updates logged -> its exit code."""
     never = folder / "never"
-    process = held(arguments, folder / "held.py", lines, never, OMP_NUM_THREADS="1")
+    process = held(arguments, folder / "held.log", lines, never, OMP_NUM_THREADS="1")
     process.kill()
     return process.wait(LIMIT)
 
@@ -279,7 +279,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
 ) -> None:
     dataset, run = write_d4rl(), tmp_path / "run"
     arguments = command(run, dataset, tiny_config, "--train.steps", "100000")
-    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    process = Started(arguments[3:], tmp_path / "said")
     until(lambda: logged(run) >= 25, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT) == 128 + signal.SIGINT

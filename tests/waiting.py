@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-LIMIT = 1800.0  # seconds: only a hang takes so long, however busy the machine is
+from tests.ranks import LIMIT, Started
+
 POLL = 0.005
 
 
 def until(
     holds: Callable[[], bool],
-    process: subprocess.Popen | None = None,
+    process: subprocess.Popen | Started | None = None,
     said: Callable[[], str] = str,
 ) -> None:
     """Return once `holds()` is true; fail if `process` ends first. said: text for the failure."""
@@ -39,9 +38,8 @@ def logged(run: Path) -> int:
 
 # Trains; HOLD="N:PATH" halts it before update N + 1 until there is a file PATH.
 HELD = """
-import os, sys, time
+import os, time
 from decision_seq.train.update import Update
-from decision_seq.cli import main
 
 update = Update.__call__
 at, _, go = os.environ["HOLD"].partition(":")
@@ -52,21 +50,15 @@ def held(self, step, *more):
     return update(self, step, *more)
 
 Update.__call__ = held
-sys.exit(main(sys.argv[1:]))
 """
 
 
-def held(arguments: list[str], script: Path, at: int, go: Path, **env: str) -> subprocess.Popen:
+def held(arguments: list[str], said: Path, at: int, go: Path, **env: str) -> Started:
     """Start a training command that halts once `at` updates are logged, until `go` exists.
 
-    script: file to write; arguments: begin with `python -m decision_seq`.
+    said: file for what it says; arguments: begin with `python -m decision_seq`.
     """
-    script.write_text(HELD)
-    process = subprocess.Popen(
-        [sys.executable, str(script), *arguments[3:]],
-        env={**os.environ, **env, "HOLD": f"{at}:{go}"},
-        stderr=subprocess.DEVNULL,
-    )
+    process = Started(arguments[3:], said, HELD, **env, HOLD=f"{at}:{go}")
     run = Path(arguments[arguments.index("--output") + 1])
     until(lambda: logged(run) >= at, process)
     return process

@@ -14,7 +14,7 @@ from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.sequences.conditioning.outcome import Outcome
 from decision_seq.types import UserError
-from tests.conftest import make_episode
+from tests.conftest import make_episode, write_store
 from tests.policies.trajectory_transformer.test_policy import BINS, SIZE, WINDOW, make_policy
 
 
@@ -44,14 +44,15 @@ def test_the_same_without_a_cache(store, monkeypatch) -> None:
     assert (changed[:, :, 5:].nan_to_num(9) != found[:, :, 5:].nan_to_num(9)).any()
 
 
-@pytest.fixture
-def long_store(make_store) -> EpisodeStore:
-    return make_store((40, 7, 60, 25, 18))
+@pytest.fixture(scope="module")
+def long_store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    return write_store(tmp_path_factory.mktemp("long"), (40, 7, 60, 25, 18))
 
 
-@pytest.fixture
-def run(tmp_path: Path, long_store: EpisodeStore) -> Path:
-    output = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, long_store: EpisodeStore) -> Path:
+    """A run of a trajectory transformer, trained once; the tests only read it."""
+    output = tmp_path_factory.mktemp("trained") / "run"
     overrides = {
         "policy.bins": 16,
         **{f"policy.backbone.{key}": 1 for key in ("layers", "heads")},
@@ -63,7 +64,10 @@ def run(tmp_path: Path, long_store: EpisodeStore) -> Path:
     }
     arguments = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
     dataset = ["--dataset", str(long_store.path)]
-    assert main(["train", "--config", "tt/small", *dataset, *arguments]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECISION_SEQ_DATA", str(output.with_name("stores")))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert main(["train", "--config", "tt/small", *dataset, *arguments]) == 0
     return output
 
 

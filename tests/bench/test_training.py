@@ -16,6 +16,11 @@ from decision_seq.bench.training import (
 )
 
 
+@pytest.fixture(autouse=True)
+def small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decision_seq.bench.training.BATCH", 8)
+
+
 def test_the_sides_are_of_one_size_and_learn_the_same_batch() -> None:
     """The peer's surplus parameters are its position table and those outside its loss."""
     torch.manual_seed(0)

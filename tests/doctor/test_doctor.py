@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +23,8 @@ from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config, Problem, prepare
 from decision_seq.train import Ranks
 from decision_seq.types import Reporter, UserError
-from tests.test_distributed import LAUNCHERS, launch
+from tests.ranks import run_together
+from tests.test_distributed import port
 from tests.test_train import TINY, tiny
 from tests.waiting import LIMIT
 
@@ -72,11 +72,11 @@ def test_a_healthy_machine(
 def test_two_healthy_processes(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
     typed = arguments(tmp_path, write_d4rl(), 2, "--processes", "2")
     before = left(tmp_path)
-    run = launch(LAUNCHERS["torchrun"](), [sys.executable, "-m", "decision_seq", *typed])
-    assert run.returncode == 0, run.stderr
-    found = {check["name"]: check for check in json.loads(run.stdout)}
+    run = run_together(2, typed, port(), tmp_path / "stores" / "said")
+    assert run.codes == [0, 0], run.said
+    found = {check["name"]: check for check in json.loads(run.printed)}
     assert list(found) == NAMES
-    assert FAILED not in states(run.stdout).values(), run.stdout
+    assert FAILED not in states(run.printed).values(), run.printed
     assert "after 3 updates 2 processes hold the same parameters" in found["replicas"]["finding"]
     assert "gloo" in found["launch"]["finding"]
     assert left(tmp_path) == before
@@ -101,19 +101,15 @@ if os.environ["RANK"] == "1":
         next(policy.parameters()).data += 1e-3
 
     Policy.after_step = drift
-from decision_seq.cli import main
-sys.exit(main(sys.argv[1:]))
 """
 
 
 def test_a_rank_that_goes_its_own_way(write_d4rl: Callable[..., Path], tmp_path: Path) -> None:
     """One of two ranks has other weights, dropout and time; the windows are the same."""
-    script = tmp_path / "broken.py"
-    script.write_text(BROKEN)
     typed = arguments(tmp_path, write_d4rl(), 0, "--processes", "2")
-    run = launch(LAUNCHERS["torchrun"](), [sys.executable, str(script), *typed])
-    assert run.returncode != 0
-    found = {check["name"]: check for check in json.loads(run.stdout)}
+    run = run_together(2, typed, port(), tmp_path, before=BROKEN)
+    assert 0 not in run.codes
+    found = {check["name"]: check for check in json.loads(run.printed)}
     assert found["windows"]["state"] == FAILED
     assert found["replicas"]["state"] == FAILED
     assert found["repeat"]["state"] == WARNING
@@ -243,9 +239,9 @@ def test_a_model_that_cannot_be_built(
     write_d4rl: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The table ends with the failed check, and the exit code is 2."""
-    typed = arguments(tmp_path, write_d4rl(), 0, "--policy.context_length", "2000")
+    typed = arguments(tmp_path, write_d4rl(), 0, "--policy.encoder.name", "image")
     typed.remove("--json")
     assert cli.main(typed) == 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith("model      FAILED   config: policy.context_length 2000 exceeds")
+    assert lines[-1].startswith("model      FAILED   the encoder `image` needs frames")
     assert lines[0].startswith("launch     ok       1 process trains on cpu")
