@@ -23,8 +23,12 @@ from decision_seq.types import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command -> the exit code: 0, 2 for bad input, 128 + signal when interrupted, 70 for
     an unexpected error."""
-    with lenient_errors():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    former, threading.excepthook = threading.excepthook, _thread_failed
+    try:
+        with lenient_errors():
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        threading.excepthook = former
 
 
 def _main(arguments: list[str]) -> int:
@@ -38,7 +42,6 @@ def _main(arguments: list[str]) -> int:
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     debug = debugging(options.debug)
-    threading.excepthook = _thread_failed
     options.overrides = rest
     options.arguments = arguments
     try:

@@ -68,7 +68,7 @@ def open_remote(name: str, folder: Path, reporter: Reporter | None = None) -> Pa
     _convert(name, files, partial)
     facts = {"repo": repo, "config": None if files.config == DEFAULT else files.config}
     facts |= {"commit": files.commit, "files": files.sizes}
-    (partial / FETCHED_FILE).write_text(json.dumps(facts, indent=1))
+    (partial / FETCHED_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return remote.settle(partial, final)
 
 
