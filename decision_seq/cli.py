@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
-from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure
+from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure, tell_launcher
 from decision_seq.commands.streams import lenient_errors, settle_stdout
 from decision_seq.machine.files import disk_full
 from decision_seq.machine.signals import STOPPING, is_ignored
@@ -66,7 +66,10 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> int:
     full = disk_full(error)
     if isinstance(error, UserError):
         prefix = error_prefix(error)
-        line = None if prefix is None else f"{prefix}{' '.join(str(error).split())}"
+        text = " ".join(str(error).split())
+        if prefix is None:  # another rank prints it
+            tell_launcher(text)
+        line = None if prefix is None else f"{prefix}{text}"
     elif isinstance(error, OSError):  # the system refused: a name too long, no permission
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         line = f"{where}{' '.join(str(full or error.strerror or error).split())}"

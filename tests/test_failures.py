@@ -120,14 +120,17 @@ def test_the_rank_that_fails_says_so(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
     fails(UserError("every rank meets this"))
     assert cli.main(["data", "list"]) == 2
     assert capsys.readouterr().err == ""
+    failure = ProcessFailure(1, 1, 2, str(tmp_path / "error.json"))
+    assert failure.message == "every rank meets this"
+    (tmp_path / "error.json").unlink()
     fails(KeyError("x"))
     assert cli.main(["data", "list"]) == BUG
     assert capsys.readouterr().err.startswith("decision-seq: rank 1: unexpected error: KeyError")
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
     failure = ProcessFailure(1, 1, BUG, str(tmp_path / "error.json"))
     assert failure.message.startswith("rank 1: unexpected error: KeyError")
 

@@ -29,7 +29,7 @@ def debugging(option: bool) -> bool:
 def print_failure(line: str) -> None:
     """Print one line on this process, and leave it to the launcher, which prints it last."""
     print(f"decision-seq: {line}", file=sys.stderr, flush=True)
-    _tell_launcher(line)
+    tell_launcher(line)
 
 
 def print_bug(error: BaseException, arguments: Sequence[str], debug: bool) -> None:
@@ -94,7 +94,7 @@ def _folders() -> list[Path]:
     return folders
 
 
-def _tell_launcher(line: str) -> None:
+def tell_launcher(line: str) -> None:
     """Leave the line where torchrun and accelerate look for the reason of a process's end.
 
     They print their own traceback after it; without this it names no reason.
