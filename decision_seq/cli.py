@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -79,6 +78,8 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> int:
         print_bug(error, arguments, debug)
         return BUG
     if debug:
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     if line is not None:
         print_failure(line)
