@@ -7,13 +7,12 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
-from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure
+from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure, tell_launcher
 from decision_seq.commands.streams import lenient_errors, settle_stdout
 from decision_seq.machine.files import disk_full
 from decision_seq.machine.signals import STOPPING, is_ignored
@@ -23,8 +22,12 @@ from decision_seq.types import UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command -> the exit code: 0, 2 for bad input, 128 + signal when interrupted, 70 for
     an unexpected error."""
-    with lenient_errors():
-        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    former, threading.excepthook = threading.excepthook, _thread_failed
+    try:
+        with lenient_errors():
+            return _main(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        threading.excepthook = former
 
 
 def _main(arguments: list[str]) -> int:
@@ -38,7 +41,6 @@ def _main(arguments: list[str]) -> int:
     if rest and not options.takes_overrides:
         options.parser.error(f"unrecognised argument {rest[0]}")
     debug = debugging(options.debug)
-    threading.excepthook = _thread_failed
     options.overrides = rest
     options.arguments = arguments
     try:
@@ -63,7 +65,10 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> int:
     full = disk_full(error)
     if isinstance(error, UserError):
         prefix = error_prefix(error)
-        line = None if prefix is None else f"{prefix}{' '.join(str(error).split())}"
+        text = " ".join(str(error).split())
+        if prefix is None:  # another rank prints it
+            tell_launcher(text)
+        line = None if prefix is None else f"{prefix}{text}"
     elif isinstance(error, OSError):  # the system refused: a name too long, no permission
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         line = f"{where}{' '.join(str(full or error.strerror or error).split())}"
@@ -73,6 +78,8 @@ def _report(error: Exception, arguments: list[str], debug: bool) -> int:
         print_bug(error, arguments, debug)
         return BUG
     if debug:
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     if line is not None:
         print_failure(line)

@@ -13,6 +13,7 @@ CLOCK = re.compile(r"\b(?:sleep|perf_counter|monotonic|process_time)\b|\btime\.t
 LIMITS = re.compile(r"(?:timeout=|timeout\", \"|deadline=|\.(?:wait|join)\()(\d+(?:\.\d+)?)\b")
 ALLOWED = {
     "test_peers.py": "one worker hangs for ever: a short limit only makes the test short",
+    "test_remote.py": "the clock is the test's own",
     "test_startup.py": "times are compared with one another: which came first",
     "test_steps.py": "times are compared with one another: a part and the whole",
     "test_timing.py": "the clock is the test's own",
@@ -20,6 +21,7 @@ ALLOWED = {
     "test_clock.py": "the words that are looked for",
     "test_doctor.py": "the clock is the test's own",
     "test_doctor_alone.py": "the clock is the test's own",
+    "test_download.py": "the clock is the test's own",
     "test_faults.py": "a clock that jumps, under a run whose times nobody looks at",
     "test_kills.py": "a pause of random length before a kill, after which all is compared",
     "test_workers.py": "the sleep is the test's own",

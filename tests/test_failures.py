@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,6 @@ from typing import NoReturn
 import pytest
 
 from decision_seq import cli
-from decision_seq.commands import failures
 from decision_seq.commands.failures import BUG, DEBUG
 from decision_seq.types import UserError
 from tests.waiting import LIMIT
@@ -104,11 +104,11 @@ def test_a_report_goes_where_there_is_room(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(failures.tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "elsewhere"))
     fails(KeyError("x"))
     assert cli.main(["data", "list"]) == BUG
     assert f"in {tmp_path}/elsewhere/decision-seq-error-" in capsys.readouterr().err
-    monkeypatch.setattr(failures.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "file"))
     assert cli.main(["data", "list"]) == BUG
     assert "Traceback" in capsys.readouterr().err  # nowhere to write: it is printed
 
@@ -120,14 +120,17 @@ def test_the_rank_that_fails_says_so(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
     fails(UserError("every rank meets this"))
     assert cli.main(["data", "list"]) == 2
     assert capsys.readouterr().err == ""
+    failure = ProcessFailure(1, 1, 2, str(tmp_path / "error.json"))
+    assert failure.message == "every rank meets this"
+    (tmp_path / "error.json").unlink()
     fails(KeyError("x"))
     assert cli.main(["data", "list"]) == BUG
     assert capsys.readouterr().err.startswith("decision-seq: rank 1: unexpected error: KeyError")
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
     failure = ProcessFailure(1, 1, BUG, str(tmp_path / "error.json"))
     assert failure.message.startswith("rank 1: unexpected error: KeyError")
 
@@ -147,6 +150,7 @@ def python(code: str, redirection: str = "", **variables: str) -> subprocess.Com
 # A command that says much, shows a bar, and then leaves a file.
 SAYS = """
 import sys
+import tempfile
 from pathlib import Path
 from decision_seq import cli
 from decision_seq.commands import data

@@ -168,7 +168,9 @@ def test_a_folder_is_trained_in_by_one_launch_at_a_time(
     experiment.train(made, run, "must")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU]
+)
 def test_a_signal_ends_a_single_process_saved(
     number: int, write_d4rl: Callable[..., Path], tmp_path: Path, config: Path
 ) -> None:

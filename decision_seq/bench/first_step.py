@@ -27,7 +27,7 @@ class FirstStep(gymnasium.Wrapper):
 
     def step(self, action: Any) -> Any:
         if not self.note.exists():
-            self.note.write_text(repr(time.time()))
+            self.note.write_text(repr(time.time()), encoding="utf-8")
         observation, reward, terminated, _, info = super().step(action)
         return observation, reward, terminated, True, info
 

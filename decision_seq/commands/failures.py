@@ -1,17 +1,15 @@
-"""What a command prints where it fails: one line, and a file with the full report of a bug."""
+"""What a command prints where it fails: one line, and a file with the full report of a bug.
+
+Modules that only a report needs are imported there, so that commands start fast.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import platform
 import sys
-import tempfile
-import time
-import traceback
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from decision_seq.commands.console import is_main_rank
@@ -29,7 +27,7 @@ def debugging(option: bool) -> bool:
 def print_failure(line: str) -> None:
     """Print one line on this process, and leave it to the launcher, which prints it last."""
     print(f"decision-seq: {line}", file=sys.stderr, flush=True)
-    _tell_launcher(line)
+    tell_launcher(line)
 
 
 def print_bug(error: BaseException, arguments: Sequence[str], debug: bool) -> None:
@@ -37,6 +35,8 @@ def print_bug(error: BaseException, arguments: Sequence[str], debug: bool) -> No
     rank = "" if is_main_rank() else f"rank {os.environ['RANK']}: "
     what = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(": ")
     if debug:
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
         print_failure(f"{rank}{what}")
         return
@@ -52,6 +52,9 @@ def print_bug(error: BaseException, arguments: Sequence[str], debug: bool) -> No
 
 def _report(error: BaseException, arguments: Sequence[str]) -> str:
     """The traceback, with the facts that are needed to repeat it."""
+    import platform
+    import traceback
+
     lines = [
         f"command: decision-seq {' '.join(map(repr, arguments))}",
         f"folder: {os.getcwd() if os.path.isdir('.') else 'removed'}",
@@ -64,6 +67,8 @@ def _report(error: BaseException, arguments: Sequence[str]) -> str:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
@@ -72,6 +77,8 @@ def _version(name: str) -> str:
 
 def _write(text: str) -> Path | None:
     """Write a private file under a random name -> its path; None where no folder is writable."""
+    import tempfile
+
     for folder in _folders():
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +91,8 @@ def _write(text: str) -> Path | None:
 
 def _folders() -> list[Path]:
     """The folders for reports: of the user's state, else for temporary files."""
+    import tempfile
+
     state = os.environ.get("XDG_STATE_HOME")
     found = [Path(state)] if state else []
     with contextlib.suppress(RuntimeError):  # this user has no home folder
@@ -94,11 +103,13 @@ def _folders() -> list[Path]:
     return folders
 
 
-def _tell_launcher(line: str) -> None:
+def tell_launcher(line: str) -> None:
     """Leave the line where torchrun and accelerate look for the reason of a process's end.
 
     They print their own traceback after it; without this it names no reason.
     """
+    import time
+
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path and not os.path.exists(path):
         text = json.dumps({"message": line, "timestamp": str(int(time.time()))})

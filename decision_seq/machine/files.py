@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +80,7 @@ def _claimed(parent: Path, suffix: str, folder: bool) -> Iterator[Path]:
     """A new temporary file or folder in `parent`, locked; removed afterwards if still there."""
     sweep(parent)
     while True:
-        path = parent / f"{PARTIAL}{secrets.token_hex(8)}{suffix}"
+        path = parent / f"{PARTIAL}{os.urandom(8).hex()}{suffix}"
         if folder:
             path.mkdir()
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from decision_seq.config import save_text
 from decision_seq.reading import YAML_BYTES, read_text
-from decision_seq.runs.folder import held
+from decision_seq.runs.folder import LOCK, held
 from decision_seq.runs.resolve import Config, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sweep.folders import Progress, is_scored, likely_progress, progress
@@ -97,7 +97,10 @@ def folder(output: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot use the output folder {output}: {error.strerror}") from error
     with held(output, "sweeping"):
-        yield
+        try:
+            yield
+        finally:
+            (output / LOCK).unlink(missing_ok=True)
 
 
 def keep_grid(path: Path, output: Path, settings: Sequence[str], seeds: int | None) -> None:

@@ -351,8 +351,9 @@ def test_a_run_imports_nothing_from_the_working_directory(
 ) -> None:
     (tmp_path / "yaml.py").write_text("raise SystemExit('imported from the working directory')")
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.chdir(Path(decision_seq.__file__).parent.parent)
-    monkeypatch.setattr("sys.path", ["", *sys.path[1:]])  # as under `python -m`
+    here = Path(decision_seq.__file__).resolve().parent.parent
+    others = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+    monkeypatch.setattr("sys.path", ["", *others])  # as under `python -m`, not installed
     python, *options = command(tmp_path, Run("x", Config()))[:4]
     code = "import yaml, decision_seq.config, sys; print(decision_seq.__file__)"
     outcome = subprocess.run(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from decision_seq.datasets.fetching import download
 from decision_seq.types import Reporter, UserError
 
+SLOW_SECONDS = 300.0  # longer than the clients' own pauses between attempts
 GCS_ENDPOINT = "https://storage.googleapis.com"
 
 
@@ -144,11 +147,17 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator[None]:
-    """Show a progress bar of the bytes in `folder`, updated twice a second."""
-    done = threading.Event()
+    """Show a progress bar of the bytes in `folder`, updated twice a second.
+
+    UserError for a transfer so slow that it would never end; the clients only give up where no byte
+    comes at all.
+    """
+    done, slow = threading.Event(), threading.Event()
+    here = threading.current_thread()
     with reporter.bar(what, "B", total) as bar:
 
         def update(shown: int = 0) -> None:
+            since, before = time.monotonic(), 0
             while True:
                 last = done.wait(0.5)
                 size = min(folder_bytes(folder), total) if total else folder_bytes(folder)
@@ -156,11 +165,25 @@ def watched(folder: Path, what: str, total: int, reporter: Reporter) -> Iterator
                 shown = max(size, shown)
                 if last:
                     return
+                if time.monotonic() - since < SLOW_SECONDS or size == total:
+                    continue
+                if shown - before < download.SLOW_BYTES and here is threading.main_thread():
+                    slow.set()
+                    signal.pthread_kill(here.ident or 0, signal.SIGINT)  # ends the client's wait
+                    return
+                since, before = time.monotonic(), shown
 
         thread = threading.Thread(target=update, daemon=True)
         thread.start()
         try:
             yield
+        except KeyboardInterrupt:
+            if not slow.is_set():
+                raise
+            raise UserError(
+                f"{what}: hardly a byte came in {SLOW_SECONDS:.0f} s; run again later, it goes on"
+                " from there"
+            ) from None
         finally:
             done.set()
             thread.join()

@@ -1,12 +1,34 @@
 """Tests of what the clients of Hugging Face and Minari are given and return."""
 
+import itertools
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from decision_seq.datasets.fetching.remote import require_within
+from decision_seq.datasets.fetching.remote import require_within, watched
 from decision_seq.datasets.hub import remote as hub
-from decision_seq.types import UserError
+from decision_seq.types import Reporter, UserError
+
+
+def test_a_client_that_would_never_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=1000)
+    now = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr("decision_seq.datasets.fetching.remote.time", now)
+    with (
+        pytest.raises(UserError, match="fetch x: hardly a byte came in 300 s; run again later"),
+        watched(tmp_path, "fetch x", 10, Reporter()),
+    ):
+        signal.pause()
+
+
+def test_ctrl_c_during_a_download_is_an_interruption(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), watched(tmp_path, "fetch x", 10, Reporter()):
+        signal.raise_signal(signal.SIGINT)
+
 
 CLIMBS = ["../x.parquet", "a/../../x", "/etc/x", "..", "a\\..\\x", "a\0b", ""]
 
