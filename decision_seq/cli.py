@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
+from decision_seq.escaping import terminal
 from decision_seq.types import UserError
 
 
@@ -36,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         prefix = error_prefix(error)
         if prefix is not None:
-            print(f"decision-seq: {prefix}{' '.join(str(error).split())}", file=sys.stderr)
+            print(
+                f"decision-seq: {prefix}{terminal(' '.join(str(error).split()))}", file=sys.stderr
+            )
         return BAD_INPUT
     except Terminated as stop:
         return 128 + stop.number
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # the system refused: a full disk, a name too long, no permission
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        print(f"decision-seq: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"decision-seq: {terminal(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return BAD_INPUT
 
 

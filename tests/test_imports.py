@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 # From the top; a module may import from earlier layers and from its own group.
 LAYERS = [
     "types",
+    "escaping",
     "reading",
     "tensor_files",
     "config",

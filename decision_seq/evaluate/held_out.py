@@ -15,6 +15,7 @@ import torch
 from decision_seq.checkpoint import Loaded
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.escaping import terminal
 from decision_seq.evaluate.rollout import device_of
 from decision_seq.policies.base import Policy
 from decision_seq.report import table
@@ -258,9 +259,9 @@ def offline_text(scores: OfflineScores) -> str:
     ]
     measured = scores.groups[0].steps
     lines = [
-        f"dataset      {scores.dataset}",
-        f"source       {scores.source}",
-        f"checkpoint   {scores.checkpoint}",
+        f"dataset      {terminal(scores.dataset)}",
+        f"source       {terminal(scores.source)}",
+        f"checkpoint   {terminal(scores.checkpoint)}",
         f"held out     {scores.held_out_episodes:,} episodes, {scores.held_out_steps:,} steps;"
         f" {measured:,} measured; actions compared with the data's, no rollout",
         "",

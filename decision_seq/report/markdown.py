@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.escaping import markdown as escape
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
 from decision_seq.report.published_context import fitting, published_text
 from decision_seq.report.runs import FinishedRun
@@ -66,14 +67,15 @@ def markdown(report: Report, images: Sequence[tuple[str, str]] = ()) -> str:
     """The whole report; images: (title, file name)."""
     comparison = report.comparison
     parts = ["# Report", main_text(report), published_text(comparison), _protocols(comparison)]
-    parts += [f"## {title}\n\n![{title}]({name})" for title, name in images]
+    shown = [(escape(title), name) for title, name in images]
+    parts += [f"## {title}\n\n![{title}]({name})" for title, name in shown]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _headline(comparison: Comparison) -> str:
     rows = [
         [
-            *(row, target_text((protocol.targets or (None,))[0])),
+            *(escape(row), target_text((protocol.targets or (None,))[0])),
             *(_cell(comparison.groups.get((row, label))) for label in comparison.labels),
         ]
         for row, protocol in comparison.rows.items()
@@ -85,10 +87,9 @@ def _headline(comparison: Comparison) -> str:
         " target ignores the row's. Normalized scores x100; `raw`: returns, where no reference"
         " scores exist."
     )
-    notes = [f"- {note}" for note in comparison.notes]
-    text = (
-        f"## Scores\n\n{markdown_table(['dataset', 'target', *comparison.labels], rows)}\n\n{about}"
-    )
+    notes = [f"- {escape(note)}" for note in comparison.notes]
+    header = ["dataset", "target", *map(escape, comparison.labels)]
+    text = f"## Scores\n\n{markdown_table(header, rows)}\n\n{about}"
     return "\n".join([text, "", *notes]) if notes else text
 
 
@@ -108,7 +109,7 @@ def _selection_gain(comparison: Comparison) -> str:
         count = len(group.runs[0].scores.targets)
         rows.append(
             [
-                *(group.row, group.label, f"{group.estimate().mean:,.1f}"),
+                *(escape(group.row), escape(group.label), f"{group.estimate().mean:,.1f}"),
                 "-" if evaluations is None else f"{evaluations:,.1f} (best of {group.evaluations})",
                 "-" if targets is None else f"{targets:,.1f} (best of {count})",
             ]
@@ -125,7 +126,8 @@ def _other_targets(comparison: Comparison) -> str:
     for group in comparison.groups.values():
         for index, target in enumerate(group.runs[0].targets):
             if index:
-                rows.append([group.row, group.label, target_text(target), _cell(group, index)])
+                named = [escape(group.row), escape(group.label)]
+                rows.append([*named, target_text(target), _cell(group, index)])
     if not rows:
         return ""
     header = ["dataset", "method", "target", "score"]
@@ -137,12 +139,18 @@ def _over_tasks(report: Report) -> str:
     if not tasks:
         return "## Over tasks\n\nNothing is aggregated: no dataset has reference scores."
     rows = [
-        [s.label, s.statistic, f"{s.estimate:.1f}", *_interval_cells(s.interval, s.coverage)]
+        [
+            escape(s.label),
+            s.statistic,
+            f"{s.estimate:.1f}",
+            *_interval_cells(s.interval, s.coverage),
+        ]
         for s in report.summaries
     ]
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
     about = (
-        f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
+        f"Over {len(tasks)} dataset(s) that these methods have in common:"
+        f" {', '.join(map(escape, tasks))}."
         " IQM: mean of the middle half of all runs; optimality gap: mean shortfall from 100, less"
         " is better;"
         " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
@@ -151,10 +159,15 @@ def _over_tasks(report: Report) -> str:
     )
     lacking = [label for label in report.comparison.labels if label not in methods]
     if lacking:
-        about += f" Left out, as they have no dataset in common: {', '.join(lacking)}."
+        about += f" Left out, as they have no dataset in common: {', '.join(map(escape, lacking))}."
     text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
     pairs = [
-        [f"{i.over} > {i.under}", f"{i.probability:.2f}", _ends(i.interval, ".2f"), str(i.tasks)]
+        [
+            f"{escape(i.over)} > {escape(i.under)}",
+            f"{i.probability:.2f}",
+            _ends(i.interval, ".2f"),
+            str(i.tasks),
+        ]
         for i in report.improvements
     ]
     if pairs:
@@ -172,7 +185,7 @@ def _interval_cells(interval: tuple[float, float] | None, coverage: float | None
 
 
 def _unfinished(lines: Sequence[str]) -> str:
-    return "\n".join(["## Left out", "", *(f"- {line}" for line in lines)]) if lines else ""
+    return "\n".join(["## Left out", "", *(f"- {escape(line)}" for line in lines)]) if lines else ""
 
 
 def _protocols(comparison: Comparison) -> str:
@@ -183,17 +196,17 @@ def _protocols(comparison: Comparison) -> str:
         notes = sorted({note for g in groups for run in g.runs for note in run.scores.notes})
         targets = ", ".join(map(target_text, protocol.targets or (None,)))
         lines += [
-            f"### {row}",
+            f"### {escape(row)}",
             "",
-            f"- data: {protocol.source}; {protocol.size}",
-            f"- environment: {protocol.env_id}; the policy in {protocol.acting}",
-            *(f"- note: {note}" for note in notes),
+            f"- data: {escape(protocol.source)}; {protocol.size}",
+            f"- environment: {escape(protocol.env_id)}; the policy in {escape(protocol.acting)}",
+            *(f"- note: {escape(note)}" for note in notes),
             f"- targets: {targets}; {protocol.episodes} episodes a target, episode i from seed"
             f" {protocol.seed} + i",
             "",
         ]
         runs = [
-            [run.folder.name, group.label, str(run.seed), run.commit or "unknown"]
+            [*map(escape, (run.folder.name, group.label, str(run.seed), run.commit or "unknown"))]
             for group in groups
             for run in group.runs
         ]

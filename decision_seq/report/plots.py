@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from decision_seq.escaping import picture
 from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
 from decision_seq.report.statistics import performance_profile, profile_band
 from decision_seq.report.summary import shared
@@ -102,7 +103,9 @@ def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) 
         for number, target in enumerate(targets):
             label = "suggested targets" if number == 0 else None
             axes.axvline(target, color=COLOURS[1], linewidth=1.5, label=label)
-        axes.set(title=f"{name}: {len(returns):,} episodes", xlabel=RETURN, ylabel="episodes")
+        axes.set(
+            title=f"{picture(name)}: {len(returns):,} episodes", xlabel=RETURN, ylabel="episodes"
+        )
         if len(targets):
             axes.legend()
 
@@ -120,7 +123,7 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
             _curves(losses, [loss_curve(run) for run in group.runs], group, style)
         normalized = groups[0].estimate().normalized
         scores.set(
-            title=f"{row}: evaluations at the first target",
+            title=f"{picture(row)}: evaluations at the first target",
             xlabel="updates",
             ylabel=SCORE if normalized else RETURN,
         )
@@ -140,7 +143,8 @@ def _curves(
     if not curves:
         return
     seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
-    label = f"{group.label}, mean of {seeds}" if len(curves) > 1 else f"{group.label}, {seeds}"
+    name = picture(group.label)
+    label = f"{name}, mean of {seeds}" if len(curves) > 1 else f"{name}, {seeds}"
     if len(curves) > 1:
         for curve in curves:
             axes.plot(*zip(*curve, strict=True), color=style["color"], linewidth=0.8, alpha=0.45)
@@ -177,12 +181,12 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
         axes.errorbar(
             estimate.mean, height, xerr=reach, fmt=marker, color=colour, capsize=5, markersize=9
         )
-    names = [f"{g.label}\n({counted(g.estimate())})" for g in reversed(groups)]
+    names = [f"{picture(g.label)}\n({counted(g.estimate())})" for g in reversed(groups)]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
     normalized = groups[0].estimate().normalized
     axes.set(xlabel=SCORE if normalized else RETURN)
-    axes.set_title(f"{row}\nmean, 95 % interval; small: each seed", fontsize=12)
+    axes.set_title(f"{picture(row)}\nmean, 95 % interval; small: each seed", fontsize=12)
 
 
 def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) -> None:
@@ -198,7 +202,9 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
     with drawing(path) as ((axes,),):
         for label, of in scores.items():
             style = _style(comparison, label)
-            axes.plot(thresholds, performance_profile(of, thresholds), label=label, **style)
+            axes.plot(
+                thresholds, performance_profile(of, thresholds), label=picture(label), **style
+            )
             band = profile_band(of, thresholds, rng)
             if band is not None:
                 axes.fill_between(thresholds, *band, color=style["color"], alpha=0.15, linewidth=0)
@@ -253,7 +259,7 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
         )
         axes.set(xlabel="target return (sum of raw rewards)", ylabel=RETURN)
         about = f"{calibration['env_id']}, {Path(calibration['checkpoint']).name}"
-        axes.set_title(f"{calibration['dataset']}\n{about}", fontsize=12)
+        axes.set_title(f"{picture(calibration['dataset'])}\n{picture(about)}", fontsize=12)
         if calibration["reference_scores"]:
             _normalized_axis(axes, *calibration["reference_scores"])
         axes.legend(loc="upper left", fontsize=10)
