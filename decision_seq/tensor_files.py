@@ -7,6 +7,7 @@ of the bytes. safetensors itself checks that the places fit the shapes and fill 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ METADATA = "__metadata__"
 def shapes(path: Path) -> Shapes:
     """The shape of every tensor by name, from the header alone; Unreadable for a damaged one."""
     with open_file(path) as file:
+        whole = os.fstat(file.fileno()).st_size
         size = int.from_bytes(file.read(8), "little")
         if size > SMALL:
             raise unreadable(path, f"is damaged (its header has more than {SMALL:,} bytes)")
@@ -31,14 +33,21 @@ def shapes(path: Path) -> Shapes:
     except ValueError as error:
         raise unreadable(path, "is damaged (its header cannot be read)") from error
     found: Shapes = {}
+    stored = 8 + size
     entries: dict[str, Any] = tree if isinstance(tree, dict) else {"": None}
     for name, facts in entries.items():
         if name == METADATA:
             continue
-        shape = facts["shape"] if fault_of(facts, {"shape": list}) is None else [-1]
-        if not all(type(length) is int and length >= 0 for length in shape):
+        sound = fault_of(facts, {"shape": list, "data_offsets": list}) is None
+        numbers = [*facts["shape"], *facts["data_offsets"]] if sound else [-1]
+        if not all(type(number) is int and number >= 0 for number in numbers):
             raise unreadable(path, f"is damaged (its header has no shape of {name!r})")
-        found[name] = tuple(shape)
+        found[name] = tuple(facts["shape"])
+        stored = max(stored, 8 + size + numbers[-1])
+    if whole != stored:
+        raise unreadable(path, f"is damaged ({whole:,} bytes, its header says {stored:,})")
+    if whole > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise unreadable(path, f"has {whole:,} bytes, which the memory here does not hold")
     return found
 
 

@@ -14,6 +14,7 @@ LAYERS = [
     "types",
     "formatting",
     "suggestions",
+    "escaping",
     "reading",
     "tensor_files",
     "machine",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.escaping import picture, terminal
 from decision_seq.formatting import number_text
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
@@ -16,10 +17,10 @@ def explanation_text(found: dict[str, Any]) -> str:
     """Table: how well the estimates separate outcomes, how they rise, and what is attended to."""
     event, stage = found["event"], found["stage"]
     about = (
-        f"checkpoint   {found['checkpoint']}\n"
-        f"episodes     {found['episodes']:,} of uniform random actions in {found['env_id']}, from"
-        f" seed {found['seed']}; {event} in {found['happened']:,}, success in"
-        f" {found['succeeded']:,}"
+        f"checkpoint   {terminal(found['checkpoint'])}\n"
+        f"episodes     {found['episodes']:,} of uniform random actions in"
+        f" {terminal(found['env_id'])}, from seed {found['seed']}; {event} in"
+        f" {found['happened']:,}, success in {found['succeeded']:,}"
     )
     rows = []
     if found["estimates"]:
@@ -59,7 +60,8 @@ def plot_explanation(found: dict[str, Any], path: Path) -> None:
         rows = figure.subfigures(max(len(panels), 1), 1, squeeze=False)[:, 0]
         for row, panel in zip(rows, panels, strict=False):
             panel(row, found)
-        figure.suptitle(f"{found['env_id']}, {Path(found['checkpoint']).name}", fontsize=13)
+        name = f"{found['env_id']}, {Path(found['checkpoint']).name}"
+        figure.suptitle(picture(name), fontsize=13)
 
 
 def _plot_estimates(figure: Any, found: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.escaping import picture, terminal
 from decision_seq.formatting import interval_text, number_text
 from decision_seq.report.plots import COLOURS, drawing
 from decision_seq.report.text import table
@@ -39,12 +40,12 @@ def matching_text(found: dict[str, Any]) -> str:
         for place, target in enumerate(found["targets"])
     ]
     header = ["target", "steps", "mean", "result", "distance", "per episode", "of the data"]
-    notes = "".join(f"note         {note}\n" for note in found["notes"])
+    notes = "".join(f"note         {terminal(note)}\n" for note in found["notes"])
     about = (
-        f"dataset      {found['dataset']}\n"
-        f"source       {found['source']}\n"
-        f"checkpoint   {found['checkpoint']}\n"
-        f"environment  {found['env_id']}\n"
+        f"dataset      {terminal(found['dataset'])}\n"
+        f"source       {terminal(found['source'])}\n"
+        f"checkpoint   {terminal(found['checkpoint'])}\n"
+        f"environment  {terminal(found['env_id'])}\n"
         f"feature      {found['feature']}, {len(found['edges']) - 1} bins from"
         f" {found['edges'][0]:.4g} to {found['edges'][-1]:.4g}\n"
         f"policy       {found['policy']}, conditioning {found['conditioning']}\n"
@@ -82,15 +83,17 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
                 result, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="result"
             )
             axes.set_title(
-                f"{target['name']}: distance {number_text(target['distance'], 3)}", fontsize=12
+                f"{picture(target['name'])}: distance {number_text(target['distance'], 3)}",
+                fontsize=12,
             )
             axes.set_xlabel(found["feature"])
             axes.set_ylabel("share of the steps")
             if place == 0:
                 axes.legend(fontsize=10)
+        about = picture(f"{found['dataset']}, {Path(found['checkpoint']).name}")
         panels.flat[0].figure.suptitle(
-            f"{found['dataset']}, {Path(found['checkpoint']).name}: {found['episodes']} episodes a"
-            f" target; {found['policy']}, conditioning {found['conditioning']}",
+            f"{about}: {found['episodes']} episodes a target;"
+            f" {found['policy']}, conditioning {found['conditioning']}",
             fontsize=13,
             wrap=True,  # a single panel is narrower than this text
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.escaping import picture, terminal
 from decision_seq.formatting import interval_text, number_text
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
@@ -31,9 +32,9 @@ def prediction_text(found: dict[str, Any]) -> str:
 
     rows = [[f"{at:,}", *(cell(found["errors"][n], at - 1) for n in names)] for at in moments]
     about = (
-        f"dataset      {found['dataset']}\n"
-        f"source       {found['source']}\n"
-        f"checkpoint   {found['checkpoint']}\n"
+        f"dataset      {terminal(found['dataset'])}\n"
+        f"source       {terminal(found['source'])}\n"
+        f"checkpoint   {terminal(found['checkpoint'])}\n"
         f"predicted    {steps:,} steps of {len(found['episodes'])} episodes, {found['samples']}"
         f" samples of each, from a context of {found['context']} transitions; the window has"
         f" {found['window']}; actions are those of the episodes\n"
@@ -74,8 +75,9 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.set(xlabel="steps predicted", ylabel="error (standard deviations)")
         axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        about = picture(f"{found['dataset']}, {Path(found['checkpoint']).name}")
         figure.suptitle(
-            f"{found['dataset']}, {Path(found['checkpoint']).name}: open-loop prediction from"
+            f"{about}: open-loop prediction from"
             f" {found['context']} transitions, {len(found['episodes'])} episodes, the first above",
             fontsize=13,
         )

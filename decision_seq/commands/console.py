@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text
 from decision_seq.types import Bar, Reporter, UserError
 
@@ -23,6 +24,7 @@ class Console(Reporter):
         self._bars = 0
 
     def say(self, line: str) -> None:
+        line = terminal(line)
         if self._bars:
             from tqdm import tqdm
 
@@ -38,7 +40,7 @@ class Console(Reporter):
         with tqdm(
             total=total,
             initial=initial,
-            desc=what,
+            desc=terminal(what),
             unit=f" {unit}",
             unit_scale=total >= 10_000,
             dynamic_ncols=interactive,

@@ -9,6 +9,7 @@ from typing import Any
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_debug, add_verb
 from decision_seq.envs.atari_scores import ATARI
+from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text, spread_text
 from decision_seq.types import UserError
 
@@ -215,12 +216,13 @@ def run_convert(options: argparse.Namespace) -> int:
     reporter = make_reporter()
     store = open_dataset(options.name, Request(reporter=reporter))
     convert(store, options.to, options.output, reporter)
-    print(f"{options.output}: {store.num_transitions:,} transitions as {options.to}")
+    print(f"{terminal(str(options.output))}: {store.num_transitions:,} transitions as {options.to}")
     return 0
 
 
 def _print_store(store: Any) -> None:
     print(
-        f"{store.path}: {store.num_episodes:,} episodes, {store.num_transitions:,} transitions,"
+        f"{terminal(str(store.path))}: {store.num_episodes:,} episodes,"
+        f" {store.num_transitions:,} transitions,"
         f" return {spread_text(store.returns.mean(), store.returns.std(), group='')}"
     )

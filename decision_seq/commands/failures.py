@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decision_seq.commands.console import is_main_rank
+from decision_seq.escaping import terminal
 
 BUG = 70  # the exit code of an unexpected error, EX_SOFTWARE of sysexits.h
 DEBUG = "DECISION_SEQ_DEBUG"
@@ -26,6 +27,7 @@ def debugging(option: bool) -> bool:
 
 def print_failure(line: str) -> None:
     """Print one line on this process, and leave it to the launcher, which prints it last."""
+    line = terminal(line)
     print(f"decision-seq: {line}", file=sys.stderr, flush=True)
     tell_launcher(line)
 

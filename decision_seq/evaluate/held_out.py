@@ -16,6 +16,7 @@ import torch
 from decision_seq.checkpoint import Loaded
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
+from decision_seq.escaping import terminal
 from decision_seq.evaluate.rollout import device_of
 from decision_seq.formatting import interval_text, number_text
 from decision_seq.policies.base import Policy
@@ -274,9 +275,9 @@ def offline_text(scores: OfflineScores) -> str:
     ]
     measured = scores.groups[0].steps
     lines = [
-        f"dataset      {scores.dataset}",
-        f"source       {scores.source}",
-        f"checkpoint   {scores.checkpoint}",
+        f"dataset      {terminal(scores.dataset)}",
+        f"source       {terminal(scores.source)}",
+        f"checkpoint   {terminal(scores.checkpoint)}",
         f"held out     {scores.held_out_episodes:,} episodes, {scores.held_out_steps:,} steps;"
         f" {measured:,} measured; actions compared with the data's, no rollout",
         "",

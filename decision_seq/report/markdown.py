@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.escaping import markdown as escape
 from decision_seq.formatting import interval_text, number_text, target_text
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
 from decision_seq.report.published_context import fitting, published_text
@@ -66,14 +67,15 @@ def markdown(report: Report, images: Sequence[tuple[str, str]] = ()) -> str:
     """The whole report; images: (title, file name)."""
     comparison = report.comparison
     parts = ["# Report", main_text(report), published_text(comparison), _protocols(comparison)]
-    parts += [f"## {title}\n\n![{title}]({name})" for title, name in images]
+    shown = [(escape(title), name) for title, name in images]
+    parts += [f"## {title}\n\n![{title}]({name})" for title, name in shown]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _headline(comparison: Comparison) -> str:
     rows = [
         [
-            *(row, target_text((protocol.targets or (None,))[0])),
+            *(escape(row), target_text((protocol.targets or (None,))[0])),
             *(_cell(comparison.groups.get((row, label))) for label in comparison.labels),
         ]
         for row, protocol in comparison.rows.items()
@@ -85,10 +87,9 @@ def _headline(comparison: Comparison) -> str:
         " target ignores the row's. Normalized scores x100; `raw`: returns, where no reference"
         " scores exist."
     )
-    notes = [f"- {note}" for note in comparison.notes]
-    text = (
-        f"## Scores\n\n{markdown_table(['dataset', 'target', *comparison.labels], rows)}\n\n{about}"
-    )
+    notes = [f"- {escape(note)}" for note in comparison.notes]
+    header = ["dataset", "target", *map(escape, comparison.labels)]
+    text = f"## Scores\n\n{markdown_table(header, rows)}\n\n{about}"
     return "\n".join([text, "", *notes]) if notes else text
 
 
@@ -108,7 +109,7 @@ def _selection_gain(comparison: Comparison) -> str:
         count = len(group.runs[0].scores.targets)
         rows.append(
             [
-                *(group.row, group.label, number_text(group.estimate().mean)),
+                *(escape(group.row), escape(group.label), number_text(group.estimate().mean)),
                 _best_of(evaluations, group.evaluations),
                 _best_of(targets, count),
             ]
@@ -129,7 +130,8 @@ def _other_targets(comparison: Comparison) -> str:
     for group in comparison.groups.values():
         for index, target in enumerate(group.runs[0].targets):
             if index:
-                rows.append([group.row, group.label, target_text(target), _cell(group, index)])
+                named = [escape(group.row), escape(group.label)]
+                rows.append([*named, target_text(target), _cell(group, index)])
     if not rows:
         return ""
     header = ["dataset", "method", "target", "score"]
@@ -142,7 +144,7 @@ def _over_tasks(report: Report) -> str:
         return "## Over tasks\n\nNothing is aggregated: no dataset has reference scores."
     rows = [
         [
-            s.label,
+            escape(s.label),
             s.statistic,
             number_text(s.estimate),
             interval_text(s.interval),
@@ -152,7 +154,8 @@ def _over_tasks(report: Report) -> str:
     ]
     header = ["method", "statistic", "estimate", "95 % interval", "its simulated coverage"]
     about = (
-        f"Over {len(tasks)} dataset(s) that these methods have in common: {', '.join(tasks)}."
+        f"Over {len(tasks)} dataset(s) that these methods have in common:"
+        f" {', '.join(map(escape, tasks))}."
         " IQM: mean of the middle half of all runs; optimality gap: mean shortfall from 100, less"
         " is better;"
         " stratified bootstrap (Agarwal et al. 2021), over seeds, not tasks; it needs two seeds in"
@@ -161,11 +164,11 @@ def _over_tasks(report: Report) -> str:
     )
     lacking = [label for label in report.comparison.labels if label not in methods]
     if lacking:
-        about += f" Left out, as they have no dataset in common: {', '.join(lacking)}."
+        about += f" Left out, as they have no dataset in common: {', '.join(map(escape, lacking))}."
     text = f"## Over tasks\n\n{markdown_table(header, rows)}\n\n{about}"
     pairs = [
         [
-            f"{i.over} > {i.under}",
+            f"{escape(i.over)} > {escape(i.under)}",
             f"{i.probability:.2f}",
             interval_text(i.interval, 2),
             str(i.tasks),
@@ -183,7 +186,7 @@ def _share(coverage: float | None) -> str:
 
 
 def _unfinished(lines: Sequence[str]) -> str:
-    return "\n".join(["## Left out", "", *(f"- {line}" for line in lines)]) if lines else ""
+    return "\n".join(["## Left out", "", *(f"- {escape(line)}" for line in lines)]) if lines else ""
 
 
 def _protocols(comparison: Comparison) -> str:
@@ -194,17 +197,17 @@ def _protocols(comparison: Comparison) -> str:
         notes = sorted({note for g in groups for run in g.runs for note in run.scores.notes})
         targets = ", ".join(map(target_text, protocol.targets or (None,)))
         lines += [
-            f"### {row}",
+            f"### {escape(row)}",
             "",
-            f"- data: {protocol.source}; {protocol.size}",
-            f"- environment: {protocol.env_id}; the policy in {protocol.acting}",
-            *(f"- note: {note}" for note in notes),
+            f"- data: {escape(protocol.source)}; {protocol.size}",
+            f"- environment: {escape(protocol.env_id)}; the policy in {escape(protocol.acting)}",
+            *(f"- note: {escape(note)}" for note in notes),
             f"- targets: {targets}; {protocol.episodes} episodes a target, episode i from seed"
             f" {protocol.seed} + i",
             "",
         ]
         runs = [
-            [run.folder.name, group.label, str(run.seed), run.commit or "unknown"]
+            [*map(escape, (run.folder.name, group.label, str(run.seed), run.commit or "unknown"))]
             for group in groups
             for run in group.runs
         ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decision_seq.envs.atari_scores import ATARI
+from decision_seq.escaping import picture
 from decision_seq.formatting import target_text
 from decision_seq.machine.files import replacing
 from decision_seq.report.compare import Comparison, Group, counted, loss_curve, score_curve
@@ -150,7 +151,7 @@ def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) 
                 label=f"suggested target {target_text(target)}",
             )
         axes.set(xlabel=RETURN, ylabel="episodes")
-        axes.set_title(folded(f"{name}: {len(returns):,} episodes", TITLE), fontsize=12)
+        axes.set_title(folded(f"{picture(name)}: {len(returns):,} episodes", TITLE), fontsize=12)
         _legend(axes)
 
 
@@ -166,7 +167,7 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
             )
             _curves(losses, [loss_curve(run) for run in group.runs], group, style)
         scores.set(xlabel="updates", ylabel=_of_a_row(comparison, row))
-        title = folded(f"{row}: evaluations at the first target", TITLE)
+        title = folded(f"{picture(row)}: evaluations at the first target", TITLE)
         scores.set_title(title, fontsize=12)
         losses.set(xlabel="updates", ylabel="loss (log scale)", yscale="log")
         losses.set_title("training", fontsize=12)
@@ -191,7 +192,8 @@ def _curves(
     if not curves:
         return
     seeds = f"{len(curves)} seeds" if len(curves) > 1 else "1 seed"
-    label = f"{group.label}, mean of {seeds}" if len(curves) > 1 else f"{group.label}, {seeds}"
+    name = picture(group.label)
+    label = f"{name}, mean of {seeds}" if len(curves) > 1 else f"{name}, {seeds}"
     if len(curves) > 1:
         for curve in curves:
             axes.plot(*zip(*curve, strict=True), color=style["color"], linewidth=0.8, alpha=0.45)
@@ -228,11 +230,13 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
         axes.errorbar(
             estimate.mean, height, xerr=reach, fmt=marker, color=colour, capsize=5, markersize=9
         )
-    names = [f"{folded(g.label, LABEL)}\n({counted(g.estimate())})" for g in reversed(groups)]
+    names = [
+        f"{folded(picture(g.label), LABEL)}\n({counted(g.estimate())})" for g in reversed(groups)
+    ]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
     axes.set(xlabel=_of_a_row(comparison, row))
-    title = folded(row, 40)
+    title = folded(picture(row), 40)
     axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 
 
@@ -249,7 +253,9 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
     with drawing(path) as ((axes,),):
         for label, of in scores.items():
             style = _style(comparison, label)
-            axes.plot(thresholds, performance_profile(of, thresholds), label=label, **style)
+            axes.plot(
+                thresholds, performance_profile(of, thresholds), label=picture(label), **style
+            )
             band = profile_band(of, thresholds, rng)
             if band is not None:
                 axes.fill_between(thresholds, *band, color=style["color"], alpha=0.15, linewidth=0)
@@ -304,7 +310,10 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
         )
         axes.set(xlabel="target return (sum of raw rewards)", ylabel=RETURN)
         about = f"{calibration['env_id']}, {Path(calibration['checkpoint']).name}"
-        axes.set_title(folded(f"{calibration['dataset']}\n{about}", TITLE), fontsize=12)
+        axes.set_title(
+            folded(picture(calibration["dataset"]), TITLE) + "\n" + folded(picture(about), TITLE),
+            fontsize=12,
+        )
         if calibration["reference_scores"]:
             _normalized_axis(axes, calibration["env_id"], *calibration["reference_scores"])
         _legend(axes)

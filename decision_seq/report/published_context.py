@@ -8,6 +8,7 @@ import numpy as np
 
 from decision_seq.envs import normalize
 from decision_seq.envs.atari_scores import PAPER_SCORES
+from decision_seq.escaping import markdown
 from decision_seq.formatting import number_text
 from decision_seq.report.compare import Comparison, Group, Protocol
 from decision_seq.report.published import Published, published
@@ -56,13 +57,17 @@ def _published_table(
     for label in comparison.labels:
         groups = [comparison.groups.get((row, label)) for row in shown]
         cells = ["-" if g is None else number_text(g.estimate().mean) for g in groups]
-        lines.append([f"ours: {label}", *cells, "last, first target", "see above", "-", ""])
+        lines.append(
+            [f"ours: {markdown(label)}", *cells, "last, first target", "see above", "-", ""]
+        )
         cells = [
             _paper_normalized(group, protocol.task)
             for group, protocol in zip(groups, shown.values(), strict=True)
         ]
         if set(cells) != {"-"}:
-            lines.append([f"ours: {label}, by the DT paper's pair", *cells, *lines[-1][-4:]])
+            lines.append(
+                [f"ours: {markdown(label)}, by the DT paper's pair", *cells, *lines[-1][-4:]]
+            )
     footnotes: list[str] = []
     for entry in entries:
         number = str(len(footnotes) + 1)
@@ -77,7 +82,7 @@ def _published_table(
         if not entry.comparable:
             facts.append("NOT comparable with the scores above")
         footnotes.append(f"{number}. {'; '.join([*facts, *entry.caveats])}")
-    header = ["method", *shown, "checkpoint or choice", "seeds", "± is", "note"]
+    header = ["method", *map(markdown, shown), "checkpoint or choice", "seeds", "± is", "note"]
     return "\n".join([markdown_table(header, lines), "", *footnotes])
 
 

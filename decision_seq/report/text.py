@@ -9,13 +9,14 @@ from typing import Any
 
 from decision_seq.config import save_text
 from decision_seq.envs import score_name
+from decision_seq.escaping import terminal
 from decision_seq.formatting import interval_text, json_text, number_text, spread_text, target_text
 from decision_seq.types import Scores
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A text table: the first column is aligned left, the others right."""
-    cells = [list(header), *map(list, rows)]
+    cells = [[terminal(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -30,8 +31,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that its text is aligned: first column left, others right."""
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    """A Markdown table, padded so that its text is aligned: first column left, others right.
+
+    Names in its cells must have been escaped, by `escaping.markdown`.
+    """
+    cells = [list(row) for row in [header, *rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -71,7 +75,7 @@ def score_table(scores: Scores) -> str:
         "",
         table(header, rows),
     ]
-    return "\n".join(lines)
+    return "\n".join([*map(terminal, lines[:-1]), lines[-1]])
 
 
 def calibration_text(calibration: dict[str, Any]) -> str:
@@ -90,7 +94,7 @@ def calibration_text(calibration: dict[str, Any]) -> str:
     known = calibration["data_return_quantiles"]
     low, median, high = (number_text(known[key]) for key in ("0", "50", "100"))
     about = (
-        f"{calibration['dataset']}, {calibration['env_id']}, {calibration['checkpoint']}\n"
+        f"{terminal(', '.join(calibration[key] for key in ('dataset', 'env_id', 'checkpoint')))}\n"
         f"{calibration['episodes']} episodes a target; the data's returns: {low} to {high},"
         f" median {median}"
     )
@@ -135,19 +139,19 @@ def inspection_text(facts: dict[str, Any]) -> str:
         ]
     )
     width = max(len(label) for label, _ in rows)
-    text = "\n".join(f"{label.ljust(width)}  {value}" for label, value in rows)
+    text = "\n".join(f"{label.ljust(width)}  {terminal(str(value))}" for label, value in rows)
     quantiles = facts["return_quantiles"]
     columns = [
         [name, str(c["shape"]), c["dtype"], f"{c['min']:.4g}", f"{c['max']:.4g}"]
         for name, c in facts["columns"].items()
     ]
     findings = [
-        f"{f['level'].ljust(len('warning'))}  {f['check'].ljust(24)}  {f['detail']}"
+        f"{f['level'].ljust(len('warning'))}  {f['check'].ljust(24)}  {terminal(f['detail'])}"
         for f in facts["findings"]
     ]
     return "\n\n".join(
         [
-            f"{facts['name']}\n{text}",
+            f"{terminal(facts['name'])}\n{text}",
             table(
                 ["return quantile", *quantiles],
                 [["", *map(_plain, quantiles.values())]],

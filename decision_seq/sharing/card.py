@@ -13,11 +13,13 @@ import yaml
 
 from decision_seq.checkpoint import Loaded
 from decision_seq.envs import environment_notes, score_name
+from decision_seq.escaping import block, code, markdown
 from decision_seq.formatting import interval_text, number_text, spread_text, target_text
-from decision_seq.reading import Unreadable, read_json
+from decision_seq.reading import Kinds, Unreadable, fault_of, read_json
 from decision_seq.report import markdown_table
 from decision_seq.types import TargetScore, UserError
 
+SCORES: Kinds = {"checkpoint": str, "env_id": str, "notes": list, "targets": list}
 RULE = "the last one of the run, not the best"
 
 
@@ -37,11 +39,11 @@ def card(loaded: Loaded, form: str) -> str:
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
-        f"# {title}",
+        f"# {markdown(title)}",
         "A policy for offline reinforcement learning by sequence modelling, trained with"
         " `decision-seq`."
         if "imported" not in tree
-        else f"Imported from {tree['imported']}.",
+        else f"Imported from {markdown(str(tree['imported']))}.",
         "## Scores",
         _score_text(scores, loaded),
         "## Data and training",
@@ -53,7 +55,7 @@ def card(loaded: Loaded, form: str) -> str:
         settings = {k: tree[k] for k in ("policy", "conditioning", "train") if k in tree}
         parts += [
             "## Configuration",
-            f"```yaml\n{yaml.safe_dump(settings, sort_keys=False).strip()}\n```",
+            block(yaml.safe_dump(settings, sort_keys=False).strip(), "yaml"),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -76,6 +78,9 @@ def _scores(path: Path) -> dict[str, Any] | None:
         return None
     try:
         scores = read_json(file)
+        fault = fault_of(scores, SCORES)
+        if fault or not all(isinstance(note, str) for note in scores["notes"]):
+            raise ValueError(fault or "a note is no text")
         if Path(scores["checkpoint"]).name != path.name:
             return None
         return {**scores, "targets": [TargetScore.of(target) for target in scores["targets"]]}
@@ -117,12 +122,12 @@ def _score_text(scores: dict[str, Any] | None, loaded: Loaded) -> str:
     ]
     seed = scores["targets"][0].seed
     facts = [
-        f"environment: `{scores['env_id']}`",
-        f"checkpoint: {RULE} (`{loaded.path.name}`)",
+        f"environment: {code(scores['env_id'])}",
+        f"checkpoint: {RULE} ({code(loaded.path.name)})",
         f"{_when(scores, loaded)}every episode counts, seeds from {seed}",
         "normalized: 100 * (return - random) / (expert - random); the interval is of the mean over"
         " episodes of this one policy (Student's t), not over training seeds",
-        *scores["notes"],
+        *map(markdown, scores["notes"]),
     ]
     return f"{markdown_table(header, rows)}\n\n{_list(facts)}"
 
@@ -148,13 +153,17 @@ def _row(score: TargetScore) -> list[str]:
 
 def _training(loaded: Loaded, tree: dict[str, Any], scored: bool) -> list[str]:
     facts = loaded.facts
-    lines = [f"dataset: {facts.dataset}", f"source: {facts.source}"]
+    lines = [f"dataset: {markdown(facts.dataset)}", f"source: {markdown(facts.source)}"]
     if "train" in tree:
-        lines.append(f"trained for {loaded.step:,} updates, seed {tree.get('seed')}")
+        lines.append(f"trained for {loaded.step:,} updates, seed {markdown(str(tree.get('seed')))}")
     targets = ", ".join(f"{target:g}" for target in facts.targets)
     lines.append(f"targets: {targets or 'none, as the policy takes no target'}")
     if facts.env_id and not scored:  # else the list of the scores has these lines
-        lines += [f"environment: `{facts.env_id}`", *environment_notes(facts.env_id), *facts.notes]
+        lines += [
+            f"environment: {code(facts.env_id)}",
+            *environment_notes(facts.env_id),
+            *facts.notes,
+        ]
     return lines
 
 

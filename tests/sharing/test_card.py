@@ -74,6 +74,8 @@ def test_a_policy_that_is_asked_for_nothing(
 def test_scores_of_another_checkpoint_are_not_borrowed(scored: Path) -> None:
     other = scored.with_name("step-00000005")
     scored.rename(other)
+    state = json.loads((other / checkpoint.STATE).read_text())
+    (other / checkpoint.STATE).write_text(json.dumps({**state, "step": 5}))
     text = card(checkpoint.load(other), "checkpoint")
     assert ModelCard(text).data.eval_results is None
     assert "was not scored" in text

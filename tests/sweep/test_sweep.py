@@ -194,7 +194,7 @@ def test_a_wrong_grid_is_one_line_before_anything_runs(
     ("arguments", "named"),
     [
         (["nothing"], f"no table is called 'nothing'; there are {', '.join(sorted(tables()))}"),
-        (["nothing.yaml"], "nothing.yaml: No such file"),
+        (["nothing.yaml"], "nothing.yaml does not exist"),
         (["GRID", "--set", "train.steps"], "is no key=value"),
         (["GRID", "--set", "dataset=x"], "may not set dataset"),
         (["GRID", "--seeds", 0], "--seeds 0 asked for"),

@@ -7,13 +7,17 @@ both.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from decision_seq import tensor_files
+from decision_seq.datasets.d4rl.layout import refuse_bomb
 from decision_seq.datasets.store.source_files import sha256
+from decision_seq.reading import Unreadable, open_file
 from decision_seq.types import UserError
 
 
@@ -66,8 +70,10 @@ class GaussianPolicy:
     def load(cls, path: Path) -> GaussianPolicy:
         """Load from a D4RL v2 HDF5 file or a .safetensors actor; UserError if it holds none."""
         path = Path(path)
-        if not path.is_file():
-            raise UserError(f"policy file {path} does not exist")
+        try:
+            open_file(path).close()
+        except Unreadable as error:
+            raise UserError(f"policy file {error}") from error
         read = _safetensors_arrays if path.suffix == ".safetensors" else _hdf5_arrays
         arrays, squash = read(path, cls.LAYERS)
         if squash not in SQUASHES:
@@ -82,6 +88,8 @@ class GaussianPolicy:
             follows = arrays[chain.get(layer, layer)][0]
             if layer in chain and follows.shape[1:] != weight.shape[:1]:
                 raise UserError(f"policy file {path}: the layers after {layer} do not fit it")
+            if not np.isfinite(weight).all() or not np.isfinite(bias).all():
+                raise UserError(f"policy file {path}: {layer} holds NaN or infinity")
             weights[layer] = (np.ascontiguousarray(weight.T, np.float32), bias.astype(np.float32))
         if weights["last_fc"][0].shape != weights["last_fc_log_std"][0].shape:
             raise UserError(f"policy file {path}: last_fc and last_fc_log_std differ in shape")
@@ -135,21 +143,41 @@ def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
     try:
         with h5py.File(path) as file:
             group = file["metadata/policy"]
+            for layer, part in itertools.product(layers, ("weight", "bias")):
+                array = group[f"{layer}/{part}"]
+                _require_floats(f"{layer}/{part}", array)
+                refuse_bomb(array.id.get_storage_size(), array.nbytes)
             arrays = {n: (group[f"{n}/weight"][:], group[f"{n}/bias"][:]) for n in layers}
             return arrays, "tanh"
+    except UserError as error:
+        raise UserError(f"policy file {path}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} carries no behaviour policy (metadata/policy)") from error
     except OSError as error:
         raise UserError(f"policy file {path} is no HDF5 file, or is cut short") from error
 
 
+def _require_floats(name: str, array: Any) -> None:
+    """UserError unless an array holds floats that NumPy has: no float8, no bfloat16."""
+    if array.dtype.kind != "f" or array.ndim not in (1, 2):
+        raise UserError(f"{name} is {array.dtype} {[*array.shape]}; save it as float32")
+
+
 def _safetensors_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
     from safetensors import SafetensorError, safe_open
 
+    tensor_files.shapes(path)
     try:
         with safe_open(path, "np") as file:
             get = file.get_tensor
             arrays = {name: (get(f"{name}/weight"), get(f"{name}/bias")) for name in layers}
+            for name, (weight, bias) in arrays.items():
+                _require_floats(f"{name}/weight", weight)
+                _require_floats(f"{name}/bias", bias)
             return arrays, (file.metadata() or {}).get("squash", "tanh")
+    except UserError as error:
+        raise UserError(f"policy file {path}: {error}") from error
+    except (AttributeError, TypeError) as error:  # a kind of number that NumPy does not have
+        raise UserError(f"policy file {path} holds other numbers than float32 ({error})") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"policy file {path} holds no Gaussian actor ({error})") from error

@@ -126,6 +126,8 @@ class Stream:
         shape, by_columns, dtype = readers[version](self.file, max_header_size=HEADER_BYTES)
         if dtype.hasobject:
             raise UserError(f"{self.path} holds pickled objects, which may run any program")
+        if any(length < 0 for length in shape):
+            raise ValueError(f"its shape is {[*shape]}")
         if by_columns and len(shape) > 1:
             raise ValueError("it is laid out by columns")
         return shape, dtype

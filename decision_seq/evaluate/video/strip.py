@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from decision_seq.escaping import picture
 from decision_seq.report.plots import COLOURS, canvas
 
 STILLS = 8
@@ -78,6 +79,7 @@ def draw_strip(
         axes.tick_params(labelsize=18)
         condition = "" if target is None else f"target {target:,.6g}, "
         figure.suptitle(
-            f"{env_id}, seed {seed}: {condition}return {sum(rewards):,.6g} in {len(rewards)} steps",
+            f"{picture(env_id)}, seed {seed}: {condition}return {sum(rewards):,.6g} in"
+            f" {len(rewards)} steps",
             fontsize=22,
         )

@@ -1,0 +1,55 @@
+"""Text from strangers (names of datasets, environments, runs), made harmless where it is shown.
+
+A name may hold escape sequences of terminals, line breaks that forge a line, marks that reverse
+text, images of Markdown or HTML, and formulas of matplotlib. Each function escapes for one place.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+def terminal(text: str, lines: bool = False) -> str:
+    """Text for a terminal: characters that cannot be printed are shown as `\\x1b` or `\\u202e`.
+
+    lines: leave line breaks and tabs, in a text of several lines whose names were escaped before.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or (lines and character in "\n\t")
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def markdown(text: str) -> str:
+    """Text for a line or a table's cell of Markdown, without markup, HTML or links."""
+    escaped = re.sub(r"([\\`*\[\]<>|$~])", r"\\\1", terminal(text))
+    return re.sub(r"(?i)\b(https?|ftp)(:)|\b(www)(\.)", r"\1\3\\\2\4", escaped)
+
+
+def code(text: str) -> str:
+    """Text as a code span of Markdown."""
+    shown = terminal(text)
+    ticks = "`" * (1 + _longest(shown))
+    space = " " if shown[:1] == "`" or shown[-1:] == "`" else ""
+    return f"{ticks}{space}{shown}{space}{ticks}"
+
+
+def block(text: str, language: str) -> str:
+    """Lines of text as a code block of Markdown."""
+    shown = terminal(text, lines=True)
+    ticks = "`" * max(3, 1 + _longest(shown))
+    return f"{ticks}{language}\n{shown}\n{ticks}"
+
+
+def _longest(text: str) -> int:
+    """The length of the longest row of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+def picture(text: str) -> str:
+    """Text for a plot: matplotlib would set what stands between two `$` as a formula."""
+    return terminal(text).replace("$", r"\$")
