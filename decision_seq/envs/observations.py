@@ -182,8 +182,8 @@ def one_hot(
     size = 4 * len(array) * sum(counts)
     if size > MOST_BYTES:
         raise UserError(
-            f"{name}: {len(array):,} steps of {sum(counts):,} choices would take {size / 1e9:.1f} GB"
-            " as one-hot vectors; save fewer choices or shorter episodes"
+            f"{name}: {len(array):,} steps of {sum(counts):,} choices would take"
+            f" {size / 1e9:.1f} GB as one-hot vectors; save fewer choices or shorter episodes"
         )
     found = np.zeros((len(array), sum(counts)), np.float32)
     rows, first = np.arange(len(array)), 0
