@@ -82,6 +82,7 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
             axes.stairs(
                 result, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="result"
             )
+            distance = number_text(target["distance"], 3)
             axes.set_title(
                 f"{picture(target['name'])}: distance {number_text(target['distance'], 3)}",
                 fontsize=12,

@@ -54,6 +54,7 @@ class KeyToDoor(gymnasium.Env):
     ) -> None:
         self.rooms = _numbers("rooms", rooms, (3, 2))
         self.ends = _numbers("steps", steps, (3,)).cumsum()
+        self.max_episode_steps = int(self.ends[-1])
         self.view = int(_numbers("view", view, ()))
         if self.rooms[0, 0] < 2:
             raise ValueError(f"rooms {rooms}: room 1 must be at least 2 high")

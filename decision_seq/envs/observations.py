@@ -19,6 +19,7 @@ from decision_seq.types import UserError
 
 MOST_CHOICES = 4096  # of a Discrete entry, which becomes as many numbers
 MOST_NUMBERS = 2**22  # of one observation
+MOST_BYTES = 2**31  # of the one-hot vectors of an episode
 MOST_DEPTH = 16  # of Dict and Tuple spaces within each other
 ARRAYS = ("Box", "MultiBinary", "MultiDiscrete")
 
@@ -178,6 +179,12 @@ def one_hot(
     array: np.ndarray, starts: tuple[int, ...], counts: tuple[int, ...], name: str
 ) -> np.ndarray:
     """One-hot rows [T, sum(counts)] float32 of choices [T, len(counts)]."""
+    size = 4 * len(array) * sum(counts)
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{name}: {len(array):,} steps of {sum(counts):,} choices would take"
+            f" {size / 1e9:.1f} GB as one-hot vectors; save fewer choices or shorter episodes"
+        )
     found = np.zeros((len(array), sum(counts)), np.float32)
     rows, first = np.arange(len(array)), 0
     for column, start, count in zip(array.T, starts, counts, strict=True):

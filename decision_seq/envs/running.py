@@ -57,10 +57,14 @@ class Environments:
 
     @property
     def max_episode_steps(self) -> int | None:
-        """Time limit in steps, the smaller of the environment's and `step_limit`; None if none."""
+        """Time limit in steps, the smaller of the environment's and `step_limit`; None if none.
+
+        An environment that ends its episodes itself may tell when by `max_episode_steps`.
+        """
         spec = self.envs[0].spec
-        limits = [spec.max_episode_steps if spec else None, self.step_limit]
-        return min((limit for limit in limits if limit and limit > 0), default=None)
+        itself = getattr(self.envs[0].unwrapped, "max_episode_steps", None)
+        limits = [spec.max_episode_steps if spec else None, itself, self.step_limit]
+        return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
 
     def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:
         """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...].

@@ -153,3 +153,8 @@ def test_data_that_do_not_fit_their_space_are_one_line(values: Any, named: str) 
     space = spaces.Dict(a=spaces.Box(-9, 9, (2,), np.float64), b=spaces.Discrete(3))
     with pytest.raises(UserError, match=named):
         Vectors(space).rows(values)
+
+
+def test_an_episode_of_one_hot_vectors_is_bounded() -> None:
+    with pytest.raises(UserError, match=r"200,000 steps of 4,000 choices would take 3.2 GB"):
+        Vectors(spaces.Discrete(4000)).rows(np.zeros(200_000, np.int64))

@@ -48,7 +48,9 @@ def test_their_errors_are_ours() -> None:
             list(helpers.produced(wait=True))
         return caught.value
 
-    assert str(raised(UserError("mend this"))) == "mend this"
+    told = raised(UserError("mend this"))
+    assert str(told) == "mend this"
+    assert "test_workers.py" in told.__notes__[0]  # for --debug
     assert "test_workers.py" in raised(KeyError("a bug")).__notes__[0]
 
 

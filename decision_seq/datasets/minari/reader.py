@@ -27,7 +27,7 @@ from decision_seq.datasets.minari.files import (
     require_whole,
     told_of,
 )
-from decision_seq.datasets.minari.storage import RawEpisode, open_episodes
+from decision_seq.datasets.minari.storage import RawEpisode, holds_jpeg, open_episodes
 from decision_seq.datasets.store import EpisodeStore, StoreWriter, source_files
 from decision_seq.envs.observations import Vectors, keys, numbers
 from decision_seq.types import Episode, Reporter, UserError
@@ -55,6 +55,8 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
         if layout.left_out:
             left = ", ".join(layout.left_out)
             reporter.say(f"{path.name}: the texts of its observations are left out ({left})")
+        if files.jpeg and holds_jpeg(found.observations):
+            reporter.say(f"{path.name}: JPEG changed its images; the environment's differ a little")
         total = metadata["total_steps"]
         with reporter.bar(f"read {metadata['dataset_id']}", "steps", total) as bar:
             within = 0  # steps flagged as an end before the last of their episode

@@ -44,6 +44,14 @@ def is_jpeg(space: Any) -> bool:
     return bool(large and (space.low == 0).all() and (space.high == 255).all())
 
 
+def holds_jpeg(space: Any) -> bool:
+    """Whether Minari stores the space, or any entry of it, as JPEG pictures."""
+    if kind(space) in ("Dict", "Tuple"):
+        entries = space.spaces.values() if kind(space) == "Dict" else space.spaces
+        return any(map(holds_jpeg, entries))
+    return is_jpeg(space)
+
+
 class Hdf5Episodes:
     """Episodes in Minari's `main_data.hdf5`; UserError for links into other files."""
 

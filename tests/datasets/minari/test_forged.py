@@ -69,7 +69,7 @@ FORGED: dict[str, tuple[dict[str, Any], int]] = {
     "no spaces": ({"observation_space": None, "action_space": None, "env_spec": None}, 2),
 }
 
-TRAINED = ("wrapper", "module that is there", "evaluation environment")
+TRAINED = ("wrapper", "evaluation environment")
 
 
 def forge(folder: Path, changes: dict[str, Any], steps: int = 30) -> Path:
@@ -105,23 +105,20 @@ def test_nothing_that_forged_metadata_name_is_imported_or_called(tmp_path: Path)
     (tmp_path / f"{EVIL}.py").write_text(CODE)
     commands: list[list[str]] = []
     expected: list[int | None] = []
-    small = ["--train.steps", "2", "--policy.backbone.width", "8", "--policy.backbone.layers", "1"]
+    small = ["--train.steps", "1", "--policy.backbone.width", "8", "--policy.backbone.layers", "1"]
     small += ["--policy.context_length", "2", "--train.batch_size", "4", "--evaluation.workers"]
     small += ["1", "--evaluation.episodes", "1"]
     for number, (name, (changes, code)) in enumerate(FORGED.items()):
         path = str(forge(tmp_path / f"forged{number}", changes))
         commands.append(["data", "inspect", path])
         expected.append(code)
-        if code:
+        if name not in TRAINED:
             continue
         out = str(tmp_path / "out" / str(number))
         commands.append(["data", "convert", path, "--to", "minari", "--output", f"{out}-minari"])
-        expected.append(0)
-        if name not in TRAINED:
-            continue
         commands.append(["train", "--dataset", path, "--output", out, *small])
         commands.append(["evaluate", out, "--workers", "1"])
-        expected += [0, None]  # evaluated where the environment is a registered one
+        expected += [0, 0, None]  # evaluated where the environment is a registered one
     first = str(tmp_path / "forged0")
     commands.append(["doctor", "--dataset", first, "--output", str(tmp_path / "doctor"), *small])
     found = audited(

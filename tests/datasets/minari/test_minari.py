@@ -25,7 +25,7 @@ from decision_seq.datasets.minari.export import dataset_id, minari_root, write
 from decision_seq.datasets.minari.remote import open_remote
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.types import Episode, Reporter, UserError
-from tests.conftest import make_episode
+from tests.conftest import Lines, make_episode
 from tests.loopback import Fault, Loopback, cut, hang, point_hub_at, short, status
 from tests.waiting import LIMIT
 
@@ -231,6 +231,63 @@ def test_spaces_that_the_data_do_not_show_are_those_of_a_registered_environment(
     edit(path, env_spec=spec_of("CartPole-v1", id="Mine-v3"))
     with pytest.raises(UserError, match="lack action_space, and their environment cannot tell it"):
         read(path)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("shape", [(40, 36, 3), (33, 32)])
+def test_pictures_in_jpeg_are_read_and_said(
+    make: Make, tmp_path: Path, data_format: str, shape: tuple[int, ...]
+) -> None:
+    picture = spaces.Box(0, 255, shape, np.uint8)
+    both = spaces.Dict(eye=picture, arm=spaces.Box(-1, 1, (2,), np.float64))
+    path = make((3, 2), both, jpeg_encoding=True, data_format=data_format)
+    reporter = Lines()
+    store = minari.read(path, tmp_path / "read", reporter)
+    assert "set-v0: JPEG changed its images; the environment's differ a little" in reporter.lines
+    for kept, given in zip(store.episodes(), episodes_of(path), strict=True):
+        eyes = given.observations["eye"].reshape(len(given.rewards) + 1, -1)
+        np.testing.assert_array_equal(kept.observations[:, :-2], eyes)
+    edit(
+        path,
+        observation_space=serialize_space(
+            spaces.Dict(eye=spaces.Box(0, 255, (50, 50, 3), np.uint8))
+        ),
+    )
+    with pytest.raises(UserError, match=r"a picture has shape"):
+        minari.read(path, tmp_path / "other")
+
+
+def test_infos_of_any_kind_do_not_matter(make: Make, read: Callable) -> None:
+    path = make()
+
+    def disturb(file: Any) -> None:
+        infos = file["episode_0"]["infos"]
+        infos["nested/deep"] = np.zeros((3, 2))
+        infos["elsewhere"] = h5py.ExternalLink("nowhere.hdf5", "/x")
+        infos["type"] = np.dtype("f4")
+        del file["episode_1"]["infos"]
+
+    h5(path, disturb)
+    assert read(path).num_transitions == 72
+
+
+def test_the_number_of_choices_is_the_spaces(make: Make, read: Callable) -> None:
+    """The data may never take the last choice."""
+    path = make((9, 4), BOX, spaces.Discrete(2))
+    edit(path, action_space=serialize_space(spaces.Discrete(3)))
+    assert read(path).choices == 3
+
+
+def test_entries_are_in_the_order_of_the_environment(make: Make, read: Callable) -> None:
+    """A Dict space of an environment need not be sorted; the metadata keep its order."""
+    space = spaces.Dict({"b": BOX, "a": spaces.Discrete(2)}, sort_keys=False)
+    path = make((9, 4), space)
+    store = read(path)
+    assert store.header["source"]["observation_keys"] == ["b", "a"]
+    raw = next(episodes_of(path)).observations
+    np.testing.assert_array_equal(
+        store.episode(0).observations[:, :11], raw["b"].astype(np.float32)
+    )
 
 
 def test_flags_within_an_episode_are_kept_and_told(make: Make, tmp_path: Path) -> None:
