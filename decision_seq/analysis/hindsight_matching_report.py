@@ -83,10 +83,7 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
                 result, edges, color=COLOURS[1], linestyle="--", linewidth=2.2, label="result"
             )
             distance = number_text(target["distance"], 3)
-            axes.set_title(
-                f"{picture(target['name'])}: distance {number_text(target['distance'], 3)}",
-                fontsize=12,
-            )
+            axes.set_title(f"{picture(target['name'])}: distance {distance}", fontsize=12)
             axes.set_xlabel(found["feature"])
             axes.set_ylabel("share of the steps")
             if place == 0:
