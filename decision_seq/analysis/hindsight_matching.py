@@ -89,7 +89,7 @@ def match_checkpoint(
     require(1 <= targets <= MOST, f"--targets {targets} must be at least 1, and {MOST:,} at most")
     given = sum(one is not None for one in (histogram, mixture, splice))
     require(given <= 1, "give one of --histogram, --mixture and --splice")
-    opened = open_checkpoint(path, device, **asked)
+    opened = open_checkpoint(path, device, reporter=reporter, **asked)
     config = config_of(opened.loaded.config)
     store = open_data(replace(config, dataset=dataset or config.dataset), reporter)
     known = opened.loaded.facts.checksum
