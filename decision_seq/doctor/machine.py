@@ -219,20 +219,24 @@ def simulator(problem: Problem, episodes: int, ranks: Ranks) -> Check:
             reason = obstacle(problem.facts.env_id, problem.facts.family)
             return Check("simulator", WARNING, f"the policy will not be rolled out: {reason}")
         try:
-            rate = _env_rate(str(evaluation.env_id), problem, evaluation.seed)
+            rate, limit = _env_rate(str(evaluation.env_id), problem, evaluation.seed)
         except UserError:
             raise
         except Exception as error:  # a simulator may raise anything
             reason = " ".join(str(error).split())[:120]
             return Check("simulator", FAILED, f"{type(error).__name__}: {reason}")
         finding = f"{evaluation.env_id} steps, {rate:,.0f} a second alone"
+        if limit is None:
+            cut = f"{problem.spec.max_timestep:,} steps (evaluation.max_episode_steps)"
+            finding = f"{finding}; it has no time limit, so episodes are truncated after {cut}"
+            return Check("simulator", WARNING, finding)
         return Check("simulator", OK, f"{finding}; mujoco {version('mujoco')}, {atari}")
 
     return everywhere(ranks, "simulator", act)
 
 
-def _env_rate(env_id: str, problem: Problem, seed: int) -> float:
-    """Steps per second of one environment under random actions."""
+def _env_rate(env_id: str, problem: Problem, seed: int) -> tuple[float, int | None]:
+    """Steps per second of one environment under random actions, and its time limit in steps."""
     limit = problem.config.evaluation.max_episode_steps
     check_environment(env_id, problem.spec, limit)
     environments = Environments(env_id, 1, step_limit=limit)
@@ -246,4 +250,4 @@ def _env_rate(env_id: str, problem: Problem, seed: int) -> float:
             environments.reset([seed])
     seconds = time.perf_counter() - started
     environments.close()
-    return ENV_STEPS / seconds
+    return ENV_STEPS / seconds, environments.max_episode_steps

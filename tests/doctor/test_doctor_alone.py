@@ -128,14 +128,23 @@ def test_simulators(
     assert "not needed" in found(0, None).finding
     assert "Hoper-v4" in found(3, "Hoper-v4").finding
     assert found(3, "HalfCheetah-v4").state == FAILED
+    import gymnasium
     import gymnasium.envs.mujoco.hopper_v4 as hopper
+
+    gymnasium.register("Endless-v0", hopper.HopperEnv)
+    endless = found(3, "Endless-v0")
+    assert endless.state == WARNING
+    assert "no time limit, so episodes are truncated after 1,000 steps" in endless.finding
+    del gymnasium.registry["Endless-v0"]
 
     def explode(*_: Any) -> None:
         raise RuntimeError("the simulation is unstable")
 
     monkeypatch.setattr(hopper.HopperEnv, "step", explode)
     broken = found(3, None)
-    assert (broken.state, broken.finding) == (FAILED, "RuntimeError: the simulation is unstable")
+    assert broken.state == FAILED
+    assert "at step 1 of the episode of seed" in broken.finding
+    assert "RuntimeError: the simulation is unstable" in broken.finding
     monkeypatch.setattr(hopper.HopperEnv, "__init__", lambda *_, **__: explode())
     assert found(3, "Hopper-v4").state == FAILED
 

@@ -231,6 +231,11 @@ def test_spaces_are_parsed_as_minari_wrote_them(space: Any) -> None:
     assert parse(serialize_space(space), "it") == space
 
 
+def test_the_parser_itself_stops_at_the_depth() -> None:
+    with pytest.raises(UserError, match=r"it.* is nested more than 16 deep"):
+        parse(nested(17), "it")
+
+
 def link(kind: str, path: Path, other: Path) -> None:
     """Move an array of the first episode to another place and link to it."""
     with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
