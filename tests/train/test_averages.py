@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decision_seq import checkpoint
@@ -19,6 +19,7 @@ from decision_seq.runs.resolve import Config
 from decision_seq.train import TrainConfig
 from decision_seq.train.averages import Averages
 from decision_seq.types import Spec, UserError
+from tests.conftest import seal
 from tests.test_train import TINY, losses
 
 DECAY = 0.5
@@ -110,6 +111,23 @@ def test_a_resumed_run_is_the_same_to_the_bit(train: Callable[..., Path]) -> Non
     assert losses(parts) == losses(whole)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINED, checkpoint.MOMENTS):
         assert same(tensors(parts, 6, name), tensors(whole, 6, name))
+
+
+@pytest.mark.parametrize("damage", ["shape", "missing", "NaN"])
+def test_averages_that_do_not_fit_are_refused(train: Callable[..., Path], damage: str) -> None:
+    run = train("run", steps=3)
+    path = checkpoint.find(run)
+    averages = checkpoint.read_weights(path)
+    if damage == "shape":
+        averages["actions.head.bias"] = torch.zeros(7)
+    elif damage == "missing":
+        del averages["actions.head.bias"]
+    else:
+        averages["actions.head.bias"][0] = torch.nan
+    save_file(averages, path / checkpoint.WEIGHTS)
+    seal(path)
+    with pytest.raises(UserError, match=r"does not fit this policy: actions\.head\.bias|holds NaN"):
+        train("run", resume="auto")
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, 2.0, float("nan")])

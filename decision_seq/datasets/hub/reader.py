@@ -130,7 +130,7 @@ def _find(path: Path) -> _Parquet:
 
 def _table(file: Path) -> dict[str, Any]:
     try:
-        return read_json(file, within=file.parent)
+        return read_json(file)
     except Absent:
         return {}
     except Unreadable as error:

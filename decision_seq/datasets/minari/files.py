@@ -68,7 +68,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     file = path / "data" / "metadata.json"
     try:
-        metadata = read_json(file, within=path, strict=False)
+        metadata = read_json(file, strict=False)
     except Absent as error:
         hint = "give the folder of a Minari dataset" if path.exists() else "give another path"
         raise UserError(f"{path} holds no data/metadata.json; {hint}") from error
