@@ -244,7 +244,8 @@ def fault(path: Path, acting: bool = False) -> str | None:
     """Description of the damage to a checkpoint's files; None for a sound checkpoint.
 
     acting: look at the files that a rollout needs alone. Exported checkpoints have no others, and
-    those of the first version have no checksums, so they count as sound.
+    those of the first version have no checksums, so they count as sound. UserError where the system
+    cannot open a file now.
     """
     name = STATE
     try:
@@ -265,6 +266,9 @@ def fault(path: Path, acting: bool = False) -> str | None:
     except Absent:
         return f"it has no {name}"
     except UserError as error:
+        now = files.unavailable(error)
+        if now is not None:  # it may be sound: training must not go on from an older one
+            raise UserError(f"checkpoint {path} cannot be read now: {now}") from error
         return str(error)
     except (KeyError, TypeError):
         return f"{STATE} names no checksums"

@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import shutil
@@ -306,3 +307,20 @@ def test_a_damaged_checkpoint_is_named(save: Callable[..., Path], damage, named:
         checkpoint.load(path)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(
+    make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise training would go on from an older one."""
+    path, real = make_checkpoint(), os.open
+
+    def refused(name: Path, *more: int) -> int:
+        if os.fspath(name).endswith(checkpoint.WEIGHTS):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(name, *more)
+
+    assert checkpoint.fault(path) is None
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(UserError, match="cannot be read now: Too many open files"):
+        checkpoint.newest_sound(path.parent, Lines())

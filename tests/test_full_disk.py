@@ -53,8 +53,16 @@ def test_a_conversion(
     assert cli.main(arguments) == 0  # with room again
 
 
-@pytest.mark.parametrize("room", [100, 5000])
-@pytest.mark.parametrize("form", ["transformers", "onnx", "checkpoint"])
+@pytest.mark.parametrize(
+    ("form", "room"),
+    [
+        ("transformers", 100),
+        ("transformers", 5000),
+        ("checkpoint", 100),
+        ("checkpoint", 5000),
+        pytest.param("onnx", 5000, marks=pytest.mark.slow),  # the exporter takes many seconds
+    ],
+)
 def test_an_export(
     form: str,
     room: int,

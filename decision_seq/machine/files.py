@@ -52,10 +52,18 @@ def disk_full(error: BaseException) -> str | None:
 
 
 def unavailable(error: BaseException) -> str | None:
-    """The system's words where it cannot open a file now, though the file may be sound."""
-    if isinstance(error, OSError) and error.errno in UNAVAILABLE:
-        return os.strerror(error.errno)
-    return "not enough memory" if isinstance(error, MemoryError) else None
+    """The system's words where it cannot open a file now, though the file may be sound.
+
+    They are looked for in the error and in its causes.
+    """
+    seen: BaseException | None = error
+    for _ in range(20):
+        if isinstance(seen, OSError) and seen.errno in UNAVAILABLE:
+            return os.strerror(seen.errno)
+        if isinstance(seen, MemoryError):
+            return "not enough memory"
+        seen = None if seen is None else seen.__cause__
+    return None
 
 
 def _lock(handle: int) -> bool:

@@ -1,6 +1,7 @@
 """Stores that cannot be opened now are neither damaged nor replaced; other users' are skipped."""
 
 import errno
+import itertools
 import os
 import resource
 import subprocess
@@ -38,7 +39,6 @@ REASONS = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     OSError(errno.EIO, "Input/output error"),
     PermissionError(errno.EACCES, "Permission denied"),
-    MemoryError(),
 ]
 
 
@@ -46,8 +46,26 @@ def content(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
 
 
-@pytest.mark.parametrize("error", REASONS, ids=repr)
-@pytest.mark.parametrize("what", ["numpy.load", "pathlib.Path.read_text"])
+def failing_for(name: str, error: BaseException) -> Callable[..., int]:
+    """`os.open`, which fails for files of one name."""
+    real = os.open
+
+    def opened(path: Any, *more: Any, **keywords: Any) -> int:
+        if os.fspath(path).endswith(name):
+            raise error
+        return real(path, *more, **keywords)
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("numpy.load", MemoryError()),
+        *itertools.product(("numpy.load", "header.json", "rewards.npy"), REASONS),
+    ],
+    ids=repr,
+)
 def test_a_sound_store_is_left_alone(
     what: str,
     error: BaseException,
@@ -60,7 +78,10 @@ def test_a_sound_store_is_left_alone(
     join("both", parts, store_root())
     before = content(store_root())
     with monkeypatch.context() as patched:
-        patched.setattr(what, failing(error))
+        if what == "numpy.load":
+            patched.setattr(what, failing(error))
+        else:
+            patched.setattr(os, "open", failing_for(what, error))
         for again in (lambda: open_dataset(str(path)), lambda: join("b", parts, store_root())):
             with pytest.raises(UserError, match="cannot be opened now: ") as caught:
                 again()
