@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import decision_seq
+
 LIMIT = 1800.0  # seconds: only a hang takes so long, however busy the machine is
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -34,7 +36,7 @@ class Started:
         self.output = output
         output.write_text("")
         given = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-        rest = (os.getcwd(), list(arguments), (output, output), None, before)
+        rest = (os.getcwd(), list(arguments), (output, output), None, before, decision_seq.__file__)
         self.process = FORKED.Process(target=_rank, args=(given, *rest))
         self.process.start()
         self.pid = self.process.pid
@@ -89,7 +91,7 @@ def run_together(
             target=_rank,
             args=(
                 {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                *(os.getcwd(), list(arguments), outputs, witness, before),
+                *(os.getcwd(), list(arguments), outputs, witness, before, decision_seq.__file__),
             ),
         )
         for rank in range(world)
@@ -112,6 +114,7 @@ def _rank(
     outputs: tuple[Path, Path],
     witness: Path | None,
     before: str,
+    tested: str | None,
 ) -> None:
     os.environ.clear()
     os.environ.update(env)
@@ -125,6 +128,7 @@ def _rank(
     from decision_seq.sequences.device import HostSource
     from decision_seq.types import Batch
 
+    assert decision_seq.__file__ == tested, "the forked process has imported another package"
     torch.set_num_threads(1)
     if witness is not None:
         gather, path = HostSource.batch, f"{witness}.{env['RANK']}"
