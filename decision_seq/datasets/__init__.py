@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from decision_seq import envs
-from decision_seq.datasets import joining
+from decision_seq.datasets import joining, other_layouts
 from decision_seq.datasets.collected import bundled, bundled_atari
 from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.d4rl import reader as d4rl_reader
@@ -179,6 +179,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
         for marker, (reader, pattern) in FOLDER_READERS.items():
             if visible(path, marker):
                 return reader, visible(path, pattern)
+        if all(visible(path, f"**/{name}") for name in other_layouts.SAVED_FILES):
+            raise UserError(f"{path} {other_layouts.SAVED_TO_DISK}")
         raise UserError(
             f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
             " (Minari), no .parquet file and no shard of DQN-replay"

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from decision_seq.datasets import hdf5_links
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.types import UserError
 
@@ -126,6 +127,7 @@ def load_actor(name: str) -> Actor:
     return UniformPolicy() if name == "uniform" else GaussianPolicy.load(Path(name))
 
 
+MOST_WEIGHTS = 16 << 20  # bytes of weights that are read however few are stored
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -134,9 +136,14 @@ def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
 
     try:
         with h5py.File(path) as file:
-            group = file["metadata/policy"]
-            arrays = {n: (group[f"{n}/weight"][:], group[f"{n}/bias"][:]) for n in layers}
-            return arrays, "tanh"
+            names = [f"metadata/policy/{n}/{part}" for n in layers for part in ("weight", "bias")]
+            found = {name: hdf5_links.dataset(file, name) for name in names}
+            stored = hdf5_links.stored_bytes(found.values(), path.stat().st_size)
+            if sum(column.nbytes for column in found.values()) > max(MOST_WEIGHTS, 8 * stored):
+                raise UserError(f"policy file {path} promises weights that it does not hold")
+            weights = [found[name][:] for name in names]
+            pairs = zip(weights[::2], weights[1::2], strict=True)
+            return dict(zip(layers, pairs, strict=True)), "tanh"
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} carries no behaviour policy (metadata/policy)") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from decision_seq.datasets.files import trajectories
 from decision_seq.datasets.files.inert_pickle import Machine
 from decision_seq.datasets.files.pickle_names import STORAGES, TORCH, item_size
 from decision_seq.datasets.files.stand_ins import MOST_LENGTH, Damaged, Name, Storage
+from decision_seq.datasets.step_columns import shown
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import describe_file, require_file
 from decision_seq.types import Reporter, UserError
@@ -62,8 +63,8 @@ def load(path: Path) -> Any:
 
 def _refusal(module: str, name: str) -> UserError:
     return UserError(
-        f"it names {module[:80]}.{name[:80]}, so it is a program; save plain dicts of tensors, such"
-        " as a model's state_dict()"
+        f"it names {shown(module)}.{shown(name)}, so it is a program; save plain dicts of tensors,"
+        " such as a model's state_dict()"
     )
 
 
