@@ -8,7 +8,7 @@
 | `key-to-door-1k`, `-10k` | 1,000 or 10,000 random walks in Key-to-Door, made on first use |
 | `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or downloaded |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
-| `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
+| `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.npy`, `.pkl`, `.pt`, `.parquet` |
 | `atari/bundled-pong`, `-breakout` | games by scripted players, played on first use |
 | `atari/Breakout` | local DQN-replay logs of the game |
 | `path/to/folder` | a store, a Minari dataset, or a folder of `.parquet` files or DQN-replay logs |
