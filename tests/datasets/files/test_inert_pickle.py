@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decision_seq.datasets.files import inert_pickle
+from decision_seq.datasets.files import inert_pickle, pickle_machine
 from decision_seq.datasets.files.stand_ins import Array, Damaged
 from decision_seq.types import UserError
 
@@ -166,7 +166,7 @@ AMPLIFIED: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", AMPLIFIED)
 def test_memory_is_counted_before_it_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inert_pickle, "MOST_MEMORY", 8 << 20)
+    monkeypatch.setattr(pickle_machine, "MOST_MEMORY", 8 << 20)
     with pytest.raises(UserError, match=r"save arrays \(numpy.array\)"):
         inert_pickle.loads(AMPLIFIED[name]())
 
@@ -180,4 +180,4 @@ def test_a_pickle_without_an_end_is_cut_short() -> None:
 
 def test_every_opcode_is_known() -> None:
     codes = {ord(opcode.code) for opcode in pickletools.opcodes}
-    assert codes - inert_pickle.HANDLERS.keys() == {inert_pickle.STOP, ord("P"), 0x97, 0x98}
+    assert codes - inert_pickle.HANDLERS.keys() == {pickle_machine.STOP, ord("P"), 0x97, 0x98}
