@@ -8,7 +8,7 @@
 | `key-to-door-1k`, `-10k` | 1,000 or 10,000 random walks in Key-to-Door, made on first use |
 | `minari/mujoco/hopper/medium-v0` | a Minari dataset, local or downloaded |
 | `hub/REPO`, `hub/REPO:CONFIG` | trajectories in a dataset of the Hugging Face Hub |
-| `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.pkl` of the original repository, `.parquet` |
+| `path/to/file` | `.hdf5` in D4RL's layout, `.npz`, `.npy`, `.pkl`, `.pt`, `.parquet` |
 | `atari/bundled-pong`, `-breakout` | games by scripted players, played on first use |
 | `atari/Breakout` | local DQN-replay logs of the game |
 | `path/to/folder` | a store, a Minari dataset, or a folder of `.parquet` files or DQN-replay logs |
@@ -32,7 +32,7 @@ from pathlib import Path
 
 from decision_seq import envs
 from decision_seq.config import save_text
-from decision_seq.datasets import joining
+from decision_seq.datasets import joining, other_layouts
 from decision_seq.datasets.collected import bundled, bundled_atari
 from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.d4rl import reader as d4rl_reader
@@ -188,6 +188,8 @@ def _reader(path: Path) -> tuple[Reader, Sequence[Path] | None]:
         for marker, (reader, pattern) in FOLDER_READERS.items():
             if visible(path, marker):
                 return reader, visible(path, pattern)
+        if all(visible(path, f"**/{name}") for name in other_layouts.SAVED_FILES):
+            raise UserError(f"{path} {other_layouts.SAVED_TO_DISK}")
         raise UserError(
             f"{path} is no dataset: it holds no header.json (a store), no data/metadata.json"
             " (Minari), no .parquet file and no shard of DQN-replay"

@@ -58,7 +58,12 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     """Names for a message, sorted."""
     ordered = sorted(map(str, names))
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return (", ".join(name[:40] for name in ordered[:most]) + more) or "nothing"
+    return (", ".join(map(shown, ordered[:most])) + more) or "nothing"
+
+
+def shown(name: str, most: int = 40) -> str:
+    """A name from a file for a message: short, with control characters as escapes."""
+    return name[:most] if name[:most].isprintable() else ascii(name[:most])[1:-1]
 
 
 def unread_note(names: Iterable[str]) -> str | None:

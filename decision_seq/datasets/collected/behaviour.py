@@ -7,7 +7,6 @@ both.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from decision_seq import tensor_files
-from decision_seq.datasets.d4rl.layout import refuse_bomb
+from decision_seq.datasets import hdf5_links
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.reading import Unreadable, open_file
 from decision_seq.types import UserError
@@ -134,6 +133,7 @@ def load_actor(name: str) -> Actor:
     return UniformPolicy() if name == "uniform" else GaussianPolicy.load(Path(name))
 
 
+MOST_WEIGHTS = 16 << 20  # bytes of weights that are read however few are stored
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -142,13 +142,16 @@ def _hdf5_arrays(path: Path, layers: tuple[str, ...]) -> tuple[Arrays, str]:
 
     try:
         with h5py.File(path) as file:
-            group = file["metadata/policy"]
-            for layer, part in itertools.product(layers, ("weight", "bias")):
-                array = group[f"{layer}/{part}"]
-                _require_floats(f"{layer}/{part}", array)
-                refuse_bomb(array.id.get_storage_size(), array.nbytes)
-            arrays = {n: (group[f"{n}/weight"][:], group[f"{n}/bias"][:]) for n in layers}
-            return arrays, "tanh"
+            names = [f"metadata/policy/{n}/{part}" for n in layers for part in ("weight", "bias")]
+            found = {name: hdf5_links.dataset(file, name) for name in names}
+            stored = hdf5_links.stored_bytes(found.values(), path.stat().st_size)
+            if sum(column.nbytes for column in found.values()) > max(MOST_WEIGHTS, 8 * stored):
+                raise UserError("it promises weights that it does not hold")
+            for name, column in found.items():
+                _require_floats(name, column)
+            weights = [found[name][:] for name in names]
+            pairs = zip(weights[::2], weights[1::2], strict=True)
+            return dict(zip(layers, pairs, strict=True)), "tanh"
     except UserError as error:
         raise UserError(f"policy file {path}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from decision_seq import envs
-from decision_seq.datasets import action_forms, step_columns
+from decision_seq.datasets import action_forms, other_layouts, step_columns
 from decision_seq.datasets.step_columns import Ends
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.task_entries import task, task_note
@@ -58,7 +58,7 @@ def refuse_bomb(packed: int, size: int) -> None:
         )
 
 
-def check(columns: Mapping[str, Rows], found: str) -> dict[str, list[str]]:
+def check(columns: Mapping[str, Rows], found: Sequence[str]) -> dict[str, list[str]]:
     """The roles of the columns; UserError unless they exist, are numeric and have one length.
 
     found: the names in the file, for the message.
@@ -66,13 +66,16 @@ def check(columns: Mapping[str, Rows], found: str) -> dict[str, list[str]]:
     roles = step_columns.roles(columns)
     missing = step_columns.missing(roles)
     if missing:
+        other = other_layouts.way_out(found)
+        if other:
+            raise UserError(other)
         hint = "is it in D4RL's layout?"
         if missing == "rewards" and "observations" in roles:
             hint = (
                 "OGBench's files have no rewards, and one row more an episode: that layout is not"
                 " read; write rewards and D4RL's rows first"
             )
-        raise UserError(f"it has no {missing!r} (it holds {found}); {hint}")
+        raise UserError(f"it has no {missing!r} (it holds {step_columns.listed(found)}); {hint}")
     for name, column in columns.items():
         if column.dtype.kind not in "fiub":
             raise UserError(f"{name} is {column.dtype}, not numbers")
@@ -123,7 +126,7 @@ def fill(
     message; others: its further columns of steps; name: the file's name, from which the task is
     derived if possible. UserError for malformed columns.
     """
-    roles = check(columns, step_columns.listed(found))
+    roles = check(columns, found)
     _refuse_ogbench(columns, others, name)
     data = {role: columns[names[0]] for role, names in roles.items() if role in ROLES_OF_DATA}
     form = action_forms.form_of(

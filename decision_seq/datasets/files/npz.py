@@ -20,6 +20,7 @@ import numpy as np
 from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.files import inert_pickle, trajectories
 from decision_seq.datasets.files.stand_ins import Damaged
+from decision_seq.datasets.step_columns import shown
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import describe_file, require_file
 from decision_seq.types import Reporter, UserError
@@ -130,7 +131,7 @@ def trajectories_in(file: Any, name: str) -> Any:
     try:
         return inert_pickle.loads(file.read())
     except Damaged as error:
-        raise UserError(f"{name[:80]} is damaged ({error})") from error
+        raise UserError(f"{shown(name)} is damaged ({error})") from error
 
 
 def read_npy(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeStore:

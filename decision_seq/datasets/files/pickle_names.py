@@ -16,6 +16,7 @@ from decision_seq.datasets.files.stand_ins import (
     Tensor,
     latin1,
 )
+from decision_seq.datasets.step_columns import shown
 from decision_seq.types import UserError
 
 Call = Callable[..., Any]  # the arguments in the pickle -> an inert value
@@ -215,6 +216,6 @@ def unknown(module: str, name: str) -> UserError:
     if what:
         return UserError(f"it holds {what}, which a pickle keeps as a program; {way_out}")
     return UserError(
-        f"it names {module[:80]}.{name[:80]}, which data do not need: such a pickle may run any"
+        f"it names {shown(module)}.{shown(name)}, which data do not need: such a pickle may run any"
         " program, so it is not read"
     )

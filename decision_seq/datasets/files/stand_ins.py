@@ -68,7 +68,7 @@ class DType:
     def number(self, data: Any) -> bool | int | float:
         """The one number in `data`."""
         if not self.numeric or not isinstance(data, bytes | memoryview) or len(data) != self.size:
-            raise Damaged(f"a number of kind {self.code[:20]} does not fit its bytes")
+            raise Damaged(f"a number of kind {self.code!a} does not fit its bytes")
         return struct.unpack((">" if self.order == ">" else "<") + UNITS[self.code], data)[0]
 
     def numpy(self) -> np.dtype:
@@ -110,7 +110,7 @@ class Array:
         else:  # texts, dates and other kinds, which no column needs
             fits = isinstance(data, bytes | memoryview)
         if not fits:
-            raise Damaged(f"an array of shape {shape} {dtype.code[:20]} does not fit its data")
+            raise Damaged(f"an array of shape {shape} {dtype.code!a} does not fit its data")
         self.shape, self.dtype, self.data, self.fortran = shape, dtype, data, fortran
 
     @property

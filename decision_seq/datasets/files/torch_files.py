@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.datasets.files import trajectories
-from decision_seq.datasets.files.inert_pickle import Machine
+from decision_seq.datasets.files.inert_pickle import run
+from decision_seq.datasets.files.pickle_machine import Machine
 from decision_seq.datasets.files.pickle_names import STORAGES, TORCH, item_size
 from decision_seq.datasets.files.stand_ins import MOST_LENGTH, Damaged, Name, Storage
+from decision_seq.datasets.step_columns import shown
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import describe_file, require_file
 from decision_seq.types import Reporter, UserError
@@ -62,8 +64,8 @@ def load(path: Path) -> Any:
 
 def _refusal(module: str, name: str) -> UserError:
     return UserError(
-        f"it names {module[:80]}.{name[:80]}, so it is a program; save plain dicts of tensors, such"
-        " as a model's state_dict()"
+        f"it names {shown(module)}.{shown(name)}, so it is a program; save plain dicts of tensors,"
+        " such as a model's state_dict()"
     )
 
 
@@ -93,7 +95,7 @@ def _archive(archive: zipfile.ZipFile, size: int) -> Any:
             storage.data = archive.read(entry)
         return storage
 
-    return Machine(archive.read(pickles[0]), TORCH, persistent, refusal=_refusal).load()
+    return run(Machine(archive.read(pickles[0]), TORCH, persistent, refusal=_refusal))
 
 
 def _storage(key: Any, known: dict[str, Storage]) -> Storage:
@@ -120,7 +122,7 @@ def _stream(content: bytes) -> Any:
     def following(persistent: Callable[[Any], Any] | None = None) -> Any:
         nonlocal at
         machine = Machine(content, TORCH, persistent, at, _refusal)
-        value = machine.load()
+        value = run(machine)
         at = machine.at
         return value
 

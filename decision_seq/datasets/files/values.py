@@ -60,11 +60,10 @@ class Values:
 
     def _stacked(self, items: Sequence[Any], name: str) -> np.ndarray | None:
         """[n, ...] of n numbers, arrays or lists."""
-        shape: list[int] = []
+        shape = [len(items)]
         while items and isinstance(items[0], list | tuple):
-            if len(shape) == DEEPEST:
+            if len(shape) > DEEPEST:
                 raise UserError(f"{name} are lists more than {DEEPEST} deep")
-            shape.append(len(items))
             if not all(isinstance(item, list | tuple) for item in items):
                 return None
             lengths = {len(item) for item in items}
@@ -73,9 +72,9 @@ class Values:
                     f"{name} hold lists of {min(lengths)} to {max(lengths)} entries; one size is"
                     " needed"
                 )
-            self.spend(8 * len(items) * lengths.pop())
+            shape.append(lengths.pop())
+            self.spend(8 * len(items) * shape[-1])
             items = list(itertools.chain.from_iterable(items))
-        shape.append(len(items))
         flat = self._leaves(items, name)
         return None if flat is None else flat.reshape(*shape, *flat.shape[1:])
 

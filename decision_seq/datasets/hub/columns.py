@@ -48,7 +48,7 @@ def decode(
 def _rows(column: Any, where: str, depths: tuple[int, ...]) -> list[np.ndarray]:
     values, offsets, depth = column, None, 0
     inner = 1  # numbers in one entry of the outer list
-    while _is_list(values.type):
+    while is_list(values.type):
         _require_no_nulls(values, where)
         depth += 1
         if depth == 1:
@@ -69,7 +69,8 @@ def _rows(column: Any, where: str, depths: tuple[int, ...]) -> list[np.ndarray]:
     return [numbers[start:end] for start, end in itertools.pairwise(offsets)]
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists."""
     import pyarrow.types as types
 
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)

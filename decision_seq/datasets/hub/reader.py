@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq import envs
-from decision_seq.datasets import action_forms, step_columns
+from decision_seq.datasets import action_forms, other_layouts, step_columns
 from decision_seq.datasets.d4rl import layout
 from decision_seq.datasets.hub import columns as hub_columns
 from decision_seq.datasets.hub.columns import FACTS_FILE, FETCHED_FILE
@@ -168,7 +168,8 @@ def _columns(file: Path) -> tuple[list[str], int]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as opened:
-            found, rows = opened.schema_arrow.names, opened.metadata.num_rows
+            schema, rows = opened.schema_arrow, opened.metadata.num_rows
+            found = schema.names
             layout.refuse_bomb(file.stat().st_size, _decoded_bytes(opened.metadata))
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{file} is no Parquet file, or is cut short; fetch it again") from error
@@ -181,6 +182,9 @@ def _columns(file: Path) -> tuple[list[str], int]:
         raise UserError(
             f"{file} has no column {missing!r} (it holds {listed}); one trajectory a row is needed"
         )
+    rewarded = schema.field(roles["rewards"][0]).type
+    if not hub_columns.is_list(rewarded):
+        raise UserError(f"{file} {other_layouts.STEP_A_ROW}")
     twice = [name for name in found if found.count(name) > 1]
     if twice:
         raise UserError(f"{file} has the column {twice[0]!r} twice")

@@ -314,7 +314,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "objects": (everywhere(observations=lambda o: [[{"a": 1}] for _ in o]), "not numbers"),
     "flat observations": (everywhere(observations=lambda o: o[0]), "lists 2 deep is needed"),
     "frames": (everywhere(observations=lambda o: [[v] for v in o]), "lists 2 deep is needed"),
-    "one reward": (everywhere(rewards=lambda r: r[0]), "lists 1 deep is needed"),
+    "one reward": (everywhere(rewards=lambda r: r[0]), "holds one step a row"),
     "dones of numbers": (everywhere(dones=lambda d: [0.5 for _ in d]), "other values than 0 and 1"),
 }
 
