@@ -127,7 +127,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     except Absent as error:
         raise UserError(f"{source} has no {path.name}, so its shape is not known") from error
     except Unreadable as error:
-        raise UserError(f"{source}: {path.name} {error.reason}") from error
+        raise UserError(f"{source}: {path.name} is damaged: it {error.reason}") from error
 
 
 def _tensors(path: Path, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -179,7 +179,7 @@ def _short(folder: Path) -> None:
         (_config(state_std=[0] * S), "std above 0"),
         (_config(state_std=["a"] * S), "no list of numbers"),
         (_config(targets=["a"]), "no list of numbers"),
-        (_config(targets=[10**400]), "no list of numbers"),
+        (_config(targets=[10**400]), "a number of 401 digits"),
         (_config(return_scale=0), "scale 0"),
         (_config(return_scale=[]), "must be one number"),
         (_config(activation_function=["relu"]), "is no name"),
