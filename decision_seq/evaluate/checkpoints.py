@@ -88,8 +88,10 @@ def open_checkpoint(
         loaded.conditioning.asks or "targets" not in given,
         f"{path} was trained to be asked for nothing",
     )
-    limit = config.max_episode_steps
-    check_environment(config.env_id, loaded.policy.spec, limit, reporter)
+    limit = check_environment(
+        config.env_id, loaded.policy.spec, config.max_episode_steps, reporter
+    )
+    config = dataclasses.replace(config, max_episode_steps=limit)
     evaluation = Evaluation.of(
         config,
         loaded.conditioning,
@@ -102,7 +104,7 @@ def open_checkpoint(
 
 
 def limit_notes(limit: int | None) -> tuple[str, ...]:
-    """Notes on a limit of steps that the configuration sets."""
+    """Notes on a limit of steps that the environment does not have."""
     return () if limit is None else (f"episodes are truncated after {limit:,} steps",)
 
 

@@ -342,10 +342,11 @@ def step_limit(environments: Environments, spec: Spec) -> int | None:
 
 def check_environment(
     env_id: str, spec: Spec, limit: int | None = None, reporter: Reporter | None = None
-) -> None:
-    """UserError unless the environment exists here and fits the policy; called before training.
+) -> int | None:
+    """The limit of steps that we set on episodes; None where the environment has one of its own.
 
-    limit: `EvaluationConfig.max_episode_steps`. A limit that no one set is reported.
+    limit: `EvaluationConfig.max_episode_steps`. A limit that no one set is reported. UserError
+    unless the environment exists here and fits the policy; called before training.
     """
     environments = Environments(env_id, 1, step_limit=limit)
     check_sizes(environments, spec)
@@ -354,7 +355,9 @@ def check_environment(
             f"{env_id} has no time limit: its episodes are truncated after {spec.max_timestep:,}"
             " steps, the data's longest episode; set another by --evaluation.max_episode_steps"
         )
+        limit = spec.max_timestep
     environments.close()
+    return limit
 
 
 def check_sizes(environments: Environments, spec: Spec) -> None:

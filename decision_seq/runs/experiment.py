@@ -234,13 +234,17 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     check_trackers(config.train.trackers)
     problem = prepare(config, reporter)
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
-    if problem.config.evaluation.episodes:
-        limit = problem.config.evaluation.max_episode_steps
-        check_environment(str(problem.facts.env_id), problem.spec, limit, reporter)
     if is_run(output):
         check_same_run(output, problem)
-        return dataclasses.replace(problem, spec=saved_spec(output) or problem.spec)
-    return problem
+        problem = dataclasses.replace(problem, spec=saved_spec(output) or problem.spec)
+    evaluation = problem.config.evaluation
+    if not evaluation.episodes:
+        return problem
+    asked = evaluation.max_episode_steps
+    limit = check_environment(str(problem.facts.env_id), problem.spec, asked, reporter)
+    evaluation = dataclasses.replace(evaluation, max_episode_steps=limit)
+    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
+    return dataclasses.replace(problem, config=resolved)
 
 
 def _write_first_files(problem: Problem, output: Path, launched: Launched) -> None:

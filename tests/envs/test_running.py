@@ -161,6 +161,7 @@ def test_a_run_in_an_environment_without_a_limit_ends_and_says_so(
     printed = capsys.readouterr()
     assert printed.err.count("has no time limit") == 1
     assert "truncated after 60 steps" in printed.err
+    assert "episodes are truncated after 60 steps" in printed.out  # a note of the scores too
     assert main(["evaluate", str(out), "--workers", "1", "--max-episode-steps", "5"]) == 0
     printed = capsys.readouterr()
     assert "has no time limit" not in printed.err
