@@ -182,12 +182,12 @@ def _columns(file: Path) -> tuple[list[str], int]:
         raise UserError(
             f"{file} has no column {missing!r} (it holds {listed}); one trajectory a row is needed"
         )
-    rewarded = schema.field(roles["rewards"][0]).type
-    if not hub_columns.is_list(rewarded):
-        raise UserError(f"{file} {other_layouts.STEP_A_ROW}")
     twice = [name for name in found if found.count(name) > 1]
     if twice:
         raise UserError(f"{file} has the column {twice[0]!r} twice")
+    rewarded = schema.field(roles["rewards"][0]).type
+    if not hub_columns.is_list(rewarded):
+        raise UserError(f"{file} {other_layouts.STEP_A_ROW}")
     chosen = [n for role, names in roles.items() if role != "next_observations" for n in names]
     return [*chosen, *({FINAL} & {*found})], rows
 
