@@ -8,7 +8,6 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_debug, add_verb
-from decision_seq.envs.atari_scores import ATARI
 from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text, spread_text
 from decision_seq.types import UserError
@@ -158,6 +157,7 @@ def run_collect(options: argparse.Namespace) -> int:
     from decision_seq.datasets import Request, open_dataset
     from decision_seq.datasets.collected.bundled import collect_named
     from decision_seq.datasets.collected.collection import Size
+    from decision_seq.envs.atari_scores import ATARI
 
     named = options.name is not None
     if named == (options.policy is not None) or named == (options.env is not None):

@@ -88,9 +88,7 @@ def open_checkpoint(
         loaded.conditioning.asks or "targets" not in given,
         f"{path} was trained to be asked for nothing",
     )
-    limit = check_environment(
-        config.env_id, loaded.policy.spec, config.max_episode_steps, reporter
-    )
+    limit = check_environment(config.env_id, loaded.policy.spec, config.max_episode_steps, reporter)
     config = dataclasses.replace(config, max_episode_steps=limit)
     evaluation = Evaluation.of(
         config,
