@@ -149,6 +149,8 @@ def audited(
     options = [*(f"--folder={folder}" for folder in folders), *(f"--forbid={m}" for m in forbidden)]
     root = str(Path(__file__).parent.parent)
     variables = {**os.environ, **environment, "PYTHONDONTWRITEBYTECODE": "1"}
+    # torch makes the folder of its compiler when it is imported.
+    variables["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folders[0]) / "inductor")
     variables["PYTHONPATH"] = os.pathsep.join([root, environment.get("PYTHONPATH", "")]).strip(":")
     variables["TMPDIR"] = str(folders[0])
     run = subprocess.run(

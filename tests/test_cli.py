@@ -23,7 +23,7 @@ from decision_seq.types import UserError
 from tests.test_train import TINY
 from tests.waiting import LIMIT, until
 
-NEWS = ("1 process trains", "data: ")
+NEWS = ("1 process trains", "data: ", "hopper_medium-v2.hdf5: taken for", "skipped the damaged")
 Run = Callable[..., subprocess.CompletedProcess]
 
 
@@ -273,7 +273,7 @@ def test_bad_evaluation_input(
     for options, named in table:
         assert named in refused(capsys, "evaluate", run_folder, *options)
     (path / "model.safetensors").unlink()
-    assert "has no model.safetensors" in refused(capsys, "evaluate", run_folder)
+    assert "has no model.safetensors" in refused(capsys, "evaluate", path)
     arguments = ["train", "--config", "dt/gym", "--dataset", "x", "--output", run_folder]
     assert "is not empty; add --resume" in refused(capsys, *arguments)
 

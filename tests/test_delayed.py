@@ -25,7 +25,7 @@ from decision_seq.runs.resolve import Config, config_of, open_data, prepare
 from decision_seq.sequences.conditioning import ReturnToGo
 from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.types import Reporter, Spec, UserError
-from tests.conftest import Lines
+from tests.conftest import Lines, seal
 from tests.test_train import TINY, losses
 
 DELAYED = {"delayed": True}
@@ -167,10 +167,12 @@ def test_checkpoints_from_before_are_dense(make_checkpoint: Callable[..., Path])
     tree = configs.read_yaml(path / "config.yaml")
     del tree["data"]["delayed"]
     configs.save_text(path / "config.yaml", json.dumps(tree))
+    seal(path)
     assert not checkpoint.load(path).facts.delayed
     configs.save_text(
         path / "config.yaml", json.dumps({**tree, "data": {**tree["data"], "delayed": 1}})
     )
+    seal(path)
     with pytest.raises(UserError, match="misstates delayed"):
         checkpoint.load(path)
 

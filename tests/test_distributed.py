@@ -136,7 +136,9 @@ def test_bad_input_ends_every_process_with_one_line(
     missing = tmp_path / "missing.hdf5"
     run = launch(LAUNCHERS["torchrun"](), command(tmp_path / "run", missing, config))
     assert run.returncode != 0
-    assert run.stderr.count("missing.hdf5 does not exist") == 1
+    lines = [line for line in run.stderr.splitlines() if line.startswith("decision-seq:")]
+    assert len(lines) == 1
+    assert "missing.hdf5 does not exist" in lines[0]  # the launcher quotes it at its end
     assert not (tmp_path / "run").exists()
 
 

@@ -44,7 +44,7 @@ def test_the_chosen_components_keys_are_suggested() -> None:
 
 
 def test_where_nothing_is_near_the_keys_are_listed() -> None:
-    assert suggestion("zzz", KNOWN).startswith("there are dataset, unfinished, best_fraction")
+    assert suggestion("zzz", KNOWN).startswith("there are dataset, method, unfinished")
     assert suggestion("conditioning.zzz", KNOWN).startswith("there are conditioning.name, ")
 
 

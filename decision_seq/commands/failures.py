@@ -6,7 +6,6 @@ Modules that only a report needs are imported there, so that commands start fast
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from decision_seq.commands.console import is_main_rank
 from decision_seq.escaping import terminal
+from decision_seq.formatting import json_text
 
 BUG = 70  # the exit code of an unexpected error, EX_SOFTWARE of sysexits.h
 DEBUG = "DECISION_SEQ_DEBUG"
@@ -114,6 +114,6 @@ def tell_launcher(line: str) -> None:
 
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path and not os.path.exists(path):
-        text = json.dumps({"message": line, "timestamp": str(int(time.time()))})
+        text = json_text({"message": line, "timestamp": str(int(time.time()))})
         with contextlib.suppress(OSError), open(path, "x", encoding="utf-8") as file:
             file.write(text)

@@ -98,11 +98,12 @@ def drawing(
 
 
 @contextlib.contextmanager
-def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
+def canvas(path: Path, width: float, height: float, widen: bool = True) -> Iterator[Figure]:
     """A figure of `width` by `height` inches, written on exit, whole or not at all.
 
-    pyplot is not used, because it keeps figures alive. UserError when the file type is unknown or
-    the file cannot be written.
+    widen: whether the picture becomes larger where its content does not fit, and is not cut. pyplot
+    is not used, because it keeps figures alive. UserError when the file type is unknown or the file
+    cannot be written.
     """
     check_suffix(path)
     import matplotlib
@@ -113,9 +114,9 @@ def canvas(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Tight: what is wider than the figure widens the picture and is not cut.
+            bounds = "tight" if widen else None
             with replacing(path) as partial:
-                figure.savefig(partial, dpi=150, format=path.suffix[1:], bbox_inches="tight")
+                figure.savefig(partial, dpi=150, format=path.suffix[1:], bbox_inches=bounds)
         except OSError as error:
             raise UserError(f"cannot draw {path}: {error.strerror or error}") from error
 

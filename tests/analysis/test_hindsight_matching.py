@@ -249,7 +249,7 @@ def test_two_halves_are_followed_one_behind_the_other(
         (["--episodes", "0"], "at least 1 is needed"),
         (["--mixture", "0,5"], "targets are numbered from 0 to 4"),
         (["--feature", "speed"], "'speed' is unknown"),
-        (["--histogram", "nowhere.json"], "No such file"),
+        (["--histogram", "nowhere.json"], "does not exist"),
         (["--feature", "3", "--mixture", "0,1"], "not conditioned on histograms of the feature"),
     ],
 )

@@ -22,7 +22,7 @@ from decision_seq.sequences.conditioning.features import FeatureToGo
 from decision_seq.sharing.exporting import export
 from decision_seq.sharing.importing import Given, import_policy
 from decision_seq.types import Batch, Reporter, UserError
-from tests.conftest import Lines
+from tests.conftest import Lines, seal
 from tests.sharing.conftest import FACTS, K, compare
 
 S, A = 11, 3
@@ -234,6 +234,7 @@ def test_the_cards_snippet_runs(
     tree = read_yaml(path / "config.yaml")
     tree["data"]["delayed"] = delayed
     save_text(path / "config.yaml", yaml.safe_dump(tree))
+    seal(path)
     folder = export(path, "transformers", tmp_path / "hf", Reporter())
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     capsys.readouterr()

@@ -60,7 +60,7 @@ def draw_strip(
     curve = np.concatenate([[0.0], np.cumsum(rewards)])
     if target is not None:
         curve = target - curve
-    with canvas(path, 16, 6.4) as figure:
+    with canvas(path, 16, 6.4, widen=False) as figure:
         grid = figure.add_gridspec(2, STILLS, height_ratios=(1.0, 1.7))
         for column, (step, frame) in enumerate(stills):
             axes = figure.add_subplot(grid[0, column])

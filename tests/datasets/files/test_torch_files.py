@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -154,10 +153,8 @@ def test_a_file_that_promises_more_than_it_holds_is_refused(
 ) -> None:
     make, words = case
     make(tmp_path / "x.pt")
-    began = time.monotonic()
     with pytest.raises(UserError, match=r"x\.pt") as caught:
         foreign.read(tmp_path / "x.pt", "x.pt")
-    assert time.monotonic() - began < 60  # a bomb takes minutes and all memory
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""

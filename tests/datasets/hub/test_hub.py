@@ -341,8 +341,11 @@ def facts(**entries: Any) -> Callable[[Path], Any]:
 
 
 EXPORTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no JSON": (lambda p: (p / "decision_seq.json").write_text("{"), "cannot be read"),
-    "a list": (lambda p: (p / "decision_seq.json").write_text("[1]"), "no table of entries"),
+    "no JSON": (lambda p: (p / "decision_seq.json").write_text("{"), "is no valid JSON"),
+    "a list": (
+        lambda p: (p / "decision_seq.json").write_text("[1]"),
+        "no table of keys and values",
+    ),
     "a shard missing": (lambda p: next(p.rglob("*.parquet")).unlink(), "a file is missing"),
     "another count": (facts(transitions=3), "its decision_seq.json says 3"),
     "another shape": (facts(observation_shape=[3, 4]), "vectors of 11 numbers, not [3, 4]"),
