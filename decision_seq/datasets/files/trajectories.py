@@ -137,7 +137,9 @@ def _arrays(item: Any, name: str, values: Values) -> Arrays:
     missing = step_columns.missing(step_columns.roles(arrays))
     if missing:
         held = step_columns.listed(key for key in item if isinstance(key, str))
-        raise UserError(f"{name} has no {missing!r} (it holds {held})")
+        flags = "; add one flag a step, True where the environment ended the episode"
+        cure = flags if missing in step_columns.FLAGS else ""
+        raise UserError(f"{name} has no {missing!r} (it holds {held}){cure}")
     return arrays
 
 
