@@ -170,8 +170,11 @@ class Environments:
         return rewards
 
     def _flags(self, given: Sequence[Any], rows: np.ndarray) -> np.ndarray:
-        """Flags of an end [R]; an array of one counts as its entry. UserError for text and None."""
-        flags = [np.asarray(one) for one in given]
+        """Flags of an end [R]; an array of one counts as its entry, None as False. UserError for
+        text and several flags."""
+        if all(type(one) is bool for one in given):
+            return np.array(given)
+        flags = [np.asarray(False if one is None else one) for one in given]
         for flag, row in zip(flags, rows, strict=True):
             if flag.size != 1 or flag.dtype.kind not in "biuf":
                 raise UserError(
