@@ -142,7 +142,9 @@ def open_path(path: Path, request: Request) -> EpisodeStore:
         reader = functools.partial(replay.read, config=request.replay)
         identity += repr(request.replay).encode()
     key = hashlib.sha256(identity).hexdigest()[:12]
-    output = store_root() / f"{envs.canonical(path.name)[:80]}-{key}"
+    # A file's name has 255 bytes at most, and a character may take four.
+    short = os.fsencode(envs.canonical(path.name)[:80])[:240].decode("utf-8", "ignore")
+    output = store_root() / f"{short}-{key}"
     now = stamp(path, files)
     existing = _reopen(output, request)
     if existing is None or _stored_stamp(output) != now:

@@ -17,6 +17,8 @@ from enum import Enum
 
 import numpy as np
 
+from decision_seq.types import UserError
+
 
 class Form(Enum):
     """The form of a file's actions, see the module."""
@@ -34,9 +36,17 @@ class Form(Enum):
         return NOTES.get(self)
 
     def apply(self, actions: np.ndarray) -> np.ndarray:
-        """A block of actions as the store keeps them."""
+        """A block of actions as the store keeps them.
+
+        UserError where a block does not have the form, as files of one folder may differ.
+        """
+        one = self in (Form.CHOICES, Form.COLUMN, Form.NUMBER)
+        if one and actions.size != len(actions):
+            raise UserError(
+                f"actions of shape {actions.shape[1:]} after one number a step; one form is needed"
+            )
         if self in (Form.CHOICES, Form.COLUMN):
-            return actions.reshape(len(actions)).astype(np.int64, copy=False)
+            return _choices(actions.reshape(len(actions)))
         if self is Form.NUMBER:
             return actions.reshape(len(actions), 1)
         if self is Form.ONE_HOT:
@@ -49,6 +59,15 @@ NOTES = {
     Form.ONE_HOT: "actions are rows with a single 1 among zeros, read as choices",
     Form.INTEGERS: "actions are rows of integers, read as numbers",
 }
+
+
+def _choices(actions: np.ndarray) -> np.ndarray:
+    """Choices [N] as int64; UserError for other numbers."""
+    if actions.dtype.kind not in "iub":
+        raise UserError(f"actions are {actions.dtype} after whole numbers; one type is needed")
+    if actions.dtype == np.uint64 and actions.size and actions.max() >= 2**63:
+        raise UserError(f"discrete actions reach {actions.max()}; count them from 0")
+    return actions.astype(np.int64, copy=False)
 
 
 def form_of(first: np.ndarray, blocks: Callable[[], Iterable[np.ndarray]]) -> Form:

@@ -37,11 +37,20 @@ def convert(store: EpisodeStore, layout: str, output: Path, reporter: Reporter) 
     output = Path(os.path.abspath(output))
     if output.exists():
         raise UserError(f"{output} exists; name another --output")
-    for folder in (store.path, Path(str(store.header["source"].get("path", store.path)))):
+    for folder in (store.path, *_origin(store)):
         if output.is_relative_to(folder.resolve()):
             raise UserError(f"{output} lies within the dataset itself; name another --output")
     with whole(output) as partial:
         LAYOUTS[layout](store, partial, reporter)
+
+
+def _origin(store: EpisodeStore) -> list[Path]:
+    """The file or folder that the store was made from, if its header names one."""
+    path = Path(str(store.header["source"].get("path", store.path)))
+    try:
+        return [path.resolve()]
+    except (OSError, ValueError, RuntimeError):  # the header may hold any text
+        return []
 
 
 def write_store(store: EpisodeStore, output: Path, reporter: Reporter) -> None:

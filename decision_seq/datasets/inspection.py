@@ -227,11 +227,15 @@ def _actions(store: EpisodeStore, scan: _Scan) -> Finding:
     check, env_id = "actions in their space", store.header["env_id"]
     low, high = scan.low["actions"], scan.high["actions"]
     if store.columns["actions"].dtype.kind == "i":
-        offered = f" of {store.choices}" if store.choices else ""
+        space = store.action_space
+        detail = f"discrete, {low:.0f} to {high:.0f}"
         level: Literal["ok", "warning"] = "ok"
-        if store.choices and high >= store.choices:
-            level = "warning"
-        return Finding(check, level, f"discrete, {low:.0f} to {high:.0f}{offered}")
+        if space is not None and space.kind == "discrete":
+            first = space.first_choice
+            detail += f" of {space.size}" + (f" from {first}" if first else "")
+            inside = first <= low and high < first + space.size
+            level = "ok" if inside else "warning"
+        return Finding(check, level, detail)
     bounds: tuple[Any, Any] = (-1.0, 1.0)
     where = "[-1, 1], as the environment is unknown"
     if env_id is not None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.types import Episode, UserError
@@ -23,6 +24,7 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
         },
         "frames to an observation": {p.stack for p in parts},
         "actions to choose from": {p.choices for p in parts} - {None},
+        "first choice": {p.header.get("first_choice", 0) for p in parts if p.choices},
         "rewards being clipped": {p.clipped for p in parts},
         "task": {p.header["family"] for p in parts} - {None},
         "reference scores": {str(p.header["reference_scores"]) for p in parts},
@@ -32,7 +34,9 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
         if len(values) > 1:
             listed = ", ".join(sorted(map(str, values)))
             raise UserError(f"{name}: the parts differ in {what} ({listed}); they do not join")
+    space = _space(parts)
     identity = json.dumps([part.header for part in parts], sort_keys=True)
+    identity += json.dumps(space) if space else ""
     output = folder / f"joined-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
     made = EpisodeStore.open_sound(output)
     if made is not None:
@@ -58,7 +62,20 @@ def join(name: str, parts: Sequence[EpisodeStore], folder: Path) -> EpisodeStore
             has_timeouts=all(part.header["has_timeouts"] for part in parts),
             choices=next((p.choices for p in parts if p.choices), None),
             clipped=parts[0].clipped,
+            **space,
         )
+
+
+def _space(parts: Sequence[EpisodeStore]) -> dict[str, Any]:
+    """The header's further entries on the parts' common action space.
+
+    Bounds are kept where all parts have the same.
+    """
+    first = max((p.header.get("first_choice", 0) for p in parts if p.choices), key=abs, default=0)
+    bounds = parts[0].header.get("action_bounds")
+    same = all(part.header.get("action_bounds") == bounds for part in parts)
+    found = {"first_choice": first} if first else {}
+    return found | ({"action_bounds": bounds} if bounds and same else {})
 
 
 def _without_final_observation(episode: Episode) -> Episode:

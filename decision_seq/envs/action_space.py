@@ -16,6 +16,7 @@ import numpy as np
 
 from decision_seq.types import UserError
 
+MOST_CHOICES = 2**16  # of a discrete action; larger numbers are not choices but something else
 MOST_COMBINATIONS = 4096  # of a MultiDiscrete space; each is a row of the head's matrix
 
 
@@ -49,6 +50,11 @@ class ActionSpace:
             if low.size:
                 return cls("continuous", low.size, 0, (low, high), tuple(space.shape), space.dtype)
         if kind == "Discrete":
+            if space.n > MOST_CHOICES:
+                raise UserError(
+                    f"{owner} has {int(space.n):,} choices; at most {MOST_CHOICES:,} are taken;"
+                    " give it a vector of numbers"
+                )
             return cls("discrete", int(space.n), int(space.start))
         if kind in ("MultiDiscrete", "MultiBinary"):
             counts = np.full(space.shape, 2) if kind == "MultiBinary" else np.asarray(space.nvec)
@@ -81,7 +87,7 @@ class ActionSpace:
         """Whether the environment takes an action as a store holds it."""
         if self.kind == "discrete":
             return not self.counts
-        return len(self.shape) == 1 and np.dtype(self.dtype).kind == "f"
+        return len(self.shape) == 1 and np.can_cast(np.float32, self.dtype)
 
     def to_environment(self, action: np.ndarray) -> Any:
         """One action as a store holds it -> the environment's own."""
@@ -96,17 +102,23 @@ class ActionSpace:
     def from_unit(self, actions: np.ndarray) -> np.ndarray:
         """A behaviour policy's actions [N, A] in [-1, 1] -> actions as a store holds them.
 
-        An entry with finite bounds is scaled to them. Of choices, the largest number's is taken.
+        An entry with finite bounds is scaled to them; one with a single bound is moved within it.
+        Of choices, the largest number's is taken.
         """
         if self.kind == "discrete":
             return actions.argmax(1) + self.first_choice
         assert self.bounds is not None
         low, high = self.bounds
-        finite = np.isfinite(low) & np.isfinite(high)
-        low, high = np.where(finite, low, -1), np.where(finite, high, 1)
+        low, high = _finite(low, high)
         if ((low == -1) & (high == 1)).all():
             return actions
-        return (low + (actions + 1) / 2 * (high - low)).astype(actions.dtype)
+        share = (actions + 1) / 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            width = high - low  # infinite between the largest numbers
+            scaled = low + share * width
+        scaled = np.where(np.isfinite(width), scaled, low * (1 - share) + high * share)
+        most = np.finfo(actions.dtype).max  # a wider bound is no number of this type
+        return scaled.clip(-most, most).astype(actions.dtype)
 
     def from_data(self, values: np.ndarray, name: str) -> np.ndarray:
         """The environment's own actions [T, ...] -> [T, A] float32 or [T] int64.
@@ -138,3 +150,12 @@ class ActionSpace:
         if not self.counts:
             return entries[:, 0]
         return np.ravel_multi_index(tuple((entries - starts).T), self.counts).astype(np.int64)
+
+
+def _finite(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finite bounds: -1 and 1, moved as a whole where they leave the only bound of an entry."""
+    bounded = np.isfinite(low), np.isfinite(high)
+    below = np.where(bounded[1], np.minimum(high, 1), 1) - 2
+    least = np.where(bounded[0], np.maximum(low, -1), below)
+    both = bounded[0] & bounded[1]
+    return np.where(both, low, least), np.where(both, high, least + 2)

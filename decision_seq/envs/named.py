@@ -70,7 +70,10 @@ def _import(module: str, env_id: str) -> None:
 
 def described(error: BaseException) -> str:
     """An exception as one short line: its type and its message."""
-    message = " ".join(str(error).split())
+    try:
+        message = " ".join(str(error).split())
+    except Exception:  # the exception is a stranger's, and its text may fail as well
+        message = ""
     if len(message) > 300:
         message = f"{message[:300]}..."
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -9,6 +9,7 @@ whole observation stay bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Leaf:
             array = array.reshape(-1)
         if array.shape[1:] != self.shape:
             raise UserError(f"{name} have shape {array.shape[1:]}; their space has {self.shape}")
-        array = array.reshape(len(array), -1)
+        array = array.reshape(len(array), math.prod(self.shape))
         if not self.counts:
             return array
         return one_hot(array, self.starts, self.counts, name)

@@ -107,7 +107,7 @@ class Environments:
         observations, given, terminated, truncated = zip(*results, strict=True)
         self.step_counts[rows] += 1
         seen, rewards = self._observed(observations, rows), self._rewards(given, rows)
-        over, cut = np.array(terminated, bool), np.array(truncated, bool)
+        over, cut = self._flags(terminated, rows), self._flags(truncated, rows)
         if self.step_limit is not None:
             cut |= self.step_counts[rows] >= self.step_limit
         ended = over | cut
@@ -168,6 +168,20 @@ class Environments:
             at = int(np.argmin(np.isfinite(rewards)))
             raise UserError(f"{self.env_id} gives the reward {rewards[at]} {self._when(rows[at])}")
         return rewards
+
+    def _flags(self, given: Sequence[Any], rows: np.ndarray) -> np.ndarray:
+        """Flags of an end [R]; an array of one counts as its entry, None as False. UserError for
+        text and several flags."""
+        if all(type(one) is bool for one in given):
+            return np.array(given)
+        flags = [np.asarray(False if one is None else one) for one in given]
+        for flag, row in zip(flags, rows, strict=True):
+            if flag.size != 1 or flag.dtype.kind not in "biuf":
+                raise UserError(
+                    f"{self.env_id} gives an end that is no single flag {self._when(row)};"
+                    " terminated and truncated are True or False"
+                )
+        return np.array([flag.reshape(()) for flag in flags]).astype(bool)
 
     def _reward(self, given: Any, row: int) -> float:
         try:

@@ -141,7 +141,12 @@ def _marker(comparison: Comparison, label: str) -> str:
 
 
 def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) -> None:
-    """Draw the histogram of the episodes' returns, with the suggested targets."""
+    """Draw the histogram of the episodes' returns, with the suggested targets.
+
+    UserError where a return is not finite.
+    """
+    if not np.isfinite(returns).all():
+        raise UserError(f"{name}: its returns are not finite, so they cannot be drawn")
     with drawing(path) as ((axes,),):
         axes.hist(returns, bins=50, color="0.6")
         for number, target in enumerate(targets):

@@ -163,8 +163,15 @@ def _shape(
     if layout is layouts.CORL:  # K more rows than steps in an episode, used only by padding
         timesteps -= length
         weights["positions.embed.weight"] = weights["positions.embed.weight"][: max(timesteps, 0)]
+    layers = layout.layers(set(found.tensors))
+    for key, value in {"n_layer": layers, "hidden_size": width}.items():
+        said = theirs.get(key)
+        require(
+            said is None or said == value,
+            f"{source}: its {key} is {said!r}, its tensors have {value}; fetch it again",
+        )
     backbone = GPTConfig(
-        layers=layout.layers(set(found.tensors)),
+        layers=layers,
         heads=heads,
         width=width,
         activation=activation,
@@ -177,7 +184,9 @@ def _shape(
         timesteps,
         action_range=_action_range(theirs, actions, source),
     )
-    head: Head = "plain" if theirs.get("action_tanh", True) else "linear"
+    squashed = theirs.get("action_tanh", True)
+    require(type(squashed) is bool, f"{source}: its action_tanh {squashed!r} is no true or false")
+    head: Head = "plain" if squashed else "linear"
     return DecisionTransformerConfig(length, backbone, head=head), spec
 
 

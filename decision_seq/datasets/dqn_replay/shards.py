@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.datasets.d4rl.layout import refuse_bomb
+from decision_seq.datasets.files.npz import require_lengths
 from decision_seq.datasets.store.source_files import require_file, visible
 from decision_seq.types import UserError
 
@@ -126,8 +127,7 @@ class Stream:
         shape, by_columns, dtype = readers[version](self.file, max_header_size=HEADER_BYTES)
         if dtype.hasobject:
             raise UserError(f"{self.path} holds pickled objects, which may run any program")
-        if any(length < 0 for length in shape):
-            raise ValueError(f"its shape is {[*shape]}")
+        require_lengths(shape)
         if by_columns and len(shape) > 1:
             raise ValueError("it is laid out by columns")
         return shape, dtype

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import lzma
 import math
+import sys
 import zipfile
 import zlib
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from tokenize import TokenError
@@ -42,11 +44,21 @@ DAMAGE = (
 def read_header(file: Any, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and dtype of a `.npy` file, which is left at its first number."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f"{name} has format {version}")
+    readers: dict[tuple[int, int], Any] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"{name} has format {version}")
+    shape, fortran, dtype = readers[version](file)
+    require_lengths(shape)
+    return shape, fortran, dtype
+
+
+def require_lengths(shape: tuple[int, ...]) -> None:
+    """Raise ValueError for lengths that no array has: Python's integers have no bound."""
+    if not all(0 <= length <= sys.maxsize for length in shape):
+        raise ValueError(f"its shape is {[*shape]}")
 
 
 class StreamedColumn:
@@ -96,6 +108,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             )
             writer = open_files.enter_context(StoreWriter(output))
             names = [e.removesuffix(".npy") for e in archive.namelist() if e.endswith(".npy")]
+            _require_once(names)
             if len(names) == 1 and names[0] not in layout.KNOWN:
                 return _objects(archive, names[0], path, writer)
             wanted = [name for name in layout.KNOWN if name in names]
@@ -109,6 +122,13 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
             raise UserError(f"{path} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+
+def _require_once(names: list[str]) -> None:
+    """Raise UserError for a name that stands twice: readers differ in which array they take."""
+    name, count = Counter(names).most_common(1)[0] if names else ("", 1)
+    if count > 1:
+        raise UserError(f"it holds {shown(name)} {count} times; leave one")
 
 
 def _objects(archive: zipfile.ZipFile, name: str, path: Path, writer: StoreWriter) -> EpisodeStore:

@@ -97,13 +97,18 @@ for package in ("builtins", "__builtin__"):
         NUMPY[package, kind] = _never
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+def _tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
+) -> Tensor | NoPlainTensor:
     sound = isinstance(storage, Storage) and type(offset) is int and offset >= 0
     if not sound or not isinstance(shape, tuple) or not isinstance(strides, tuple):
         raise Damaged("a tensor is built in an unusual way")
     if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in strides):
         raise Damaged("a tensor's strides are malformed")
     kind = rest[2] if len(rest) > 2 and isinstance(rest[2], Name) else None
+    marks = next((value for value in rest[2:] if isinstance(value, dict)), {})
+    if marks.get("neg") or marks.get("conj"):  # the stored numbers are not the tensor's
+        return NoPlainTensor()
     tensor = Tensor(storage, offset, shape, strides, kind.name if kind else None)
     tensor.numel  # noqa: B018 (it checks the shape)
     return tensor

@@ -90,7 +90,9 @@ def _form(given: list[Arrays]) -> action_forms.Form:
             raise UserError(
                 f"trajectory {i}: actions of shape {array.shape[1:]} after {first.shape[1:]}"
             )
-    kind = np.result_type(*{array.dtype for array in actions})
+    kinds = {array.dtype for array in actions}
+    whole = all(kind.kind in "iub" for kind in kinds)  # NumPy makes floats of int64 and uint64
+    kind = np.dtype(np.int64) if whole else np.result_type(*kinds)
     return action_forms.form_of(first.astype(kind), lambda: iter(actions))
 
 
@@ -158,8 +160,14 @@ def _episode(arrays: Arrays, name: str, limit: int | None) -> tuple[Episode, boo
     observations, actions, rewards = (arrays[role] for role in step_columns.DATA)
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards
     following = arrays.get("next_observations")
-    if following is not None and following.shape == observations.shape and len(following):
-        observations = np.concatenate([observations, following[-1:]])
+    if following is not None:
+        if following.shape != (len(rewards), *observations.shape[1:]):
+            raise UserError(
+                f"{name}: next_observations of shape {following.shape} do not belong to"
+                f" {len(rewards)} observations of shape {observations.shape[1:]}"
+            )
+        if len(observations) == len(following) > 0:
+            observations = np.concatenate([observations, following[-1:]])
     flags = {key: arrays[key] for key in arrays if step_columns.ROLE_OF[key] in step_columns.FLAGS}
     try:
         *ended, exact = step_columns.last_step(flags, len(rewards), limit)

@@ -52,10 +52,10 @@ def _rows(column: Any, where: str, depths: tuple[int, ...]) -> list[np.ndarray]:
         _require_no_nulls(values, where)
         depth += 1
         if depth == 1:
-            lengths = _lengths(values)
+            lengths = list_lengths(values)
             offsets = np.concatenate([[0], np.cumsum(lengths)])
         else:
-            inner *= _width(_lengths(values), where)
+            inner *= _width(list_lengths(values), where)
         values = values.flatten()
     _require_no_nulls(values, where)
     if depth not in depths:
@@ -76,7 +76,8 @@ def is_list(kind: Any) -> bool:
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
-def _lengths(lists: Any) -> np.ndarray:
+def list_lengths(lists: Any) -> np.ndarray:
+    """[N] the number of entries of each list of an Arrow array."""
     import pyarrow.types as types
 
     if types.is_fixed_size_list(lists.type):

@@ -141,6 +141,9 @@ def environment_spec(path: Path, metadata: dict[str, Any]) -> dict[str, Any] | N
         usable = isinstance(spec["id"], str) and isinstance(spec.get("kwargs") or {}, dict)
         limit = spec.get("max_episode_steps")
         usable = usable and (limit is None or (type(limit) is int and limit > 0))
+        wrappers = spec.get("additional_wrappers") or []
+        usable = usable and isinstance(wrappers, list)
+        usable = usable and all(isinstance(wrapper, dict) for wrapper in wrappers)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: the metadata's env_spec cannot be read ({error})") from error
     if not usable:

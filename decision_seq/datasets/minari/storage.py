@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.datasets.d4rl.layout import refuse_bomb
+from decision_seq.datasets.hub.columns import is_list, list_lengths
 from decision_seq.datasets.store.source_files import require_file
 from decision_seq.envs.observations import kind
 from decision_seq.types import UserError
@@ -136,6 +137,7 @@ class ArrowEpisodes:
 
     def __init__(self, data: Path, jpeg: bool, data_format: str) -> None:
         self.data, self.jpeg, self.format = data, jpeg, data_format
+        self.bytes, self.read = 0, 0
 
     def close(self) -> None:
         """Do nothing: a file is open only while it is read."""
@@ -171,9 +173,14 @@ class ArrowEpisodes:
         if not files:
             raise UserError(f"{folder} holds no .{self.format} file")
         columns = ["observations", "actions", "rewards", "terminations", "truncations"]
-        return pyarrow.dataset.dataset([str(f) for f in files], format=self.format).to_table(
-            columns=columns
-        )
+        found = pyarrow.dataset.dataset([str(f) for f in files], format=self.format)
+        self.bytes += sum(file.stat().st_size for file in files)
+        row = sum(_row_bytes(found.schema.field(name).type) for name in columns)
+        self.read += found.count_rows() * row
+        refuse_bomb(self.bytes, self.read)
+        table = found.to_table(columns=columns)
+        table.validate(full=True)  # else a forged offset reads memory beyond the numbers
+        return table
 
     def _values(self, column: Any, space: Any) -> Any:
         what = kind(space)
@@ -189,8 +196,29 @@ class ArrowEpisodes:
             return _pictures(column.to_pylist(), space)
         if what == "Discrete":
             return column.to_numpy(zero_copy_only=False)
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), *space.shape)
+        return _listed(column, space)
+
+
+def _row_bytes(kind: Any) -> int:
+    """A lower bound of the bytes of one row of an Arrow type."""
+    import pyarrow.types as types
+
+    if types.is_fixed_size_list(kind):
+        return kind.list_size * _row_bytes(kind.value_type)
+    if types.is_struct(kind):
+        return sum(_row_bytes(field.type) for field in kind)
+    return kind.bit_width // 8 if types.is_primitive(kind) else 0
+
+
+def _listed(column: Any, space: Any) -> np.ndarray:
+    """[T, *shape] of a column of lists; UserError unless each list fills the space's shape."""
+    size = int(np.prod(space.shape))
+    if not is_list(column.type):
+        raise UserError(f"a column of {space} holds {column.type}; lists are needed")
+    lengths = list_lengths(column)
+    if column.null_count or (lengths != size).any():
+        raise UserError(f"a column of {space} has rows that are not {size} numbers")
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), *space.shape)
 
 
 def _needed(space: Any) -> bool:

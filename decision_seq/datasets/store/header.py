@@ -91,7 +91,10 @@ def _bounds(value: object) -> bool:
     if not isinstance(value, list) or [type(part) for part in value] != [list, list]:
         return False
     low, high = value
-    return len(low) == len(high) and all(b is None or _number(b) for b in (*low, *high))
+    if len(low) != len(high) or not all(b is None or _number(b) for b in (*low, *high)):
+        return False
+    pairs = zip(low, high, strict=True)
+    return all(least is None or most is None or least <= most for least, most in pairs)
 
 
 MOST_STACK = 64

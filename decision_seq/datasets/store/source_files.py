@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,12 @@ def describe_file(kind: str, what: str, path: Path) -> dict[str, Any]:
 
 
 def require_file(path: Path, what: str) -> None:
-    """Raise UserError unless the path is a file that is not empty."""
+    """Raise UserError unless the path is a file that may be read and is not empty."""
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if not path.is_file():
         raise UserError(f"{path} is no regular file; give {what}")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty; fetch it again")
+    if not os.access(path, os.R_OK):  # libraries say of it that it is damaged
+        raise UserError(f"{path} cannot be opened: {os.strerror(errno.EACCES)}")

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from decision_seq.envs.action_space import MOST_CHOICES
 from decision_seq.types import Episode, UserError
-
-MOST_CHOICES = 2**16  # of a discrete action; larger numbers are not choices but something else
 
 
 def checked(episode: Episode, name: str) -> Episode:

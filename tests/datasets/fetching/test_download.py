@@ -18,7 +18,8 @@ import pytest
 from decision_seq.datasets import Request, open_dataset
 from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.d4rl import reader as d4rl
-from decision_seq.datasets.d4rl.reader import PublishedFile, cache_folder, published
+from decision_seq.datasets.d4rl.names import PublishedFile, published
+from decision_seq.datasets.d4rl.reader import cache_folder
 from decision_seq.datasets.fetching.download import STALL_SECONDS, Unreachable, fetch
 from decision_seq.types import UserError
 from tests.loopback import Loopback, cut, endless, hang, length, no_range, short, status
