@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import NoReturn
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
 from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure, tell_launcher
-from decision_seq.commands.streams import lenient_errors, settle_stdout
+from decision_seq.commands.streams import lenient_errors, results_alone, settle_stdout
 from decision_seq.machine.files import disk_full
 from decision_seq.machine.signals import STOPPING, is_ignored
 from decision_seq.types import UserError
@@ -44,7 +45,8 @@ def _main(arguments: list[str]) -> int:
     options.overrides = rest
     options.arguments = arguments
     try:
-        code = verb(options)
+        with results_alone() if getattr(options, "json", False) else contextlib.nullcontext():
+            code = verb(options)
         if sys.stdout is not None:
             sys.stdout.flush()  # a failure is reported here, not when Python ends
         return code

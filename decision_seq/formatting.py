@@ -54,9 +54,18 @@ def target_text(target: float | None) -> str:
     return "-" if target is None else number_text(target, 0, 3)
 
 
+def message_of(error: BaseException) -> str:
+    """An error's message on one line; empty where the error fails to give one."""
+    try:
+        text = str(error)
+    except Exception:  # the class of the error is the code of others
+        return ""
+    return " ".join(text.split())
+
+
 def error_text(error: BaseException, most: int = 200) -> str:
     """An error's message on one line; its type where it has no message."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return message_of(error)[:most] or type(error).__name__
 
 
 # Numbers that argparse takes for options, because it knows negative ones as -1 and -1.5 only.

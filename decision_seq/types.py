@@ -116,13 +116,19 @@ class Spec:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Spec:
-        """Make a spec from plain values, as YAML returns them; ValueError for an unfit range."""
+        """Make a spec from plain values, as YAML returns them; ValueError for unfit ones."""
         spec = cls(**{**tree, "observation_shape": tuple(tree["observation_shape"])})
+        if spec.action_kind not in ("continuous", "discrete"):
+            raise ValueError("action_kind, which is continuous or discrete")
+        if type(spec.max_timestep) is not int or spec.max_timestep < 1:
+            raise ValueError("max_timestep, which is a whole number of at least 1")
+        if type(spec.first_choice) is not int or abs(spec.first_choice) >= 2**31:
+            raise ValueError("first_choice, which is a whole number")
         if spec.action_range is None:
             return spec
         low, high = (tuple(map(float, bound)) for bound in spec.action_range)
-        ordered = all(-np.inf < a < b < np.inf for a, b in zip(low, high, strict=True))
-        if len(low) != spec.action_size or not ordered:
+        widths = [b - a for a, b in zip(low, high, strict=True)]
+        if len(low) != spec.action_size or not all(0 < width < np.inf for width in widths):
             raise ValueError("action_range, which is A lower and A upper bounds")
         return replace(spec, action_range=(low, high))
 

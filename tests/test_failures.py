@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 from decision_seq import cli
+from decision_seq.commands import streams
 from decision_seq.commands.failures import BUG, DEBUG
 from decision_seq.types import UserError
 from tests.waiting import LIMIT
@@ -186,6 +187,29 @@ def test_messages_that_nobody_can_read_do_not_end_the_work(
     assert ended.returncode == 0, ended
     assert done.exists()
     assert ended.stdout == ("" if "1>" in redirection else "result\n")
+
+
+def test_closed_streams_are_open_for_programs_that_are_started() -> None:
+    code = "import subprocess, sys; from decision_seq.commands.streams import lenient_errors\n"
+    code += "with lenient_errors():\n"
+    code += "    run = [sys.executable, '-c', 'import os; [os.fstat(n) for n in range(3)]']\n"
+    code += "    sys.exit(subprocess.run(run).returncode)"
+    assert python(code, "2>&- 1>&- 0<&-").returncode == 0
+
+
+def test_json_is_alone_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def noisy(options: object) -> int:
+        sys.stdout.write("an environment says this")
+        streams.results().write("{}\n")
+        return 0
+
+    monkeypatch.setattr("decision_seq.commands.data.run_list", noisy)
+    assert cli.main(["data", "list", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "{}\n"
+    assert "an environment says this" in printed.err
 
 
 def test_results_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:

@@ -17,16 +17,17 @@ import torch
 
 from decision_seq import checkpoint
 from decision_seq.config import require
-from decision_seq.envs import make
+from decision_seq.envs import ActionSpace, Environments
 from decision_seq.evaluate import compute_device
 from decision_seq.evaluate.rollout import device_of
 from decision_seq.policies import DecisionTransformer, ReturnPredictor
 from decision_seq.report.statistics import area_under_curve, mean_interval
 from decision_seq.runs.resolve import config_of
 from decision_seq.sequences.conditioning import Conditioning
-from decision_seq.types import Batch, Episode, Reporter
+from decision_seq.types import Batch, Episode, Reporter, UserError
 
 WAVE = 64  # episodes per forward pass
+MOST_STEPS = 10_000  # of an episode, where its environment has no limit and might never end it
 SHOWN = 6  # episodes of each group whose running estimates are returned one by one
 
 
@@ -47,34 +48,67 @@ def play(env_id: str, count: int, seed: int, event: str, stage: str) -> list[Wit
 
     UserError where `info` has no entries `event` and `stage`.
     """
-    env = make(env_id)
+    environments = Environments(env_id, 1)
+    if environments.max_episode_steps is None:
+        environments.step_limit = MOST_STEPS
+    first = np.zeros(1, np.int64)
     played = []
     for number in range(seed, seed + count):
         rng = np.random.default_rng([number, 0xE7])
-        observation, info = env.reset(seed=number)
-        for name in (event, stage):
-            require(
-                name in info,
-                f"{env_id} tells of no {name!r} (it tells of {', '.join(info) or 'nothing'})",
-            )
-        observations, steps, ended = [observation], [], (False, False)
-        while not any(ended):
-            action = _random_action(env.action_space, rng)
-            observation, reward, *ended, following = env.step(action)
-            observations.append(observation)
-            steps.append((action, reward, bool(following[event]), int(info[stage])))
-            info = following
+        observations = [environments.reset([number])[0]]
+        _require_told(environments, event, stage)
+        steps: list[tuple[Any, ...]] = []
+        over = cut = np.zeros(1, bool)
+        while environments.running.any():
+            action = _random_action(environments.actions, rng)
+            seen, rewards, over, cut = environments.step(first, action[None])
+            observations.append(seen[0])
+            steps.append((action, rewards[0], *_told(environments, event, stage)))
         actions, rewards, happened, stages = (np.array(part) for part in zip(*steps, strict=True))
+        ended = (bool(over[0]), bool(cut[0]))
         episode = Episode(np.array(observations, np.float32), actions, rewards, *ended)
         played.append(Witnessed(episode, happened, stages))
-    env.close()
+    environments.close()
     return played
 
 
-def _random_action(space: Any, rng: np.random.Generator) -> Any:
-    if hasattr(space, "n"):
-        return int(space.start + rng.integers(space.n))
-    return rng.uniform(space.low, space.high).astype(np.float32)
+def _require_told(environments: Environments, event: str, stage: str) -> dict[str, Any]:
+    """The `info` of the last step; UserError where it has no entries `event` and `stage`."""
+    info = environments.infos[0]
+    require(
+        isinstance(info, dict),
+        f"{environments.env_id} gives an info of type {type(info).__name__}, not a dict",
+    )
+    for name in (event, stage):
+        require(
+            name in info,
+            f"{environments.env_id} tells of no {name!r} (it tells of"
+            f" {', '.join(map(str, info)) or 'nothing'})",
+        )
+    return info
+
+
+def _told(environments: Environments, event: str, stage: str) -> tuple[bool, int]:
+    """Whether the event has happened, and the stage, after the last step."""
+    info = _require_told(environments, event, stage)
+    try:
+        return bool(info[event]), int(info[stage])
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{environments.env_id}: info has {info[event]!r:.40} as {event!r} and"
+            f" {info[stage]!r:.40} as {stage!r}; true or false, and a whole number, are needed"
+        ) from error
+
+
+def _random_action(actions: ActionSpace, rng: np.random.Generator) -> np.ndarray:
+    if actions.bounds is None:
+        return np.asarray(actions.first_choice + rng.integers(actions.size))
+    low, high = actions.bounds
+    require(
+        bool(np.isfinite(high - low).all()),
+        "actions without bounds cannot be drawn at random; name an environment with bounds",
+    )
+    return rng.uniform(low, high).astype(np.float32)
 
 
 def whole(episodes: Sequence[Episode], conditioning: Conditioning) -> Batch:

@@ -15,6 +15,7 @@ from decision_seq.commands.parsing import (
     add_verb,
     folder_to_write,
 )
+from decision_seq.commands.streams import results
 from decision_seq.formatting import json_text
 from decision_seq.types import UserError
 
@@ -66,7 +67,7 @@ def _show(options: argparse.Namespace, result: dict[str, Any], text: Text) -> in
     from decision_seq.bench.timing import machine_text
 
     if options.json:
-        print(json_text(result))
+        print(json_text(result), file=results())
     else:
         print(f"{machine_text(result['machine'])}\n\n{text(result)}")
     return 0

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decision_seq.commands.streams import results
 from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text
 from decision_seq.types import Bar, Reporter, UserError
@@ -70,7 +71,7 @@ def show_finding(
     """Print the results, as JSON if `text` is None; write NAME.json and NAME.png into `folder`."""
     from decision_seq.report import write_json
 
-    print(json_text(found) if text is None else text(found), flush=True)
+    print(json_text(found) if text is None else text(found), file=results(), flush=True)
     write_json(folder / f"{name}.json", found)
     plot(found, folder / f"{name}.png")
     make_reporter().say(f"written: {folder}/{name}.json, {name}.png")
@@ -97,7 +98,8 @@ def print_offline(scores: Any, as_json: bool = False) -> None:
 
     from decision_seq.evaluate.held_out import offline_text
 
-    print(json_text(asdict(scores)) if as_json else f"\n{offline_text(scores)}")
+    text = json_text(asdict(scores)) if as_json else f"\n{offline_text(scores)}"
+    print(text, file=results())
 
 
 def print_scores(scores: Any, as_json: bool) -> None:
@@ -105,5 +107,6 @@ def print_scores(scores: Any, as_json: bool) -> None:
 
     print(
         json_text(scores_json(scores)) if as_json else f"\n{score_table(scores)}",
+        file=results(),
         flush=True,
     )

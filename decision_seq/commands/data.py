@@ -8,6 +8,7 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import Parser, add_debug, add_verb
+from decision_seq.commands.streams import results
 from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text, spread_text
 from decision_seq.types import UserError
@@ -52,7 +53,7 @@ def run_list(options: argparse.Namespace) -> int:
 
     rows = catalog(options.source)
     if options.json:
-        print(json_text(rows))
+        print(json_text(rows), file=results())
         return 0
     header = list(rows[0]) if rows else ["name"]
     text = [["-" if row[key] is None else str(row[key]) for key in header] for row in rows]
@@ -86,7 +87,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     if options.plot:
         plot_returns(store.name, store.returns, facts["suggested_targets"], options.plot)
         reporter.say(f"written: {options.plot}")
-    print(json_text(facts) if options.json else inspection_text(facts))
+    print(json_text(facts) if options.json else inspection_text(facts), file=results())
     return 0
 
 

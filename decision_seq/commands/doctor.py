@@ -8,6 +8,7 @@ from typing import Any
 from decision_seq.commands.configuration import configure
 from decision_seq.commands.console import BAD_INPUT, is_main_rank, make_reporter
 from decision_seq.commands.parsing import add_run_options, add_verb
+from decision_seq.commands.streams import results
 from decision_seq.formatting import json_text
 
 
@@ -37,5 +38,5 @@ def run_doctor(options: argparse.Namespace) -> int:
     checks = doctor.examine(config, output, options.processes, make_reporter())
     if is_main_rank():
         rows = [asdict(check) for check in checks]
-        print(json_text(rows) if options.json else doctor.checks_text(checks))
+        print(json_text(rows) if options.json else doctor.checks_text(checks), file=results())
     return BAD_INPUT if doctor.failed(checks) else 0

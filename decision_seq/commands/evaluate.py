@@ -8,6 +8,7 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
 from decision_seq.commands.parsing import add_checkpoint, add_verb, folder_to_write
+from decision_seq.commands.streams import results
 from decision_seq.formatting import json_text
 from decision_seq.types import UserError
 
@@ -196,7 +197,8 @@ def _calibrate(options: argparse.Namespace, opened: Any) -> int:
     reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = calibrate(opened, options.calibrate, reporter)
-    print(json_text(found) if options.json else calibration_text(found), flush=True)
+    text = json_text(found) if options.json else calibration_text(found)
+    print(text, file=results(), flush=True)
     write_json(folder / "calibration.json", found)
     plot_calibration(found, folder / "calibration.png")
     reporter.say(f"written: {folder}/calibration.json, calibration.png")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from decision_seq.commands.console import is_main_rank
 from decision_seq.escaping import terminal
-from decision_seq.formatting import json_text
+from decision_seq.formatting import json_text, message_of
 
 BUG = 70  # the exit code of an unexpected error, EX_SOFTWARE of sysexits.h
 DEBUG = "DECISION_SEQ_DEBUG"
@@ -35,7 +35,7 @@ def print_failure(line: str) -> None:
 def print_bug(error: BaseException, arguments: Sequence[str], debug: bool) -> None:
     """Print one line that names the file with the report, or the traceback where `debug` is."""
     rank = "" if is_main_rank() else f"rank {os.environ['RANK']}: "
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(": ")
+    what = " ".join(f"{type(error).__name__}: {message_of(error)}".split())[:300].rstrip(": ")
     if debug:
         import traceback
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import add_verb
+from decision_seq.commands.streams import results
 from decision_seq.formatting import json_text
 from decision_seq.types import Reporter, UserError
 
@@ -61,5 +62,5 @@ def print_report(
     if output is not None:
         for path in write_report(report, output, rng):
             reporter.say(f"written: {path}")
-    print(json_text(report_json(report)) if as_json else main_text(report))
+    print(json_text(report_json(report)) if as_json else main_text(report), file=results())
     return 0

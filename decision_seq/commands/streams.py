@@ -58,6 +58,33 @@ def settle_stdout() -> None:
             _discard(sys.stdout.fileno())
 
 
+_results: list[Any] = []  # standard output, while `results_alone` keeps it for results
+
+
+def results() -> Any:
+    """The stream for a command's results: standard output."""
+    return _results[-1] if _results else sys.stdout
+
+
+@contextlib.contextmanager
+def results_alone() -> Iterator[None]:
+    """Context in which all that is printed goes to standard error, except to `results()`.
+
+    An environment may print anything, which would spoil JSON.
+    """
+    former = sys.stdout
+    if former is None:
+        yield
+        return
+    _results.append(former)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = former
+        _results.pop()
+
+
 @contextlib.contextmanager
 def lenient_errors() -> Iterator[None]:
     """Context in which a failure to write messages to standard error is ignored."""
@@ -65,7 +92,8 @@ def lenient_errors() -> Iterator[None]:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            # Also for programs that are started: they may fail without standard streams.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     former = sys.stderr
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,7 +12,7 @@ from decision_seq.envs.facts import (
     normalized_score,
     score_name,
 )
-from decision_seq.envs.making import action_space, make, missing_extra, obstacle, spaces
+from decision_seq.envs.making import action_space, close, make, missing_extra, obstacle, spaces
 from decision_seq.envs.named import trust
 from decision_seq.envs.running import Environments
 
@@ -23,6 +23,7 @@ __all__ = [
     "Environments",
     "action_space",
     "canonical",
+    "close",
     "environment_notes",
     "facts_by_environment",
     "facts_by_name",

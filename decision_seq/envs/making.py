@@ -15,7 +15,7 @@ import numpy as np
 from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.atari_scores import ATARI
 from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
-from decision_seq.envs.named import described, require_plain
+from decision_seq.envs.named import FAILURES, described, require_plain
 from decision_seq.envs.observations import Vectors
 from decision_seq.types import UserError
 
@@ -37,14 +37,25 @@ def make(env_id: str, **more: Any) -> Any:
     mark: `Ant-v4?{"use_contact_forces": true}`. An id that the user did not name (`trust`) has the
     limits of `envs.named`. more: further keyword arguments, such as render_mode.
     """
-    return _with_vectors(_make(env_id, more), env_id)
+    env = _make(env_id, more)
+    _require_spaces(env, env_id)
+    return _with_vectors(env, env_id)
 
 
 def spaces(env_id: str) -> Any:
     """An object with the environment's own `observation_space` and `action_space`."""
     env = _make(env_id, {})
-    env.close()
+    _require_spaces(env, env_id)
+    close(env, env_id)
     return env
+
+
+def close(env: Any, env_id: str) -> None:
+    """Close an environment; UserError if it fails."""
+    try:
+        env.close()
+    except FAILURES as error:
+        raise UserError(f"{env_id} fails when it is closed: {described(error)}") from error
 
 
 def _make(env_id: str, more: dict[str, Any]) -> Any:
@@ -71,9 +82,25 @@ def _make(env_id: str, more: dict[str, Any]) -> Any:
     except gymnasium.error.Error as error:
         reason = " ".join(str(error).split()) or f"it fails with {type(error).__name__}"
         raise UserError(f"environment {env_id!r}: {reason}") from error
-    except Exception as error:  # the code of an environment may raise anything
+    except FAILURES as error:
         raise UserError(f"environment {env_id!r} cannot be made: {described(error)}") from error
     return env
+
+
+def _require_spaces(env: Any, env_id: str) -> None:
+    """Raise UserError unless the environment has an observation space and an action space."""
+    from gymnasium.spaces import Space
+
+    for name in ("observation_space", "action_space"):
+        try:
+            space = getattr(env, name)
+        except FAILURES as error:
+            raise UserError(f"environment {env_id!r}: {name} fails: {described(error)}") from error
+        if not isinstance(space, Space):
+            raise UserError(
+                f"environment {env_id!r}: {name} is of type {type(space).__name__}, but a space of"
+                " Gymnasium is needed"
+            )
 
 
 def _with_vectors(env: Any, env_id: str) -> Any:
@@ -90,7 +117,7 @@ def _with_vectors(env: Any, env_id: str) -> Any:
     try:
         layout = Vectors(space)
     except UserError as error:
-        env.close()
+        close(env, env_id)
         raise UserError(f"environment {env_id!r}: {error}") from error
     shape = (layout.size,)
     flat: Any = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -111,7 +138,7 @@ def obstacle(env_id: str | None, family: str | None) -> str | None:
     """
     if env_id is not None:
         try:
-            make(env_id).close()
+            close(make(env_id), env_id)
         except UserError as error:
             return str(error)
         return None

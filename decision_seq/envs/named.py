@@ -15,6 +15,7 @@ import re
 import sys
 from typing import Any
 
+from decision_seq.formatting import message_of
 from decision_seq.types import UserError
 
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -26,6 +27,9 @@ MOST_NUMBER = 10_000  # of a keyword argument: 1e9 for a frame_skip would never 
 MOST_FLOAT = 1e6
 MOST_STEPS = 1_000_000  # of max_episode_steps
 MOST_ENTRIES, MOST_DEPTH, MOST_TEXT = 4096, 4, 64
+
+# What the code of an environment may raise, and what then counts as its fault. Ctrl-C does not.
+FAILURES = (Exception, SystemExit, GeneratorExit)
 
 _trusted: set[str] = set()  # ids that the user named in this process
 
@@ -58,7 +62,7 @@ def _import(module: str, env_id: str) -> None:
         sys.path.append(here)
     try:
         importlib.import_module(module)
-    except Exception as error:  # code of the user's, which may raise anything
+    except FAILURES as error:  # code of the user's
         sys.path[:] = path
         raise UserError(
             f"environment {env_id!r}: module {module} cannot be imported: {described(error)}"
@@ -70,10 +74,7 @@ def _import(module: str, env_id: str) -> None:
 
 def described(error: BaseException) -> str:
     """An exception as one short line: its type and its message."""
-    try:
-        message = " ".join(str(error).split())
-    except Exception:  # the exception is a stranger's, and its text may fail as well
-        message = ""
+    message = message_of(error)
     if len(message) > 300:
         message = f"{message[:300]}..."
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

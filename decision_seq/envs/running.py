@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from decision_seq.envs.action_space import ActionSpace
-from decision_seq.envs.making import make
-from decision_seq.envs.named import described
+from decision_seq.envs.making import close, make
+from decision_seq.envs.named import FAILURES, described
 from decision_seq.types import UserError
 
 
@@ -32,9 +32,12 @@ class Environments:
         self.env_id = env_id
         self.envs = [make(env_id) for _ in range(count)]
         self.actions = ActionSpace.of(self.envs[0].action_space, env_id)
+        # Read once: the environment may replace it later, but the policy has one size.
+        self.observation_space = self.envs[0].observation_space
         self.running = np.zeros(count, bool)
         self.delayed, self.withheld = delayed, np.zeros(count)
         self.step_limit = step_limit
+        self.infos: list[Any] = [None] * count  # of the last reset or step, unchecked
         self.step_counts, self.seeds = np.zeros(count, np.int64), np.full(count, -1)
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class Environments:
     @property
     def sizes(self) -> tuple[tuple[int, ...], int]:
         """Observation shape, and action size: dimensions, or choices of a discrete action."""
-        seen = self.envs[0].observation_space
+        seen = self.observation_space
         if type(seen).__name__ != "Box":
             raise UserError(
                 f"{self.env_id} has a space {seen}; vectors of numbers (Box) are needed"
@@ -83,8 +86,8 @@ class Environments:
         self.step_counts[row], self.seeds[row] = 0, -1 if seed is None else seed
         self.withheld[row] = 0
         try:
-            observation, _ = self.envs[row].reset(seed=seed)
-        except Exception as error:  # the code of an environment may raise anything
+            observation, self.infos[row] = self.envs[row].reset(seed=seed)
+        except FAILURES as error:
             raise UserError(f"{self.env_id} fails {self._when(row)}: {described(error)}") from error
         return self._observed([observation], [row])[0]
 
@@ -107,7 +110,8 @@ class Environments:
         observations, given, terminated, truncated = zip(*results, strict=True)
         self.step_counts[rows] += 1
         seen, rewards = self._observed(observations, rows), self._rewards(given, rows)
-        over, cut = self._flags(terminated, rows), self._flags(truncated, rows)
+        over = self._ends(terminated, rows, "terminated")
+        cut = self._ends(truncated, rows, "truncated")
         if self.step_limit is not None:
             cut |= self.step_counts[rows] >= self.step_limit
         ended = over | cut
@@ -119,9 +123,10 @@ class Environments:
 
     def _stepped(self, row: int, action: Any) -> tuple[Any, Any, Any, Any]:
         try:
-            observation, reward, terminated, truncated, _ = self.envs[row].step(action)
+            observation, reward, terminated, truncated, info = self.envs[row].step(action)
+            self.infos[row] = info
             return observation, reward, terminated, truncated
-        except Exception as error:  # the code of an environment may raise anything
+        except FAILURES as error:
             self.step_counts[row] += 1
             raise UserError(f"{self.env_id} fails {self._when(row)}: {described(error)}") from error
 
@@ -133,17 +138,13 @@ class Environments:
 
     def _observed(self, observations: Sequence[Any], rows: Any) -> np.ndarray:
         """Observations [R, ...]; UserError unless they have their space's shape and are finite."""
-        shape = self.envs[0].observation_space.shape
+        shape = self.observation_space.shape
         try:
             seen = np.stack(observations)
         except ValueError:  # of different shapes
             seen = np.zeros(0)
         if seen.shape[1:] != shape or len(seen) != len(observations):
-            shapes = sorted({np.shape(one) for one in observations} - {shape})
-            raise UserError(
-                f"{self.env_id} gives observations of shape {shapes[0]} {self._when(rows[0])}; its"
-                f" space has {shape}"
-            )
+            raise self._misshapen(observations, rows)
         if seen.dtype.kind == "f" and not np.isfinite(seen).all():
             finite = np.isfinite(seen.reshape(len(seen), -1)).all(1)
             row = rows[int(np.argmin(finite))]
@@ -154,13 +155,43 @@ class Environments:
             raise UserError(f"{self.env_id} gives observations of {seen.dtype}, not numbers")
         return seen
 
+    def _misshapen(self, observations: Sequence[Any], rows: Any) -> UserError:
+        """The error for observations of which at least one is not of the space's shape."""
+        shape = self.observation_space.shape
+        shapes = [_shape(one) for one in observations]
+        at = next((i for i, found in enumerate(shapes) if found != shape), 0)
+        found = "different lengths" if shapes[at] is None else f"shape {shapes[at]}"
+        return UserError(
+            f"{self.env_id} gives observations of {found} {self._when(rows[at])}; its space has"
+            f" {shape}"
+        )
+
+    def _ends(self, given: Sequence[Any], rows: np.ndarray, name: str) -> np.ndarray:
+        """Ends of episodes [R] bool; UserError unless each is true or false, 1 or 0."""
+        try:
+            ends = np.array(given)
+        except ValueError:  # of different shapes
+            ends = np.zeros(0)
+        if ends.dtype == bool and ends.shape == (len(rows),):
+            return ends
+        for row, one in zip(rows, given, strict=True):
+            value = np.asarray(one) if _shape(one) in ((), (1,)) else np.zeros(0)
+            if value.dtype.kind not in "bifu" or not np.isin(value, (0, 1)).all() or not value.size:
+                raise UserError(
+                    f"{self.env_id} gives a {type(one).__name__} as {name} {self._when(row)}; true"
+                    " or false is needed"
+                )
+        return np.array([bool(np.asarray(one).reshape(())) for one in given])
+
     def _rewards(self, given: Sequence[Any], rows: np.ndarray) -> np.ndarray:
         """Rewards [R] float64; an array of one number counts as that number."""
         try:
-            rewards = np.array(given, np.float64)
-        except (TypeError, ValueError):  # of different shapes, or no numbers
+            rewards = np.array(given)
+        except ValueError:  # of different shapes
             rewards = np.zeros(0)
-        if rewards.shape != (len(rows),):
+        if rewards.shape == (len(rows),) and rewards.dtype.kind in "fiub":
+            rewards = rewards.astype(np.float64)
+        else:
             rewards = np.array(
                 [self._reward(one, row) for one, row in zip(given, rows, strict=True)]
             )
@@ -169,33 +200,29 @@ class Environments:
             raise UserError(f"{self.env_id} gives the reward {rewards[at]} {self._when(rows[at])}")
         return rewards
 
-    def _flags(self, given: Sequence[Any], rows: np.ndarray) -> np.ndarray:
-        """Flags of an end [R]; an array of one counts as its entry, None as False. UserError for
-        text and several flags."""
-        if all(type(one) is bool for one in given):
-            return np.array(given)
-        flags = [np.asarray(False if one is None else one) for one in given]
-        for flag, row in zip(flags, rows, strict=True):
-            if flag.size != 1 or flag.dtype.kind not in "biuf":
-                raise UserError(
-                    f"{self.env_id} gives an end that is no single flag {self._when(row)};"
-                    " terminated and truncated are True or False"
-                )
-        return np.array([flag.reshape(()) for flag in flags]).astype(bool)
-
     def _reward(self, given: Any, row: int) -> float:
         try:
+            if np.asarray(given).dtype.kind in "SU":  # "1.0" is no number
+                raise TypeError
             array = np.asarray(given, np.float64)
             if array.size == 1:
                 return float(array.reshape(()))
             what = f"of shape {array.shape}"
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             what = f"that is a {type(given).__name__}"
         raise UserError(
             f"{self.env_id} gives a reward {what} {self._when(row)}; a number is needed"
         )
 
     def close(self) -> None:
-        """Close all environments."""
+        """Close all environments; UserError if one fails."""
         for env in self.envs:
-            env.close()
+            close(env, self.env_id)
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    """The shape of an array or a list; None for lists of different lengths in a list."""
+    try:
+        return np.shape(values)
+    except ValueError:
+        return None

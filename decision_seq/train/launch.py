@@ -106,6 +106,11 @@ def _check_launcher(config: TrainConfig, processes: int | None) -> None:
     if int(env.get("WORLD_SIZE", "1")) > 1:
         absent = [key for key in ("RANK", "MASTER_ADDR") if key not in env]
         require(not absent, f"WORLD_SIZE is set, but not {' and '.join(absent)}; {_MEND}")
+        for key in ("RANK", "LOCAL_RANK"):  # else this process would wait for a rank that never is
+            require(
+                int(env.get(key, "0")) < int(env["WORLD_SIZE"]),
+                f"{key} {env.get(key)} does not fit WORLD_SIZE {env['WORLD_SIZE']}; {_MEND}",
+            )
     require(processes is None or processes >= 1, f"--processes {processes} must be at least 1")
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in env
     # Accelerate sets MASTER_ADDR only for several processes; here it started one without a rank.

@@ -4,10 +4,13 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from decision_seq.analysis.credit_assignment import attention_of_steps, explain, play, whole
 from decision_seq.cli import main
@@ -97,6 +100,56 @@ def test_what_cannot_be_told_is_said(
     assert main(["explain", str(run), *given]) == 2
     assert named in capsys.readouterr().err
     assert not (run / "explanation.json").exists()
+
+
+class Teller(gymnasium.Env):
+    """An environment without end whose `info` is what it was given."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, first: Any = None, then: Any = None) -> None:
+        self.first, self.then = first, then
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(1, np.float32), self.first
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 1.0, False, False, self.then
+
+
+SOUND = {"key": 0, "phase": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "named"),
+    [
+        (None, SOUND, "gives an info of type NoneType, not a dict"),
+        (SOUND, None, "gives an info of type NoneType, not a dict"),
+        (SOUND, {"key": 1}, r"tells of no 'phase' \(it tells of key\)"),
+        (SOUND, {"key": 1, "phase": "first"}, "a whole number, are needed"),
+        (SOUND, {"key": 1, "phase": [1]}, "a whole number, are needed"),
+    ],
+)
+def test_an_odd_info_is_named(
+    first: Any, then: Any, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EnvSpec("Teller-v0", entry_point=Teller, disable_env_checker=True)
+    spec.kwargs = {"first": first, "then": then}
+    monkeypatch.setitem(gymnasium.registry, "Teller-v0", spec)
+    with pytest.raises(UserError, match=named):
+        play("Teller-v0", 1, 0, "key", "phase")
+
+
+def test_an_episode_without_end_is_truncated(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = EnvSpec("Teller-v0", entry_point=Teller, disable_env_checker=True)
+    spec.kwargs = {"first": SOUND, "then": SOUND}
+    monkeypatch.setitem(gymnasium.registry, "Teller-v0", spec)
+    monkeypatch.setattr("decision_seq.analysis.credit_assignment.MOST_STEPS", 9)
+    (one,) = play("Teller-v0", 1, 0, "key", "phase")
+    assert len(one.episode) == 9
+    assert one.episode.truncated
+    assert set(one.episode.actions) <= set(range(6))
 
 
 def test_an_episode_that_a_window_cannot_hold_is_refused(make_run: Callable[..., Path]) -> None:

@@ -29,6 +29,10 @@ class Odd(gymnasium.Env):
         self.fault, self.t = fault, 0
         self.observation_space = BOX
         self.action_space = spaces.Box(-1, 1, (3,), np.float32)
+        if fault == "constructor exits":
+            sys.exit(3)
+        if fault == "no space":
+            self.action_space = None  # type: ignore[assignment]
         if fault == "constructor":
             raise RuntimeError("licence server not reachable\nask the\tadministrator")
 
@@ -37,6 +41,9 @@ class Odd(gymnasium.Env):
         self.t = 0
         if self.fault == "reset":
             raise KeyError("sensor_7")
+        if self.fault == "space":
+            self.observation_space = spaces.Box(-9, 9, (4,), np.float32)
+            return np.zeros(4, np.float32), {}
         observation = np.zeros(11, np.float32)
         if self.fault == "first observation":
             observation[2] = np.nan
@@ -49,6 +56,12 @@ class Odd(gymnasium.Env):
             raise ZeroDivisionError("x / 0")
         if bad == "interrupt":
             raise KeyboardInterrupt
+        if bad == "exit":
+            sys.exit(0)
+        if bad == "generator":
+            raise GeneratorExit
+        if bad == "speechless":
+            raise Speechless
         if bad == "tuple":
             return 1, 2
         rewards = {
@@ -60,14 +73,36 @@ class Odd(gymnasium.Env):
             "infinite": np.inf,
             "none": None,
             "text": "much",
+            "number as text": "1.0",
+            "without end": 10**400,
         }
         observation = np.full(11, float(self.t), np.float32)
         if bad == "observation":
             observation[5] = np.inf
         if bad == "shape":
             observation = observation[:1]
-        ended = self.t >= 6 and self.fault != "endless"
-        return observation, rewards.get(self.fault if bad else "", 1.0), ended, False, {}
+        seen: Any = [0.0, [1.0], 2.0] if bad == "ragged" else observation
+        ended: Any = self.t >= 6 and self.fault != "endless"
+        ended = ENDS.get(self.fault, ended) if bad else ended
+        return seen, rewards.get(self.fault if bad else "", 1.0), ended, False, {}
+
+    def close(self) -> None:
+        if self.fault == "close":
+            raise OSError("the port is busy")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+ENDS = {
+    "end as text": "no",
+    "two ends": np.array([True, False]),
+    "end nan": float("nan"),
+    "end of zero": np.array([0]),
+    "end of NumPy": np.bool_(False),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +126,9 @@ def run(fault: str, count: int = 2, steps: int = 8, **more: Any) -> tuple[float,
     return total, length
 
 
-@pytest.mark.parametrize("fault", ["", "array", "array of arrays", "integer"])
+@pytest.mark.parametrize(
+    "fault", ["", "array", "array of arrays", "integer", "end of zero", "end of NumPy"]
+)
 def test_a_reward_that_is_one_number_is_taken(fault: str) -> None:
     assert run(fault) == (6.0, 6)
 
@@ -109,6 +146,18 @@ FAULTS = {
     "reset": "fails at the reset of the episode of seed 20: KeyError: 'sensor_7'",
     "constructor": "made: RuntimeError: licence server not reachable ask the administrator",
     "tuple": "fails at step 3 of the episode of seed 20: ValueError",
+    "constructor exits": "made: SystemExit: 3",
+    "no space": "action_space is of type NoneType, but a space of Gymnasium is needed",
+    "space": "gives observations of shape (4,) at the reset of the episode of seed 20; its space",
+    "ragged": "gives observations of different lengths at step 3 of the episode of seed 20",
+    "exit": "fails at step 3 of the episode of seed 20: SystemExit: 0",
+    "generator": "fails at step 3 of the episode of seed 20: GeneratorExit",
+    "speechless": "fails at step 3 of the episode of seed 20: Speechless",
+    "number as text": "gives a reward that is a str at step 3 of the episode of seed 20",
+    "without end": "gives a reward that is a int at step 3 of the episode of seed 20",
+    "end as text": "gives a str as terminated at step 3 of the episode of seed 20; true or false",
+    "two ends": "gives a ndarray as terminated at step 3 of the episode of seed 20",
+    "end nan": "gives a float as terminated at step 3 of the episode of seed 20",
 }
 
 
@@ -120,6 +169,12 @@ def test_what_an_environment_does_wrong_is_one_line_with_episode_and_step(fault:
     assert FAULTS[fault] in line
     assert "Odd-v0" in line
     assert "\n" not in line
+
+
+def test_an_environment_that_cannot_be_closed_is_named() -> None:
+    environments = Environments('Odd-v0?{"fault": "close"}', 1)
+    with pytest.raises(UserError, match="fails when it is closed: OSError: the port is busy"):
+        environments.close()
 
 
 def test_ctrl_c_in_an_environment_is_no_fault_of_it() -> None:

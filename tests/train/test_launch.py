@@ -25,6 +25,18 @@ BY_ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no"}
         ),
         ({}, {}, 2, "2 processes were asked for, but 1 train together"),
         ({"WORLD_SIZE": "2"}, {}, None, "but not RANK and MASTER_ADDR"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "7", "MASTER_ADDR": "127.0.0.1"},
+            {},
+            None,
+            "RANK 7 does not fit WORLD_SIZE 2",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1"},
+            {},
+            None,
+            "LOCAL_RANK 2 does not fit WORLD_SIZE 2",
+        ),
         ({}, {"parallel": "fsdp"}, None, "shards over several processes"),
         ({}, {"cuda_graph": True}, None, "needs one process on CUDA"),
         ({}, {"cuda_graph": True, "precision": "fp16"}, None, "one plain update"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from decision_seq.config import require
-from decision_seq.envs import Environments
+from decision_seq.envs import Environments, close
 from decision_seq.evaluate.checkpoints import Opened
 from decision_seq.evaluate.protocol import DTYPES, step_limit
 from decision_seq.evaluate.rollout import EpisodeRequest, rollout_returns
@@ -35,7 +35,7 @@ class Take:
         """Film the environment before step `len(rewards)`, or after its last step."""
         step = len(self.rewards)
         if step % self.every == 0 or ended:
-            frame = camera.picture(env)
+            frame = camera.frame(env)
             self.writer.write(frame)
             self.stills.see(step, frame, ended)
 
@@ -53,7 +53,7 @@ class FilmedEnvironments(Environments):
         super().__init__(camera.env_id, len(takes), delayed, step_limit)
         self.camera, self.takes = camera, takes
         for row in range(len(takes)):
-            self.envs[row].close()
+            close(self.envs[row], camera.env_id)
             self.envs[row] = camera.open()
 
     def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:

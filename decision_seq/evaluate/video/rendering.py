@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from decision_seq.envs import make
+from decision_seq.envs import close, make
+from decision_seq.envs.named import FAILURES
 from decision_seq.formatting import error_text
 from decision_seq.types import Reporter, UserError
 
@@ -40,17 +41,19 @@ class Camera:
         self.env_id = env_id
         self.options: dict[str, Any] = {"render_mode": "rgb_array"}
         self.picture: Picture = _render
+        self.shape: tuple[int, ...] | None = None  # of the pictures
         plain = make(env_id)
         try:
-            modes = plain.metadata.get("render_modes") or []
-            self.fps = float(plain.metadata.get("render_fps") or 30)
+            metadata = plain.metadata or {}
+            modes = metadata.get("render_modes") or []
+            self.fps = _frames_per_second(metadata.get("render_fps") or 30, env_id)
             if is_mujoco(plain) and opengl() is None:
                 require_outline(plain)
                 (reporter or Reporter()).say(f"video: {NO_OPENGL}; drawn in outline")
                 self.options, self.picture = {}, outline
                 return
         finally:
-            plain.close()
+            close(plain, env_id)
         if "rgb_array" not in modes:
             raise UserError(f"{env_id} cannot be filmed: it renders no rgb_array")
         self._try()
@@ -71,13 +74,42 @@ class Camera:
         env = self.open()
         try:
             env.reset(seed=0)
-            frame = self.picture(env)
-        except Exception as error:  # a renderer may raise anything
+            self.frame(env)
+        except UserError:
+            raise
+        except FAILURES as error:
             raise UserError(f"{self.env_id} cannot be filmed: {error_text(error)}") from error
         finally:
-            env.close()
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            close(env, self.env_id)
+
+    def frame(self, env: Any) -> np.ndarray:
+        """Render an environment -> [H, W, 3] uint8, of one size; UserError for anything else."""
+        try:
+            frame = self.picture(env)
+        except FAILURES as error:  # a renderer may raise anything
+            raise UserError(f"{self.env_id} cannot be filmed: {error_text(error)}") from error
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or not frame.size:
             raise UserError(f"{self.env_id} cannot be filmed: it renders no picture")
+        if frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise UserError(
+                f"{self.env_id} cannot be filmed: it renders {frame.dtype} of {frame.shape[2]}"
+                " channels; uint8 of 3 are needed"
+            )
+        if self.shape not in (None, frame.shape):
+            raise UserError(f"{self.env_id} cannot be filmed: its pictures change in size")
+        self.shape = frame.shape
+        return frame
+
+
+def _frames_per_second(given: Any, env_id: str) -> float:
+    """The rate of an environment's pictures; UserError unless it is a positive number."""
+    try:
+        rate = float(given)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 1e-3 <= rate <= 1e4:
+        raise UserError(f"{env_id} cannot be filmed: its render_fps {given!r} is no rate")
+    return rate
 
 
 NO_OPENGL = (

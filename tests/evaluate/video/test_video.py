@@ -209,11 +209,16 @@ def test_an_environment_without_pictures_is_refused(monkeypatch: pytest.MonkeyPa
     [
         (NotImplementedError(), "NotImplementedError"),
         (RuntimeError("no\n display"), "no display"),
+        (SystemExit(3), "3"),
         (None, "it renders no picture"),
+        (np.zeros((0, 0, 3), np.uint8), "it renders no picture"),
+        (np.zeros((8, 8), np.uint8), "it renders no picture"),
+        (np.zeros((8, 8, 3)), "it renders float64 of 3 channels; uint8 of 3 are needed"),
+        (np.zeros((8, 8, 4), np.uint8), "it renders uint8 of 4 channels; uint8 of 3 are needed"),
     ],
 )
 def test_what_cannot_be_filmed_has_a_reason(
-    monkeypatch: pytest.MonkeyPatch, drawn: Exception | None, reason: str
+    monkeypatch: pytest.MonkeyPatch, drawn: Any, reason: str
 ) -> None:
     import gymnasium
 
@@ -228,13 +233,29 @@ def test_what_cannot_be_filmed_has_a_reason(
             return self.observation_space.low, {}
 
         def render(self) -> Any:
-            if drawn is not None:
+            if isinstance(drawn, BaseException):
                 raise drawn
+            return drawn
 
     spec = gymnasium.envs.registration.EnvSpec("Dark-v0", entry_point=Dark)
     monkeypatch.setitem(gymnasium.registry, "Dark-v0", spec)
     with pytest.raises(UserError, match=f"^Dark-v0 cannot be filmed: {reason}$"):
         rendering.Camera("Dark-v0")
+
+
+def test_pictures_of_a_film_have_one_size() -> None:
+    camera = object.__new__(rendering.Camera)  # of no environment
+    camera.env_id, camera.shape = "Odd-v0", None
+    camera.picture = lambda size: np.zeros((size, 8, 3), np.uint8)
+    camera.frame(8)
+    with pytest.raises(UserError, match="its pictures change in size"):
+        camera.frame(9)
+
+
+@pytest.mark.parametrize("rate", ["fast", -1, float("nan"), [3]])
+def test_a_rate_of_pictures_is_a_number(rate: Any) -> None:
+    with pytest.raises(UserError, match="is no rate"):
+        rendering._frames_per_second(rate, "Odd-v0")
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Reacher2d-v0"])
