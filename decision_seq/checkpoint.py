@@ -171,9 +171,8 @@ def save(
     except (OSError, SafetensorError, RuntimeError) as error:  # each writer raises its own
         with contextlib.suppress(OSError):
             _remove(partial)
-        reason = (
-            error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
-        )
+        reason = files.disk_full(error) or getattr(error, "strerror", None)
+        reason = reason or " ".join(str(error).split())[:120]
         raise UserError(
             f"cannot save a checkpoint in {folder}: {reason}; {way_on(folder)}"
         ) from error

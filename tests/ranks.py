@@ -22,7 +22,11 @@ LIMIT = 1800.0  # seconds: only a hang takes so long, however busy the machine i
 
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(
-    ["torch", "accelerate", "mujoco", "decision_seq.runs.experiment", "decision_seq.commands.train"]
+    [
+        *("torch", "torch.utils.flop_counter", "torch._dynamo", "torch.utils.tensorboard"),
+        *("accelerate", "mujoco", "gymnasium.envs.mujoco", "h5py"),
+        *("decision_seq.runs.experiment", "decision_seq.commands.train"),
+    ]
 )
 
 

@@ -60,6 +60,7 @@ def test_a_conversion(
         ("transformers", 5000),
         ("checkpoint", 100),
         ("checkpoint", 5000),
+        pytest.param("onnx", 100, marks=pytest.mark.slow),
         pytest.param("onnx", 5000, marks=pytest.mark.slow),  # the exporter takes many seconds
     ],
 )
@@ -117,6 +118,12 @@ def test_the_log_of_a_run(trackers: tuple[str, ...], tmp_path: Path) -> None:
 
     with full(3000), pytest.raises(UserError, match=r"cannot write .*; there is no checkpoint yet"):
         log()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_start_of_a_log(tmp_path: Path) -> None:
+    with full(0), pytest.raises(UserError, match="cannot write tensorboard: File too large"):
+        Metrics(tmp_path, 0, ("tensorboard",), {})
 
 
 def test_an_import(

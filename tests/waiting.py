@@ -36,6 +36,13 @@ def logged(run: Path) -> int:
     return path.read_text().count("\n") if path.is_file() else 0
 
 
+def logging_anew(run: Path) -> Callable[[], bool]:
+    """Function that tells whether a launch after this call has begun the run's log again."""
+    path = run / "metrics.jsonl"
+    former = path.stat().st_ino if path.exists() else None
+    return lambda: path.exists() and path.stat().st_ino != former
+
+
 # Trains; HOLD="N:PATH" halts it before update N + 1 until there is a file PATH.
 HELD = """
 import os, time

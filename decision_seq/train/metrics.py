@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,37 +46,42 @@ class Metrics:
         path = output / "metrics.jsonl"
         self.output, self.require_there = output, require_there
         trim(path, step)
-        # Closed by `__exit__`.
-        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-        self.trackers = [_tracker(name, output, step) for name in trackers]
-        for tracker in self.trackers:
-            tracker.start()
-            if tracker.name != "tensorboard":  # it would appear there as a second run
-                tracker.store_init_configuration(config)
+        with self._writing(str(path)):  # closed by `__exit__`
+            self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self.trackers: list[Any] = []
+        for name in trackers:
+            with self._writing(name):
+                tracker = _tracker(name, output, step)
+                tracker.start()
+                if name != "tensorboard":  # it would appear there as a second run
+                    tracker.store_init_configuration(config)
+            self.trackers.append(tracker)
 
     def write(self, record: dict[str, float | None]) -> None:
         """Write a record, which must have the key `step`. UserError when the file system fails."""
         step = int(record["step"] or 0)
         self.require_there()
-        try:
+        with self._writing(self.file.name):
             self.file.write(json_text(record, None) + "\n")
-        except OSError as error:
-            raise self._failed(self.file.name, error) from error
         self.track(step, {key: value for key, value in record.items() if key != "step"})
 
     def track(self, step: int, values: dict[str, float | None]) -> None:
         """Log values to the trackers only."""
         numbers = {key: value for key, value in values.items() if value is not None}
         for tracker in self.trackers:
-            try:
+            with self._writing(tracker.name):
                 tracker.log(numbers, step=step)
-            except OSError as error:
-                raise self._failed(tracker.name, error) from error
 
-    def _failed(self, what: str, error: OSError) -> UserError:
-        return UserError(
-            f"cannot write {what}: {error.strerror or error}; {way_on(self.output / 'checkpoints')}"
-        )
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Context in which a failure of the file system is a UserError that names `what`."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {what}: {error.strerror or error};"
+                f" {way_on(self.output / 'checkpoints')}"
+            ) from error
 
     def __enter__(self) -> Metrics:
         return self
@@ -86,10 +91,11 @@ class Metrics:
             self.file.close()
         for tracker in self.trackers:
             try:
-                tracker.finish()
-            except OSError as error:  # it writes what it has buffered
+                with self._writing(tracker.name):  # it writes what it has buffered
+                    tracker.finish()
+            except UserError:
                 if kind is None:
-                    raise self._failed(tracker.name, error) from error
+                    raise
 
 
 def _tracker(name: str, output: Path, step: int) -> Any:
