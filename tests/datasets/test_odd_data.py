@@ -232,6 +232,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "minari: numbers for lists": (minari(actions=pa.array([1.0] * 5)), "lists are needed"),
     "minari: offsets beyond the numbers": (forged_offsets(0, 2, 4, 6, 8, 2**30), "is damaged"),
     "minari: offsets before the numbers": (forged_offsets(-(2**28), 2, 4, 6, 8, 10), "is damaged"),
+    "minari: offsets a little beyond": (forged_offsets(4, 6, 8, 10, 12, 14), "is damaged"),
     "minari: no rows": (minari(rows=0), "is needed"),
     "minari: wrappers that are a number": (wrappers(5), "env_spec is malformed"),
     "minari: wrappers that are text": (wrappers(["a"]), "env_spec is malformed"),

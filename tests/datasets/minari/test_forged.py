@@ -301,7 +301,7 @@ def test_a_pipe_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None
     path = forge(tmp_path / "piped", {})
     (path / "data" / name).unlink()
     os.mkfifo(path / "data" / name)
-    with pytest.raises(UserError, match=r"is a pipe|holds no data/metadata.json"):
+    with pytest.raises(UserError, match=r"is a pipe|no regular file|holds no data/metadata.json"):
         reader.read(path, tmp_path / "store")
 
 
