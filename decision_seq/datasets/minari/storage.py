@@ -179,7 +179,7 @@ class ArrowEpisodes:
         self.read += found.count_rows() * row
         refuse_bomb(self.bytes, self.read)
         table = found.to_table(columns=columns)
-        table.validate(full=True)  # else a forged offset reads memory beyond the numbers
+        table.validate(full=True)  # offsets and indices may be forged
         return table
 
     def _values(self, column: Any, space: Any) -> Any:
