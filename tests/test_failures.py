@@ -43,6 +43,30 @@ BUGS = [
 ]
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "line"),
+    [
+        (True, 2, "decision-seq: it fails"),
+        (False, BUG, "decision-seq: unexpected error: Speechless (the full report is in "),
+    ],
+)
+def test_an_error_without_a_message_is_one_line(
+    cause: bool, code: int, line: str, fails: Fails, capsys: pytest.CaptureFixture
+) -> None:
+    error: Exception = Speechless()
+    if cause:
+        error = UserError("it fails")
+        error.__cause__ = Speechless()
+    fails(error)
+    assert cli.main(["data", "list"]) == code
+    assert capsys.readouterr().err.startswith(line)
+
+
 @pytest.mark.parametrize("error", BUGS, ids=lambda error: type(error).__name__)
 def test_a_bug_is_one_line_and_a_report(
     error: Exception, fails: Fails, capsys: pytest.CaptureFixture, tmp_path: Path

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from decision_seq.formatting import message_of
 from decision_seq.types import UserError
 
 PARTIAL = ".partial-"
@@ -44,7 +45,7 @@ def disk_full(error: BaseException) -> str | None:
             return None
         if isinstance(seen, OSError) and seen.errno in _FULL_NUMBERS:
             return os.strerror(seen.errno)
-        found = _FULL_TEXT.search(str(seen)[:2000])
+        found = _FULL_TEXT.search(message_of(seen)[:2000])
         if found is not None and not isinstance(seen, UserError):
             return "File too large" if "27" in found[0] else os.strerror(errno.ENOSPC)
         seen = seen.__cause__ or seen.__context__
