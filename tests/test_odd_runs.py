@@ -464,8 +464,12 @@ CASES: dict[str, Case] = {
     "dots alone": key("...", 5),
     "a key of a value": key("seed.x", 5),
     "a value of keys": key("train", 5),
-    "surrogate in config": Case(f"{NEW} --config c.yaml", text("c.yaml", 'dataset: "\\uD800"'), ANY),
-    "surrogate in method": Case(f"{NEW} --config c.yaml", text("c.yaml", 'method: "a\\uD800"'), ANY),
+    "surrogate in config": Case(
+        f"{NEW} --config c.yaml", text("c.yaml", 'dataset: "\\uD800"'), ANY
+    ),
+    "surrogate in method": Case(
+        f"{NEW} --config c.yaml", text("c.yaml", 'method: "a\\uD800"'), ANY
+    ),
     "zero in dataset": Case(f"train --dataset 'a\0b' --output new {SMALL} {HERE}"),
     "keys of numbers": Case(f"{NEW} --config c.yaml", text("c.yaml", "{1: 2, null: 3}")),
     "a date": Case(f"{NEW} --config c.yaml", text("c.yaml", "evaluation: {seed: 2020-01-01}")),
