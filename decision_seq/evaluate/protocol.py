@@ -82,6 +82,7 @@ class EvaluationConfig:
         for key in ("seed", "every"):
             value = getattr(self, key)
             require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
+        require(self.seed < 2**62, f"config: evaluation.seed {self.seed} must be below 2**62")
         warm = self.temperature
         require(
             0 <= warm < math.inf,

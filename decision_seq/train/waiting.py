@@ -28,15 +28,18 @@ def limit() -> float:
 @contextmanager
 def announced() -> Iterator[None]:
     """Context that prints what it waits for, where the other processes do not come soon."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield
         return
     unknown: list[str] = []
     came = threading.Event()
 
     def resolve() -> None:
+        address = os.environ.get("MASTER_ADDR")
+        if address is None:  # the launch is refused for it
+            return
         try:
-            socket.getaddrinfo(os.environ["MASTER_ADDR"], None)
+            socket.getaddrinfo(address, None)
         except (OSError, UnicodeError):
             unknown.append(" (no machine is known by that name)")
 
