@@ -182,7 +182,9 @@ def main() -> int:
     parser.add_argument("line", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     line = [*options.line[options.line[:1] == ["--"] :], THEN]
-    import mujoco  # noqa: F401 (its import asks glfw for its version in another process)
+    # The import of glfw asks for its version in another process; mujoco may import it, or not.
+    import glfw  # noqa: F401
+    import mujoco  # noqa: F401
 
     from decision_seq.cli import main as run
 

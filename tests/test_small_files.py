@@ -372,6 +372,8 @@ def run(case: Case, base: Path) -> dict[str, Any]:
 
 
 def main_of_child(base: Path) -> None:
+    import matplotlib.font_manager  # noqa: F401 (its cache of fonts takes seconds to make)
+
     import decision_seq.commands.data
     import decision_seq.evaluate
     import decision_seq.report.plots

@@ -97,8 +97,10 @@ def _claimed(parent: Path, suffix: str, folder: bool) -> Iterator[Path]:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             handle = os.open(path, flags | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:  # another process removed the folder before it was locked
-            continue
+        except FileNotFoundError:
+            if not folder:  # no file can be made there, as in /proc
+                raise
+            continue  # another process removed the folder before it was locked
         _lock(handle)
         if _names(handle, path):
             break

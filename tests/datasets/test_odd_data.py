@@ -417,9 +417,9 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "numpy": (np.bool_(True), True),
     "one": (np.array([True]), True),
     "number": (1, True),
-    "nothing": (None, False),
-    "text": ("False", "no single flag"),
-    "two": (np.array([True, False]), "no single flag"),
+    "nothing": (None, "true or false is needed"),
+    "text": ("False", "true or false is needed"),
+    "two": (np.array([True, False]), "true or false is needed"),
     "an error without words": (Unspeakable(), "Unspeakable"),
 }
 

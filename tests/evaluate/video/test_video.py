@@ -401,7 +401,7 @@ def test_only_some_frames_of_a_fast_simulator_are_kept() -> None:
 
     written = Written()
     take = video.Take(written, every=5)
-    camera: Any = type("C", (), {"picture": staticmethod(lambda env: np.zeros((2, 2, 3)))})
+    camera: Any = type("C", (), {"frame": staticmethod(lambda env: np.zeros((2, 2, 3)))})
     for step in range(13):
         take.see(camera, None, ended=step == 12)
         take.rewards.append(1.0)
