@@ -125,7 +125,7 @@ def read(path: Path, output: Path, reporter: Reporter | None = None) -> EpisodeS
 
 
 def _require_once(names: list[str]) -> None:
-    """Raise UserError for a name that stands twice: readers differ in which array they take."""
+    """Raise UserError for a name that occurs twice: readers differ in which array they take."""
     name, count = Counter(names).most_common(1)[0] if names else ("", 1)
     if count > 1:
         raise UserError(f"it holds {shown(name)} {count} times; leave one")

@@ -39,21 +39,15 @@ def of_dataset(metadata: dict[str, Any], env_id: str | None, episodes: Any) -> S
     registered here, within the limits of `envs.named`. episodes: those of `storage`. UserError
     where a space is not known or not readable.
     """
-    given = metadata.get("observation_space")
-    if given is not None:
-        observations = parse(given, "the observation space")
-    else:
-        observations = _of_arrays(episodes, "observations")
-        if observations is None:
-            observations = _of_environment(env_id, "observation_space")
-    given = metadata.get("action_space")
-    if given is not None:
-        actions = parse(given, "the action space")
-    else:
-        actions = _of_arrays(episodes, "actions")
-        if actions is None:
-            actions = _of_environment(env_id, "action_space")
-    return Spaces(observations, actions)
+
+    def space(of: str) -> Any:
+        given = metadata.get(f"{of}_space")
+        if given is not None:
+            return parse(given, f"the {of} space")
+        shown = _of_arrays(episodes, f"{of}s")
+        return _of_environment(env_id, f"{of}_space") if shown is None else shown
+
+    return Spaces(space("observation"), space("action"))
 
 
 def _of_arrays(episodes: Any, name: str) -> Any:
