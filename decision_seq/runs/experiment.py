@@ -47,16 +47,20 @@ RESUMABLE = (
 )
 
 
-def check_same_run(output: Path, problem: Problem) -> None:
-    """UserError with the keys that make the resumed run another run, see `differing_keys`."""
-    config = problem.config
+def check_same_run(output: Path, problem: Problem) -> Spec:
+    """The spec of the resumed run: its newest checkpoint's, else the problem's.
+
+    The range of a checkpoint's actions may come from an environment that is now another, or
+    missing. UserError with the keys that make it another run, see `differing_keys`.
+    """
+    config, spec = problem.config, problem.spec
     saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
     tree = read_yaml(output / "config.yaml")
     if saved is not None:
         # The checkpoint's copy has a checksum; the run's own file may have been edited or cut.
         tree = read_yaml(saved / "config.yaml")
         source = tree.pop("data", {}).get("source")
-        tree.pop("spec", None)
+        spec = Spec.of(tree.pop("spec"))
         require(
             source == problem.facts.source,
             f"cannot resume {output}: it was trained on {source}, now the data are"
@@ -73,15 +77,7 @@ def check_same_run(output: Path, problem: Problem) -> None:
         for key, (before, now) in differing_keys(load(Config, tree), config).items()
     ]
     require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
-
-
-def saved_spec(output: Path) -> Spec | None:
-    """The spec of a run's newest checkpoint, which a resumed run retains; None without one.
-
-    The range of its actions may come from an environment that is now another, or missing.
-    """
-    saved = checkpoint.newest_sound(output / "checkpoints", Reporter())
-    return None if saved is None else Spec.of(read_yaml(saved / "config.yaml")["spec"])
+    return spec
 
 
 def differing_keys(before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
@@ -235,8 +231,7 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     problem = prepare(config, reporter)
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if is_run(output):
-        check_same_run(output, problem)
-        problem = dataclasses.replace(problem, spec=saved_spec(output) or problem.spec)
+        problem = dataclasses.replace(problem, spec=check_same_run(output, problem))
     evaluation = problem.config.evaluation
     if not evaluation.episodes:
         return problem
