@@ -13,8 +13,8 @@ from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require, to_tree
 from decision_seq.envs import environment_notes, obstacle
+from decision_seq.evaluate.episode_rows import device_of
 from decision_seq.evaluate.protocol import Evaluation, EvaluationConfig, check_environment
-from decision_seq.evaluate.rollout import device_of
 from decision_seq.evaluate.targets import equal_targets
 from decision_seq.formatting import error_text
 from decision_seq.policies import PolicyConfig
@@ -72,20 +72,14 @@ def open_checkpoint(
     run's, None for the run's. UserError when there is no environment to roll it out in.
     """
     loaded = load(path, compute_device(device), planner, reporter)
-    config = _configured(loaded, path)
-    given = {key: value for key, value in asked.items() if value is not None}
-    if "targets" in given:
-        given["targets"] = tuple(given["targets"])
-    if config.episodes == 0:  # trained without an evaluation
-        given.setdefault("episodes", EvaluationConfig.episodes)
-    config = dataclasses.replace(config, **given)
+    config = configured(loaded, path, **asked)
     facts = loaded.facts
     if config.env_id is None:
         reason = obstacle(None, facts.family) or "it names none"
         raise UserError(f"{path} cannot be rolled out: {reason}; give an environment with --env")
     require(config.episodes >= 1, f"{config.episodes} episodes asked for; at least 1 is needed")
     require(
-        loaded.conditioning.asks or "targets" not in given,
+        loaded.conditioning.asks or asked.get("targets") is None,
         f"{path} was trained to be asked for nothing",
     )
     limit = check_environment(config.env_id, loaded.policy.spec, config.max_episode_steps, reporter)
@@ -128,17 +122,26 @@ def evaluate_checkpoint(
     return open_checkpoint(path, device, reporter=reporter, **asked).scores(reporter)
 
 
-def _configured(loaded: Loaded, path: Path) -> EvaluationConfig:
-    """The evaluation in the run's current config.yaml, or else the one in its checkpoint."""
+def configured(loaded: Loaded, path: Path, **asked: Any) -> EvaluationConfig:
+    """The evaluation in the run's current config.yaml, or else the one in its checkpoint.
+
+    asked: see `open_checkpoint`.
+    """
     tree = loaded.config
     if (path / "checkpoints").is_dir() and (path / "config.yaml").is_file():
         tree = read_yaml(path / "config.yaml")  # a finished run may have been given other targets
     declared = tree.get("evaluation") or {}
     require(isinstance(declared, dict), f"{path}: config.yaml: evaluation must hold keys")
     facts = {"env_id": loaded.facts.env_id, "targets": list(loaded.facts.targets) or None}
-    return load_config(
+    config = load_config(
         EvaluationConfig, facts, {k: v for k, v in declared.items() if v is not None}
     )
+    given = {key: value for key, value in asked.items() if value is not None}
+    if "targets" in given:
+        given["targets"] = tuple(given["targets"])
+    if config.episodes == 0:  # trained without an evaluation
+        given.setdefault("episodes", EvaluationConfig.episodes)
+    return dataclasses.replace(config, **given)
 
 
 def compute_device(name: str | None) -> torch.device:

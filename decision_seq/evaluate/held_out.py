@@ -17,7 +17,7 @@ from decision_seq.checkpoint import Loaded
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.escaping import terminal
-from decision_seq.evaluate.rollout import device_of
+from decision_seq.evaluate.episode_rows import device_of
 from decision_seq.formatting import interval_text, number_text
 from decision_seq.policies.base import Policy
 from decision_seq.report import table

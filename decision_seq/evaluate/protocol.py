@@ -15,14 +15,12 @@ import torch
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
 from decision_seq.envs import Environments, trust
+from decision_seq.evaluate.episode_rows import SLOTS, device_of, one_thread
 from decision_seq.evaluate.rollout import (
-    SLOTS,
     Claim,
     EpisodeRequest,
     EpisodeResult,
     Observer,
-    device_of,
-    one_thread,
     queue_up,
     rollout_episodes,
 )

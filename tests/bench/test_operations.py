@@ -23,7 +23,7 @@ from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.evaluate.acting import PolicyActor, SlidingActor
-from decision_seq.evaluate.rollout import SLOTS
+from decision_seq.evaluate.episode_rows import SLOTS
 from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
 from decision_seq.policies import Policy, PolicyConfig

@@ -11,12 +11,11 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import Environments, make
 from decision_seq.evaluate.acting import slides
 from decision_seq.evaluate.context import Context, StepBuffer
+from decision_seq.evaluate.episode_rows import SLOTS, EpisodeRows
 from decision_seq.evaluate.rollout import (
-    SLOTS,
     EpisodeRequest,
     EpisodeResult,
     Observer,
-    _PolicyBatches,
     queue_up,
     rollout_episodes,
     rollout_returns,
@@ -134,12 +133,12 @@ def test_what_an_episode_leaves_behind_bears_on_no_other(policy: Policy, spoilt:
     """This holds even where a simulator has diverged."""
     acted = []
     for first in (spoilt, 1.0):
-        batches = _PolicyBatches(policy, K, SLOTS, torch.float32, 0.0)
-        buffer = StepBuffer(SLOTS, policy.spec, torch.device("cpu"))
+        episodes = EpisodeRows(policy, CONDITIONING, K, SLOTS)
+        buffer = episodes.buffer
         for step in range(K + 3):
             buffer.observations[:] = first if step < K // 2 else step
             buffer.fresh[:] = step in (0, K // 2)
-            actions = batches.act(buffer, np.ones(SLOTS, bool))
+            actions = episodes.act(np.ones(SLOTS, bool)).copy()
             assert step >= K // 2 or first == 1 or np.isnan(actions).all()
         acted.append(actions)
     np.testing.assert_array_equal(acted[0], acted[1])
