@@ -38,11 +38,13 @@ from decision_seq.config import read_yaml, require
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.machine import files
 from decision_seq.machine.files import flush, grant
+from decision_seq.plugins import require_loaded
 from decision_seq.policies.base import Policy, PolicyConfig, check_labels
 from decision_seq.policies.building import build_to_fit
 from decision_seq.reading import YAML_BYTES, Absent, Unreadable, read_bytes, read_record
 from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Reporter, Spec, UserError
+from decision_seq.user_choices import use_again
 
 PREFIX, PARTIAL = "step-", files.PARTIAL
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -332,6 +334,12 @@ def find(path: Path) -> Path:
     return found[-1]
 
 
+def run_of(path: Path) -> Path:
+    """The run's folder of a checkpoint; the checkpoint itself where it is in no run."""
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else path
+
+
 def _data_facts(tree: dict[str, Any]) -> DataFacts:
     scores = tree["reference_scores"]
     low_high = None if scores is None else _numbers(scores, "reference_scores")
@@ -377,6 +385,8 @@ def load(
     if reporter is not None and SUMS not in state:
         reporter.say(f"{path} is of an older version without checksums: its files are not checked")
     tree = read_yaml(path / CONFIG)
+    use_again(run_of(path))
+    require_loaded(tree.get("plugins") or (), f"checkpoint {path}")
     shapes = _shapes(path, WEIGHTS)
     try:
         spec = Spec.of(tree["spec"])

@@ -214,6 +214,17 @@ def dump(config: Any) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False)
 
 
+def component_classes(config: Any) -> Iterator[type]:
+    """The classes of a configuration and of the components that it holds."""
+    yield type(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        parts = value.values() if isinstance(value, dict) else [value]
+        for part in parts:
+            if dataclasses.is_dataclass(part):
+                yield from component_classes(part)
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested tree with dotted keys: `{"train": {"steps": 5}}` -> `{"train.steps": 5}`."""
     found: dict[str, Any] = {}

@@ -117,7 +117,7 @@ def test_who_helps_is_told_as_late(policy: Policy) -> None:
         evaluation = Evaluation(*protocol, workers=1, delayed=delayed)
         shared = (policy, *protocol[:2], "fp32", 0.0, None)
         asked, made = evaluation.requests(), ("Hopper-v4", 8, delayed)
-        helped = sorted(_help(Counters(SLOTS), asked, made, *shared), key=lambda o: o.index)
+        helped = sorted(_help(Counters(SLOTS), asked, made, b"", *shared), key=lambda o: o.index)
         alone = evaluation.scores([evaluation.rank_part(policy)])[0][0].returns
         return [obtained.total for obtained in helped], alone
 

@@ -14,8 +14,11 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The configuration and the run's folder that the options select."""
     from decision_seq import config as configs
     from decision_seq.envs import trust
+    from decision_seq.plugins import require_loaded
+    from decision_seq.runs.default_output import default_output
     from decision_seq.runs.folder import is_run
     from decision_seq.runs.resolve import Config
+    from decision_seq.user_choices import use_again
 
     if options.resume != "never" and options.output is None:
         options.output = _output_to_resume(options)
@@ -24,15 +27,18 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
         raise UserError(f"{options.output} is a checkpoint, not a run; name another --output")
     resumed = options.resume != "never" and is_run(options.output)
     if resumed:
+        use_again(options.output)
         trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
         dataset = options.dataset or (trees[0].get("dataset") if resumed else None)
         recipe = options.config or recipe_of(dataset)
         trees.append({"method": recipe_name(recipe)})
         trees.extend(recipe_trees(recipe, dataset))
-    given = {"dataset": options.dataset, "seed": options.seed}
+    given = {"dataset": options.dataset, "seed": options.seed, "init_from": options.init_from}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))
+    for tree in trees:
+        require_loaded(tree.get("plugins") or (), "this configuration")
     config = configs.load(Config, *trees)
     given_now = trees[1:] if resumed else trees
     if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
@@ -45,8 +51,10 @@ def _output_to_resume(options: argparse.Namespace) -> Path:
 
     UserError when there are several, with a number at the end of their folders' names.
     """
+    from decision_seq.runs.default_output import default_outputs
+
     begun = argparse.Namespace(**{**vars(options), "resume": "never", "output": None})
-    first, *others = _outputs(configure(begun)[0])
+    first, *others = default_outputs(configure(begun)[0])
     if len(others) > 1:
         named = ", ".join(map(str, [first, *others[:-1]]))
         raise UserError(f"--resume: there are {named}; name one of these runs with --output")
@@ -68,25 +76,3 @@ def overrides(arguments: list[str]) -> list[dict[str, Any]]:
             value = rest.pop(0)
         trees.append(override(key.removeprefix("--"), value))
     return trees
-
-
-def default_output(config: Any) -> Path:
-    """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
-    return _outputs(config)[-1]
-
-
-def _outputs(config: Any) -> list[Path]:
-    """The default folders of the configuration that exist, and the next one, which does not."""
-    from decision_seq.config import to_tree
-    from decision_seq.policies import PolicyConfig
-
-    data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
-    name = to_tree(config)["policy"]["name"]
-    group = (config.method or name).split("/")[0]
-    if group != name and group in PolicyConfig.get_known_choices():  # bc/transformer is a dt
-        name = config.method.replace("/", "-")
-    base = f"{data}-{name}-seed{config.seed}"
-    paths = [Path("runs") / base]
-    while paths[-1].exists():
-        paths.append(Path("runs") / f"{base}-{len(paths) + 1}")
-    return paths

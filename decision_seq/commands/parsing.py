@@ -46,12 +46,19 @@ def add_verb(
     )
     parser.set_defaults(run=run, takes_overrides=False, parser=parser, **more)
     # Without a default: that would overrule a `--debug` before the verb.
-    add_debug(parser, argparse.SUPPRESS)
+    add_common(parser, argparse.SUPPRESS)
     return parser
 
 
-def add_debug(parser: argparse.ArgumentParser, default: Any) -> None:
-    """Add the option that shows tracebacks."""
+def add_common(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Add the options of every verb."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="MODULE",
+        help="a module that registers more policies, readers, ...; may be given several times",
+    )
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -73,6 +80,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, help="the run's folder (default runs/DATASET-POLICY-seedN)"
     )
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
+    parser.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="begin with the weights of a run or checkpoint, instead of new ones",
+    )
     parser.add_argument(
         "--processes", type=int, help="refuse to start unless this many processes train together"
     )

@@ -26,7 +26,7 @@ from decision_seq.checkpoint import Loaded, load
 from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.observations import Vectors
 from decision_seq.evaluate.checkpoints import compute_device, configured
-from decision_seq.evaluate.episode_rows import EpisodeRows, one_thread
+from decision_seq.evaluate.episode_rows import EpisodeRows
 from decision_seq.evaluate.protocol import DTYPES, EvaluationConfig
 from decision_seq.evaluate.targets import Target, check_targets, resolve
 from decision_seq.types import Reporter, UserError
@@ -122,7 +122,7 @@ class Agent:
 
     def reset(
         self,
-        target: Target | Sequence[Target] | None = None,
+        target: Target | Sequence[Target | None] | None = None,
         seed: int | Sequence[int] | None = None,
         rows: Sequence[int] | np.ndarray | None = None,
     ) -> None:
@@ -169,8 +169,7 @@ class Agent:
             self._rows.begin(row, seen[index], self._targets[index], self._seeds[index])
             self._taken[row] = True
         begins[:] = False
-        with one_thread():
-            self._last = self._rows.act(self._taken).copy()
+        self._last = self._rows.act(self._taken).copy()
         self._acted = True
         given = [self._given(action) for action in self._last[self._row]]
         return np.stack(given) if self.batched else given[0]

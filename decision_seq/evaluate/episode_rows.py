@@ -33,6 +33,9 @@ def one_thread() -> Iterator[None]:
     """Set torch to one thread: the number of threads changes the last bits of a product, and
     products this small gain little from more threads."""
     threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield
@@ -121,9 +124,12 @@ class EpisodeRows:
             for row in rows:
                 self.buffer.draws[row] = self._draws[row].random(dtype=np.float32)
 
-    @torch.inference_mode()
     def act(self, taken: np.ndarray) -> np.ndarray:
         """The actions of all rows, [N, A] or [N]; only those of `taken` rows, [N] bool, count."""
+        with one_thread(), torch.inference_mode():
+            return self._act(taken)
+
+    def _act(self, taken: np.ndarray) -> np.ndarray:
         numbers, observations = self.buffer.on(self.device)
         slices = (
             slice(batch * self.batch_rows, (batch + 1) * self.batch_rows)

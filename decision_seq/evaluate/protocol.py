@@ -15,6 +15,7 @@ import torch
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import require
 from decision_seq.envs import Environments, trust
+from decision_seq.envs.registrations import register_again, registration
 from decision_seq.evaluate.episode_rows import SLOTS, device_of, one_thread
 from decision_seq.evaluate.rollout import (
     Claim,
@@ -218,7 +219,17 @@ class Evaluation:
         if device_of(policy).type != "cpu":
             return min(episodes, self.environments or ON_A_GPU), 1
         processes = min(self.workers or cores(), -(-episodes // SLOTS))
+        alone = alone and not self._only_here(policy)
         return min(episodes, self.environments or SLOTS), processes if alone else 1
+
+    def _only_here(self, policy: Policy) -> bool:
+        """Whether other processes cannot have the policy, its conditioning or its environment,
+        because a script or a notebook defines it."""
+        parts = (*policy.modules(), self.conditioning)
+        return (
+            any(type(part).__module__ == "__main__" for part in parts)
+            or registration(self.env_id) is None
+        )
 
     def _results_of_processes(
         self, policy: Policy, requests: list[EpisodeRequest], alone: bool, pace: _Pace
@@ -241,7 +252,7 @@ class Evaluation:
                 return
             counters = Counters(SLOTS)
             claim = share_out(requests, counters)
-            given = (counters, requests, made, *shared)
+            given = (counters, requests, made, registration(self.env_id), *shared)
             with Helpers(processes - 1, _help, *given) as helpers:
                 for episode in _results_here(claim, environments, *shared, pace):
                     yield episode
@@ -315,13 +326,15 @@ def _help(
     counters: Counters,
     requests: list[EpisodeRequest],
     made: tuple[str, int, bool, int | None],
+    registered: bytes,
     policy: Policy,
     *rest: Any,
 ) -> Iterator[EpisodeResult]:
     """Roll out episodes in a helping process until none is left.
 
-    made: arguments of `Environments`.
+    made: arguments of `Environments`. registered: see `envs.registrations`.
     """
+    register_again(registered)
     trust(made[0])  # made in the main process too: named by the user, or Gymnasium's
     environments = Environments(*made)
     claim = share_out(requests, counters)

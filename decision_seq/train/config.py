@@ -86,6 +86,8 @@ class TrainConfig:
     """Updates between two records in metrics.jsonl."""
     checkpoint_every: int = 1_000
     """Updates between checkpoints."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of the names of weights that are not trained, such as [backbone.*, embed_*]."""
     keep_checkpoints: int = 2
     """Number of the newest checkpoints that are retained."""
     keep_every: int = 0

@@ -32,6 +32,7 @@ def make_groups(policy: Policy, decay: str, weight_decay: float) -> Groups:
     undecayed = {w for module in policy.modules() for w in getattr(module, "undecayed", ())}
     groups: Groups = []
     for group in policy.parameter_groups():
+        group = {**group, "params": [w for w in group["params"] if w.requires_grad]}
         if "weight_decay" in group:
             groups.append(group)
             continue

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from decision_seq.envs import close, make
-from decision_seq.envs.named import FAILURES
 from decision_seq.formatting import error_text
+from decision_seq.modules import FAILURES
 from decision_seq.types import Reporter, UserError
 
 SIZE = 480  # pixels of an outline's side, as in Gymnasium's pictures

@@ -99,7 +99,7 @@ def test_films_are_of_the_precision_evaluated(
     scores = opened.scores()
     asked = []
     monkeypatch.setattr(
-        "decision_seq.evaluate.rollout.make_actor",
+        "decision_seq.evaluate.episode_rows.make_actor",
         lambda *args: asked.append(args[-1]) or make_actor(*args),
     )
     Studio(opened, tmp_path, 1, Reporter()).film(scores)
