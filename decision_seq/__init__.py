@@ -2,7 +2,7 @@
 
 Everything listed in `__all__` is the public Python interface. It is loaded on first use, so the
 import itself takes milliseconds. See `decision_seq.api` for the functions and
-`decision_seq.evaluate.agent` for `Agent`.
+`decision_seq.evaluation.agent` for `Agent`.
 """
 
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     )
     from decision_seq.datasets.store import EpisodeStore
     from decision_seq.datasets.writing import write_dataset
-    from decision_seq.evaluate.agent import Agent
+    from decision_seq.evaluation.agent import Agent
     from decision_seq.registries import register
-    from decision_seq.train.signals import Interrupted
+    from decision_seq.training.signals import Interrupted
     from decision_seq.types import Episode, Scores, UserError
 
 __version__ = "0.1.0"
@@ -43,10 +43,10 @@ __all__ = [
 ]
 # The module of each public name that is not in `api`.
 _MODULES = {
-    "Agent": "evaluate.agent",
+    "Agent": "evaluation.agent",
     "Episode": "types",
     "EpisodeStore": "datasets.store",
-    "Interrupted": "train.signals",
+    "Interrupted": "training.signals",
     "Scores": "types",
     "UserError": "types",
     "register": "registries",

@@ -25,9 +25,9 @@ from decision_seq.datasets import open_dataset as open_by_name
 from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import trust
-from decision_seq.evaluate import compute_device, evaluate_checkpoint
-from decision_seq.evaluate.held_out import OfflineScores
-from decision_seq.evaluate.targets import Target
+from decision_seq.evaluation import compute_device, evaluate_checkpoint
+from decision_seq.evaluation.held_out import OfflineScores
+from decision_seq.evaluation.targets import Target
 from decision_seq.plugins import require_loaded
 from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.runs import experiment

@@ -442,7 +442,7 @@ def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
 
 
 class Remembered(Protocol):
-    """Names of an optimizer's tensors of a weight: see `train.optimizers.OptimizerConfig`."""
+    """Names of an optimizer's tensors of a weight: see `training.optimizers.OptimizerConfig`."""
 
     moments: ClassVar[tuple[str, ...]]
     counts: ClassVar[tuple[str, ...]]

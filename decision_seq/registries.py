@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from decision_seq.types import UserError
 
 Item = TypeVar("Item")
+VERBS: dict[str, Callable[[Any], None]] = {}  # of plugins
 
 
 def _configurations() -> dict[str, Any]:
@@ -28,7 +29,7 @@ def _configurations() -> dict[str, Any]:
     from decision_seq.models.positions import PositionsConfig
     from decision_seq.policies import PolicyConfig
     from decision_seq.sequences.conditioning import Conditioning
-    from decision_seq.train.optimizers import OptimizerConfig
+    from decision_seq.training.optimizers import OptimizerConfig
 
     return {
         "policy": PolicyConfig,
@@ -44,9 +45,8 @@ def _configurations() -> dict[str, Any]:
 
 def _tables() -> dict[str, dict[str, Any]]:
     from decision_seq import datasets
-    from decision_seq.commands import PLUGIN_VERBS
 
-    return {"reader": datasets.FILE_READERS, "source": datasets.SOURCES, "verb": PLUGIN_VERBS}
+    return {"reader": datasets.FILE_READERS, "source": datasets.SOURCES, "verb": VERBS}
 
 
 KINDS = (
@@ -68,7 +68,8 @@ def register(kind: str, name: str) -> Callable[[Item], Item]:
         if kind == "environment":
             import gymnasium
 
-            gymnasium.register(name, entry_point=item)
+            made: Any = item
+            gymnasium.register(name, entry_point=made)
             return item
         configurations = _configurations() if kind not in ("reader", "source", "verb") else {}
         base = configurations.get(kind)

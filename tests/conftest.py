@@ -20,7 +20,7 @@ from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import sha256
-from decision_seq.evaluate.context import Context, StepBuffer
+from decision_seq.evaluation.context import Context, StepBuffer
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.sequences.conditioning import Conditioning, ReturnToGo, label
@@ -36,23 +36,10 @@ settings.load_profile("any machine")
 
 # Files of at least half a minute, the longest first: one of them begun last would run alone.
 LONGEST = [
-    "test_cluster",
-    "test_distributed",
-    "test_bundled",
-    "test_trainer",
-    "test_contract",
-    "test_policy",
-    "test_sweep",
-    "test_onnx_file",
-    "test_extending",
-    "test_train",
-    "test_small_files",
-    "test_topology",
-    "test_rollout",
-    "test_faults",
-    "test_cloning",
-    "test_action_units",
-    "test_cli",
+    *("test_cluster", "test_distributed", "test_bundled", "test_trainer", "test_contract"),
+    *("test_policy", "test_sweep", "test_onnx_file", "test_extending", "test_train"),
+    *("test_small_files", "test_topology", "test_rollout", "test_faults", "test_cloning"),
+    *("test_action_units", "test_cli"),
 ]
 
 

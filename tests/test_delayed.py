@@ -12,11 +12,11 @@ import torch
 from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.envs import Environments
-from decision_seq.evaluate import Evaluation, evaluate_checkpoint, open_checkpoint
-from decision_seq.evaluate.context import Context, StepBuffer
-from decision_seq.evaluate.episode_rows import SLOTS
-from decision_seq.evaluate.protocol import _help
-from decision_seq.evaluate.rollout import rollout_returns
+from decision_seq.evaluation import Evaluation, evaluate_checkpoint, open_checkpoint
+from decision_seq.evaluation.context import Context, StepBuffer
+from decision_seq.evaluation.episode_rows import SLOTS
+from decision_seq.evaluation.protocol import _help
+from decision_seq.evaluation.rollout import rollout_returns
 from decision_seq.machine.workers import Counters
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy

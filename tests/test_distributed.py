@@ -109,7 +109,7 @@ def test_a_plain_accelerator_under_torchrun_is_refused(
     arguments = command(output, write_d4rl(), config, "--processes", "2")[3:]
     script = tmp_path / "broken.py"
     script.write_text(
-        "import sys, decision_seq.train.launch as t\n"
+        "import sys, decision_seq.training.launch as t\n"
         "from accelerate import Accelerator\n"
         "t.Accelerator = lambda **options: Accelerator()\n"
         "from decision_seq.cli import main\n"

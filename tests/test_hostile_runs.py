@@ -11,8 +11,8 @@ from decision_seq import config as configs
 from decision_seq.cli import main
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config
-from decision_seq.train import best
-from decision_seq.train.metrics import trim
+from decision_seq.training import best
+from decision_seq.training.metrics import trim
 from decision_seq.types import UserError
 from tests.test_train import tiny
 

@@ -5,10 +5,7 @@ a function by `decision_seq.register("verb", NAME)`. Heavy modules are imported 
 that `--help` is fast.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-from decision_seq import __version__
+from decision_seq import __version__, registries
 from decision_seq.commands import (
     bench,
     data,
@@ -29,7 +26,6 @@ VERBS = (
     *(train, sweep, doctor, evaluate, match, predict, explain, report, sharing, data, bench),
     plugins,
 )
-PLUGIN_VERBS: dict[str, Callable[[Any], None]] = {}  # filled by `decision_seq.register`
 
 
 def build_parser() -> Parser:
@@ -43,6 +39,6 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:
         verb.add(verbs)
-    for add in PLUGIN_VERBS.values():
+    for add in registries.VERBS.values():
         add(verbs)
     return parser

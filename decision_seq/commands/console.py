@@ -42,7 +42,7 @@ def error_prefix(error: UserError) -> str | None:
         return ""
     if "torch" not in sys.modules:
         return None
-    from decision_seq.train.launch import OfOneRank
+    from decision_seq.training.launch import OfOneRank
 
     return f"rank {os.environ['RANK']}: " if isinstance(error, OfOneRank) else None
 
@@ -50,7 +50,7 @@ def error_prefix(error: UserError) -> str | None:
 def print_offline(scores: Any, as_json: bool = False) -> None:
     from dataclasses import asdict
 
-    from decision_seq.evaluate.held_out import offline_text
+    from decision_seq.evaluation.held_out import offline_text
 
     text = json_text(asdict(scores)) if as_json else f"\n{offline_text(scores)}"
     print(text, file=results())

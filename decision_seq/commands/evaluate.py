@@ -133,7 +133,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.offline:
         return _measure_offline(options)
     from decision_seq.envs import trust
-    from decision_seq.evaluate import open_checkpoint
+    from decision_seq.evaluation import open_checkpoint
 
     trust(options.env or "")
     reporter = make_reporter()
@@ -190,7 +190,7 @@ def _measure_offline(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace, opened: Any) -> int:
-    from decision_seq.evaluate import calibrate
+    from decision_seq.evaluation import calibrate
     from decision_seq.report import calibration_text, write_json
     from decision_seq.report.plots import plot_calibration
 
@@ -209,7 +209,7 @@ def _studio(options: argparse.Namespace, opened: Any) -> Any:
     """The studio if --video is given, made before the evaluation so that faults show early."""
     if options.video is None:
         return None
-    from decision_seq.evaluate.video import Studio
+    from decision_seq.evaluation.video import Studio
 
     episodes = 1 if options.video_episodes is None else options.video_episodes
     return Studio(opened, options.video, episodes, make_reporter())

@@ -9,6 +9,7 @@ from decision_seq.commands.parsing import add_verb
 from decision_seq.commands.streams import results
 from decision_seq.formatting import json_text
 from decision_seq.plugins import Plugin, loaded, plugin_of
+from decision_seq.registries import registered
 
 
 def add(verbs: Any) -> None:
@@ -47,7 +48,6 @@ def _rows(plugin: Plugin) -> list[dict[str, str]]:
     import gymnasium
 
     from decision_seq.envs.registrations import environment_module
-    from decision_seq.registries import registered
 
     items = {
         (kind, name): f"{item.__module__}.{item.__qualname__}"

@@ -42,7 +42,7 @@ def add(verbs: Any) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     from decision_seq.runs import experiment
-    from decision_seq.train import Interrupted
+    from decision_seq.training import Interrupted
 
     reporter = make_reporter()
     config, output = configure(options)

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.doctor.machine import evaluated_steps, saved_steps
 from decision_seq.envs import Environments
-from decision_seq.evaluate.rollout import rollout_returns
-from decision_seq.train import Ranks, Trainer
-from decision_seq.train.parallel import check_sharded, digest
+from decision_seq.evaluation.rollout import rollout_returns
+from decision_seq.training import Ranks, Trainer
+from decision_seq.training.parallel import check_sharded, digest
 from decision_seq.types import UserError
 
 WINDOW_STEPS = 50

@@ -23,7 +23,7 @@ from decision_seq.sequences.conditioning.base import HINDSIGHT_ONLY
 from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
 ActionScaling = Literal["space", "data", "none"]
-# name -> values [B, T]; `train.update.masked_mean` reduces them, with the policy's weights.
+# name -> values [B, T]; `training.update.masked_mean` reduces them, with the policy's weights.
 Losses = dict[str, Tensor]
 
 

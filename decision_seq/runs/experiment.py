@@ -24,8 +24,8 @@ from decision_seq import checkpoint
 from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.envs import environment_notes
 from decision_seq.envs.named import is_trusted
-from decision_seq.evaluate import Evaluation, check_environment, compute_device, limit_notes
-from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
+from decision_seq.evaluation import Evaluation, check_environment, compute_device, limit_notes
+from decision_seq.evaluation.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
 from decision_seq.runs.folder import Held, Resume, is_run, run_folder
@@ -34,9 +34,9 @@ from decision_seq.runs.provenance import Launched
 from decision_seq.runs.resolve import Config, Problem, make_sampler, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.windows import WindowGatherer
-from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
-from decision_seq.train.launch import watched
-from decision_seq.train.metrics import check_trackers
+from decision_seq.training import Interrupted, Job, Ranks, Trainer, start_accelerator
+from decision_seq.training.launch import watched
+from decision_seq.training.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, Spec, TargetScore
 from decision_seq.user_choices import Named, remember
 

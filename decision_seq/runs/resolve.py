@@ -17,8 +17,8 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.frames import CACHE_MEBIBYTES
 from decision_seq.envs import FACTS, facts_by_environment, obstacle
 from decision_seq.envs.registrations import environment_module
-from decision_seq.evaluate import EvaluationConfig
-from decision_seq.evaluate.targets import equal_targets, percentiles, resolve
+from decision_seq.evaluation import EvaluationConfig
+from decision_seq.evaluation.targets import equal_targets, percentiles, resolve
 from decision_seq.plugins import modules_needed
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.policies.base import check_labels
@@ -28,7 +28,7 @@ from decision_seq.sequences.conditioning import Conditioning, ReturnToGo
 from decision_seq.sequences.selection import held_out, trained_on
 from decision_seq.sequences.transforms import delayed
 from decision_seq.sequences.windows import SAMPLERS, Pool, Sampler
-from decision_seq.train import TrainConfig
+from decision_seq.training import TrainConfig
 from decision_seq.types import Reporter, Spec
 from decision_seq.user_choices import use_again
 

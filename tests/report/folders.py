@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from decision_seq.evaluate import score
+from decision_seq.evaluation import score
 from decision_seq.types import Scores
 
 BUNDLED = "bundled collection hopper-medium (Hopper-v4, seed 0; not D4RL's data)"

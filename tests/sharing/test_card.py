@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from decision_seq import checkpoint
-from decision_seq.evaluate import score
+from decision_seq.evaluation import score
 from decision_seq.policies import BehaviourCloningConfig
 from decision_seq.report import scores_json
 from decision_seq.sequences.conditioning import Unconditioned
