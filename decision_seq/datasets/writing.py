@@ -103,10 +103,12 @@ class _Task:
         if not isinstance(given, Mapping):
             raise UserError(f"{name} is a {type(given).__name__}; give a mapping or an Episode")
         roles = step_columns.roles(given)
-        missing = step_columns.missing(roles)
+        missing = [role for role in step_columns.DATA if role not in roles]
+        if not any(role in roles for role in step_columns.FLAGS):
+            missing.append("terminated' or 'truncated")
         if missing:
             held = step_columns.listed(map(str, given))
-            raise UserError(f"{name} has no {missing!r} (it holds {held})")
+            raise UserError(f"{name} has no '{missing[0]}' (it holds {held})")
         arrays: dict[str, np.ndarray] = {}
         for role, names in roles.items():
             for key in names:
