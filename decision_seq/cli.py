@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     try:
-        load_plugins(_plugins(arguments))  # they may add verbs
+        load_plugins(_plugins(arguments), "--plugin")  # they may add verbs
     except UserError as error:
         return _report(error, arguments, "--debug" in arguments)
     parser = build_parser()

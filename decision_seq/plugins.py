@@ -40,10 +40,11 @@ def loaded() -> tuple[Plugin, ...]:
     return tuple(_loaded.values())
 
 
-def load_plugins(named: Sequence[str] = ()) -> None:
+def load_plugins(named: Sequence[str] = (), source: str = "named") -> None:
     """Load the installed plugins, those of the variable, and the named modules, each once.
 
-    UserError, which names the plugin, where one cannot be imported.
+    source: how the modules were named, for `Plugin`. UserError, which names the plugin, where one
+    cannot be imported.
     """
     for entry in entry_points(group=GROUP):
         _load_installed(entry)
@@ -51,7 +52,7 @@ def load_plugins(named: Sequence[str] = ()) -> None:
     for module in filter(None, listed):
         _load_module(module, VARIABLE)
     for module in named:
-        _load_module(module, "named")
+        _load_module(module, source)
     if named:  # for the processes that this one starts
         modules = [plugin.module for plugin in loaded() if not plugin.source.startswith("package")]
         os.environ[VARIABLE] = ",".join(modules)

@@ -1,4 +1,4 @@
-"""A reader of CSV files: columns o0, o1, ..., a0, a1, ..., reward and episode, a row for each step."""
+"""A reader of CSV files with the columns o0, o1, ..., a0, a1, ..., reward and episode."""
 
 import csv
 from itertools import groupby
@@ -20,11 +20,10 @@ def read(path, output, reporter):
         if not seen or not acted or not {"reward", "episode"} <= set(columns):
             raise UserError(f"{path}: its first line must name o0, ..., a0, ..., reward, episode")
         for _, steps in groupby(rows, key=lambda row: row["episode"]):
-            table = [
-                [float(row[name]) for name in (*seen, *acted, "reward")] for row in steps
-            ]
+            table = [[float(row[name]) for name in (*seen, *acted, "reward")] for row in steps]
             values = np.array(table, np.float32)
-            observations, actions, rewards = np.split(values, [len(seen), len(seen) + len(acted)], 1)
+            ends = np.cumsum([len(seen), len(acted)])
+            observations, actions, rewards = np.split(values, ends, 1)
             writer.append(Episode(observations, actions, rewards[:, 0], False, True))
         return writer.finish(
             path.stem,
