@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import decision_seq as ds
 from decision_seq.cli import main
 from decision_seq.envs import named
 from decision_seq.types import Episode, UserError
+from decision_seq.user_choices import Named, recall, remember
+from tests.conftest import Lines
 from tests.test_train import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -128,18 +131,41 @@ def test_a_run_names_its_environment_again_for_its_user_alone(
     forget()
     home = os.environ["HOME"]
     monkeypatch.setenv("HOME", str(tmp_path / "other"))
+    remember(tmp_path, Named("Another-v0"), Lines())  # this user has a key too
     assert main(["evaluate", "moved", "--episodes", "1"]) == 2
     assert "only for an environment that you name yourself" in capsys.readouterr().err
     assert main(["evaluate", "moved", "--episodes", "1", "--env", own]) == 0
     capsys.readouterr()
 
-    # A folder whose names were changed is a stranger's.
+    # Names without this user's signature count as a stranger's.
     monkeypatch.setenv("HOME", home)
     forget()
     path = Path("moved/named.json")
-    path.write_text(path.read_text().replace("OwnArm-v0", "OwnArm-v1"))
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "signature": "0" * 64}))
     assert main(["evaluate", "moved", "--episodes", "1"]) == 2
     assert "only for an environment that you name yourself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"modules": [1]}', '{"env_id": 3, "modules": [], "signature": "x"}']
+)
+def test_damaged_names_are_none(tmp_path: Path, content: str) -> None:
+    remember(tmp_path, Named("My-v0", ("my_plugin",)), Lines())
+    assert recall(tmp_path) == Named("My-v0", ("my_plugin",))
+    (tmp_path / "named.json").write_text(content)
+    assert recall(tmp_path) is None
+
+
+def test_without_a_home_the_names_are_not_kept_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    reporter = Lines()
+    remember(tmp_path, Named("My-v0"), reporter)
+    assert "your choice of My-v0 cannot be kept" in reporter.lines[0]
+    assert recall(tmp_path) is None
 
 
 def test_a_script_needs_no_guard(tmp_path: Path) -> None:
