@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decision_seq import tensor_files
+from decision_seq.at_hand import located
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.datasets.store.source_files import sha256
@@ -312,7 +313,7 @@ def find_sound(path: Path, reporter: Reporter | None = None) -> Path:
     each damaged one after it is reported.
     """
     newest = find(path)
-    if reporter is not None and newest != Path(path):
+    if reporter is not None and newest.parent == Path(path) / "checkpoints":
         return newest_sound(newest.parent, reporter, acting=True) or newest
     what = fault(newest, acting=True)
     require(what is None, f"checkpoint {newest}: {what}; use another one")
@@ -320,8 +321,11 @@ def find_sound(path: Path, reporter: Reporter | None = None) -> Path:
 
 
 def find(path: Path) -> Path:
-    """Path of a checkpoint: `path` itself, or the newest of a run. UserError when there is none."""
-    path = Path(path)
+    """Path of a checkpoint: `path` itself, the newest of a run, or a policy at hand.
+
+    UserError when there is none.
+    """
+    path = located(Path(path))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or one of its checkpoints")
     if (path / "trainer").is_dir():

@@ -30,6 +30,7 @@ LAYERS = [
     "sequences",
     "models",
     "policies",
+    "at_hand",
     "checkpoint",
     "evaluation",
     "acting",

@@ -134,16 +134,11 @@ def test_a_finished_run_goes_on(
     experiment.train(tiny(Path(data), **QUIET, schedule="cosine"), cosine)
     capsys.readouterr()
     assert main(["train", "--output", str(cosine), "--resume", *longer]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        capsys.readouterr()
-        .err.strip()
-        .splitlines()[-1]
-        .endswith(
-            f"cannot resume {cosine} with another train.steps (10 -> 14); under train.schedule cosine"
-            f" every update depends on train.steps: go on from its weights by another run with"
-            f" --init-from {cosine}"
-        )
+        f"cannot resume {cosine} with another train.steps (10 -> 14); under train.schedule" in line
     )
+    assert line.endswith(f"go on from its weights by another run with --init-from {cosine}")
     few = ["--policy.context_length", "6", "--policy.backbone.width", "16"]
     few += ["--policy.backbone.layers", "2", "--evaluation.episodes", "0", *longer]
     new = [

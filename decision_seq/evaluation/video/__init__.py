@@ -15,6 +15,7 @@ from decision_seq.envs import Environments, close
 from decision_seq.evaluation.checkpoints import Opened
 from decision_seq.evaluation.protocol import DTYPES, step_limit
 from decision_seq.evaluation.rollout import EpisodeRequest, rollout_returns
+from decision_seq.evaluation.video.caption import Caption
 from decision_seq.evaluation.video.rendering import Camera
 from decision_seq.evaluation.video.strip import Stills, draw_strip
 from decision_seq.evaluation.video.writers import Writer, open_writer, partial, suffix
@@ -26,8 +27,8 @@ FPS = 25  # frames per second of a film, at most: a simulator's rate may be seve
 class Take:
     """One episode while it is filmed; only some of its frames stay in memory, as stills."""
 
-    def __init__(self, writer: Writer, every: int) -> None:
-        self.writer, self.every = writer, every
+    def __init__(self, writer: Writer, every: int, caption: Caption) -> None:
+        self.writer, self.every, self.caption = writer, every, caption
         self.rewards: list[float] = []
         self.stills = Stills()
 
@@ -36,7 +37,7 @@ class Take:
         step = len(self.rewards)
         if step % self.every == 0 or ended:
             frame = camera.frame(env)
-            self.writer.write(frame)
+            self.writer.write(self.caption.under(frame, sum(self.rewards), step))
             self.stills.see(step, frame, ended)
 
 
@@ -102,7 +103,10 @@ class Studio:
         films = [self.folder / f"{_name(request)}{suffix()}" for request in self.requests]
         every = max(1, round(self.camera.fps / FPS))
         with ExitStack() as open_files:
-            takes = [self._take(film, every, open_files) for film in films]
+            takes = [
+                self._take(film, every, open_files, Caption(request.target))
+                for film, request in zip(films, self.requests, strict=True)
+            ]
             evaluation = self.opened.evaluation
             limit = evaluation.max_episode_steps
             environments = FilmedEnvironments(self.camera, takes, evaluation.delayed, limit)
@@ -136,11 +140,11 @@ class Studio:
             self.reporter.say(f"written: {path}")
         return written
 
-    def _take(self, film: Path, every: int, open_files: ExitStack) -> Take:
+    def _take(self, film: Path, every: int, open_files: ExitStack, caption: Caption) -> Take:
         """A take whose film file gets its final name once it is complete."""
         writer = open_writer(open_files.enter_context(partial(film)), self.camera.fps / every)
         open_files.callback(writer.close)
-        return Take(writer, every)
+        return Take(writer, every, caption)
 
     def _compare(self, returns: np.ndarray, scores: Scores) -> None:
         for request, filmed in zip(self.requests, returns, strict=True):

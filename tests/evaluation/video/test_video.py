@@ -20,6 +20,7 @@ from decision_seq.envs import make
 from decision_seq.evaluation import open_checkpoint, video
 from decision_seq.evaluation.acting import make_actor
 from decision_seq.evaluation.video import Studio, rendering, writers
+from decision_seq.evaluation.video.caption import Caption
 from decision_seq.evaluation.video.strip import KEPT, STILLS, Stills, draw_strip
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config
@@ -400,7 +401,7 @@ def test_only_some_frames_of_a_fast_simulator_are_kept() -> None:
         def close(self) -> None: ...
 
     written = Written()
-    take = video.Take(written, every=5)
+    take = video.Take(written, 5, Caption(None))
     camera: Any = type("C", (), {"frame": staticmethod(lambda env: np.zeros((2, 2, 3)))})
     for step in range(13):
         take.see(camera, None, ended=step == 12)
@@ -413,7 +414,7 @@ def test_an_atari_game_is_filmed_in_colour_as_a_gif(tmp_path: Path) -> None:
     camera = rendering.Camera("atari/Pong-v0")
     film = tmp_path / "pong.gif"
     writer = writers.open_writer(film, camera.fps)
-    take = video.Take(writer, 1)
+    take = video.Take(writer, 1, Caption(3600.0))
     environments = video.FilmedEnvironments(camera, [take])
     environments.reset([3])
     for _ in range(30):
@@ -422,8 +423,27 @@ def test_an_atari_game_is_filmed_in_colour_as_a_gif(tmp_path: Path) -> None:
     environments.close()
     assert len(take.rewards) == 30
     with Image.open(film) as gif:
-        assert (gif.size, gif.n_frames, gif.info["duration"]) == ((160, 210), 31, 60)
+        assert (gif.size, gif.n_frames, gif.info["duration"]) == (
+            (160, 226),
+            31,
+            60,
+        )  # with the caption
         first = np.asarray(gif.convert("RGB")).astype(int)
         gif.seek(30)
         assert (np.asarray(gif.convert("RGB")) != first).any()
     assert np.ptp(first, axis=2).max() > 50  # in colour
+
+
+def test_the_caption_stands_below_the_picture_and_fits() -> None:
+    caption = Caption(3600.0)
+    assert caption.text(1203.4, 412) == "return 1,203.4 of 3,600 - step 412"
+    assert Caption(None).text(-0.5, 3) == "return -0.5 - step 3"
+    for width in (96, 160, 481):
+        picture = np.full((40, width, 3), 7, np.uint8)
+        captions = [Caption(3600.0).under(picture, total, 1000) for total in (0.0, -12345.6)]
+        first, last = captions
+        assert first.shape == last.shape  # a film's pictures have one size
+        assert (last[:40] == 7).all()
+        line = last[40:].max(2)
+        assert line.max() == 255
+        assert line[:, :2].max() == line[:, -2:].max() == 0 or width == 96  # nothing is cut
