@@ -445,5 +445,5 @@ def test_the_caption_stands_below_the_picture_and_fits() -> None:
         assert first.shape == last.shape  # a film's pictures have one size
         assert (last[:40] == 7).all()
         line = last[40:].max(2)
-        assert line.max() == 255
+        assert line.max() > 200
         assert line[:, :2].max() == line[:, -2:].max() == 0 or width == 96  # nothing is cut
