@@ -20,6 +20,7 @@ LAYERS = [
     "machine",
     "config",
     "envs",
+    "methods",
     "recipes",
     "datasets",
     "report",

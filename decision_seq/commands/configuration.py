@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from decision_seq.methods import check_name
 from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.types import UserError
 
@@ -30,14 +31,16 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
         recipe = options.config or recipe_of(dataset)
         trees.append({"method": recipe_name(recipe)})
         trees.extend(recipe_trees(recipe, dataset))
-    given = {"dataset": options.dataset, "seed": options.seed}
+    if options.name is not None:
+        check_name(options.name, f"--name {options.name!r}")
+    given = {"dataset": options.dataset, "seed": options.seed, "method": options.name}
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))
     config = configs.load(Config, *trees)
     given_now = trees[1:] if resumed else trees
     if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
         trust(config.evaluation.env_id or "")  # a saved id may come from the data, not the user
-    return config, options.output or default_output(config)
+    return config, options.output or default_output(config, options.name)
 
 
 def _output_to_resume(options: argparse.Namespace) -> Path:
@@ -46,7 +49,7 @@ def _output_to_resume(options: argparse.Namespace) -> Path:
     UserError when there are several, with a number at the end of their folders' names.
     """
     begun = argparse.Namespace(**{**vars(options), "resume": "never", "output": None})
-    first, *others = _outputs(configure(begun)[0])
+    first, *others = _outputs(configure(begun)[0], options.name)
     if len(others) > 1:
         named = ", ".join(map(str, [first, *others[:-1]]))
         raise UserError(f"--resume: there are {named}; name one of these runs with --output")
@@ -70,12 +73,15 @@ def overrides(arguments: list[str]) -> list[dict[str, Any]]:
     return trees
 
 
-def default_output(config: Any) -> Path:
-    """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
-    return _outputs(config)[-1]
+def default_output(config: Any, name: str | None = None) -> Path:
+    """runs/DATASET-NAME-seedN, with a number appended if that folder exists.
+
+    name: the name that the user gave; None for that of the policy.
+    """
+    return _outputs(config, name)[-1]
 
 
-def _outputs(config: Any) -> list[Path]:
+def _outputs(config: Any, given: str | None) -> list[Path]:
     """The default folders of the configuration that exist, and the next one, which does not."""
     from decision_seq.config import to_tree
     from decision_seq.policies import PolicyConfig
@@ -85,7 +91,7 @@ def _outputs(config: Any) -> list[Path]:
     group = (config.method or name).split("/")[0]
     if group != name and group in PolicyConfig.get_known_choices():  # bc/transformer is a dt
         name = config.method.replace("/", "-")
-    base = f"{data}-{name}-seed{config.seed}"
+    base = f"{data}-{given or name}-seed{config.seed}"
     paths = [Path("runs") / base]
     while paths[-1].exists():
         paths.append(Path("runs") / f"{base}-{len(paths) + 1}")
