@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from decision_seq.config import flat
@@ -50,6 +50,8 @@ class Protocol:
     """Seed of the first episode; episode i starts from seed + i."""
     targets: tuple[float, ...] | None
     """Target returns, raw; None for a policy that takes no target."""
+    checkpoint: str = "last"
+    """`last`, or the name of an earlier checkpoint, which only later evaluations have."""
 
     @classmethod
     def of(cls, run: FinishedRun) -> Protocol:
@@ -64,6 +66,7 @@ class Protocol:
             first.episodes,
             first.seed,
             targets,
+            run.checkpoint,
         )
 
     @property
@@ -82,7 +85,7 @@ class Protocol:
     def differences(self, other: Protocol) -> list[str]:
         return [
             key
-            for key in ("env_id", "acting", "source", "size", "episodes", "seed", "targets")
+            for key in (f.name for f in fields(self) if f.name != "dataset")
             if getattr(self, key) != getattr(other, key)
         ]
 
@@ -176,8 +179,12 @@ class Comparison:
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Group runs by dataset, protocol and method; runs that differ in these are not averaged."""
-    names = labels(runs)
-    rows, row_of = _rows(runs)
+    return grouped(runs, labels(runs))
+
+
+def grouped(runs: Sequence[FinishedRun], names: Sequence[str], said: str = "") -> Comparison:
+    """As `compare`, with the names of the runs' methods given; said: a mark of the rows' titles."""
+    rows, row_of = _rows(runs, said)
     collected: dict[tuple[str, str], list[FinishedRun]] = {}
     for run, label, row in zip(runs, names, row_of, strict=True):
         collected.setdefault((row, label), []).append(run)
@@ -260,10 +267,11 @@ def _short(key: str) -> str:
     return key.removesuffix(".name").rpartition(".")[2]
 
 
-def _rows(runs: Sequence[FinishedRun]) -> tuple[dict[str, Protocol], list[str]]:
+def _rows(runs: Sequence[FinishedRun], said: str) -> tuple[dict[str, Protocol], list[str]]:
     """The rows by title, and each run's title.
 
-    A run without targets joins the row that equals it but for the targets, if there is just one.
+    said: comes after the dataset's name. A run without targets joins the row that equals it but for
+    the targets, if there is just one.
     """
     protocols = [Protocol.of(run) for run in runs]
     for index, protocol in enumerate(protocols):
@@ -278,7 +286,7 @@ def _rows(runs: Sequence[FinishedRun]) -> tuple[dict[str, Protocol], list[str]]:
     for protocol in order:
         seen[protocol.dataset] += 1
         number = f" [{seen[protocol.dataset]}]" if several[protocol.dataset] > 1 else ""
-        titles[protocol] = f"{protocol.dataset}{number}"
+        titles[protocol] = f"{protocol.dataset}{said}{number}"
     return {titles[p]: p for p in order}, [titles[p] for p in protocols]
 
 
