@@ -6,7 +6,8 @@
     trainer/weights.safetensors    weights that training resumes from, if the model's are averages
     trainer/carried.safetensors    backbone states carried between windows, if any: one row per row
                                    of the global batch
-    trainer/state.json             step, processes, the loop's other state; the files' sha256
+    trainer/state.json             step, seconds trained, processes, the loop's other state; the
+                                   files' sha256
 
 Tensors are whole and named, so training can resume on any number of processes. No pickle is read.
 Evaluation needs only the checkpoint, not the dataset.
@@ -517,7 +518,7 @@ def _named(path: Path, name: str) -> Iterator[None]:
 def read_trainer(path: Path) -> dict[str, Any]:
     """The trainer's state; UserError when damaged."""
     try:
-        return read_record(path / STATE, {"step": int})
+        return read_record(path / STATE, {"step": int, "seconds": (float, type(None))})
     except Unreadable as error:
         raise UserError(
             f"checkpoint {path}: {STATE} is missing or damaged: it {error.reason}"

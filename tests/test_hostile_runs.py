@@ -36,7 +36,7 @@ def resume(run: Path, **train: object) -> None:
         ("clip", "2020-01-01", "no number"),
         ("peak_tflops", "true", "no number"),
         ("peak_tflops", "abc", "no number"),
-        ("trackers", "wandb", r"no list of names; write \[NAME\]"),
+        ("trackers", "5", r"no list of names; write \[NAME\]"),
         ("trackers", "''", "no list of names"),
         ("trackers", "{}", "no list of names"),
         ("trackers", "null", "no list of names"),

@@ -24,6 +24,7 @@ LAYERS = [
     "config",
     "envs",
     "user_choices",
+    "methods",
     "recipes",
     "datasets",
     "report",

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from decision_seq.methods import check_name
 from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.types import UserError
 
@@ -34,7 +35,14 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
         recipe = options.config or recipe_of(dataset)
         trees.append({"method": recipe_name(recipe)})
         trees.extend(recipe_trees(recipe, dataset))
-    given = {"dataset": options.dataset, "seed": options.seed, "init_from": options.init_from}
+    if options.name is not None:
+        check_name(options.name, f"--name {options.name!r}")
+    given = {
+        "dataset": options.dataset,
+        "seed": options.seed,
+        "method": options.name,
+        "init_from": options.init_from,
+    }
     trees.append({key: value for key, value in given.items() if value is not None})
     trees.extend(overrides(options.overrides))
     for tree in trees:
@@ -43,7 +51,7 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     given_now = trees[1:] if resumed else trees
     if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
         trust(config.evaluation.env_id or "")  # a saved id may come from the data, not the user
-    return config, options.output or default_output(config)
+    return config, options.output or default_output(config, options.name)
 
 
 def _output_to_resume(options: argparse.Namespace) -> Path:
@@ -54,7 +62,7 @@ def _output_to_resume(options: argparse.Namespace) -> Path:
     from decision_seq.runs.default_output import default_outputs
 
     begun = argparse.Namespace(**{**vars(options), "resume": "never", "output": None})
-    first, *others = default_outputs(configure(begun)[0])
+    first, *others = default_outputs(configure(begun)[0], options.name)
     if len(others) > 1:
         named = ", ".join(map(str, [first, *others[:-1]]))
         raise UserError(f"--resume: there are {named}; name one of these runs with --output")

@@ -77,7 +77,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dataset", help="a dataset's name or path (see `decision-seq data list`)")
     parser.add_argument(
-        "--output", type=Path, help="the run's folder (default runs/DATASET-POLICY-seedN)"
+        "--output", type=Path, help="the run's folder (default runs/DATASET-NAME-seedN)"
+    )
+    parser.add_argument(
+        "--name", help="name of the method in reports, plots and trackers (default: its policy's)"
     )
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
     parser.add_argument(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Opened:
     """The evaluation, resolved."""
     notes: tuple[str, ...] = ()
     """Deviations from the run's own settings, listed with the scores."""
+    replanned: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Planner settings that differ from training: (in training, now)."""
 
     @property
     def device(self) -> torch.device:
@@ -41,6 +43,11 @@ class Opened:
         """Number of processes used for the rollouts."""
         episodes = len(self.evaluation.requests())
         return self.evaluation.layout(self.loaded.policy, episodes, alone=True)[1]
+
+    def protocol(self) -> dict[str, Any]:
+        """As `Evaluation.protocol`, with the planner settings that differ from training."""
+        planner = {key: now for key, (_, now) in self.replanned.items()}
+        return {**self.evaluation.protocol(), **({"planner": planner} if planner else {})}
 
     def scores(self, reporter: Reporter | None = None) -> Scores:
         """Roll out in this process and its worker processes, and score the episodes."""
@@ -91,8 +98,10 @@ def open_checkpoint(
         facts,
     )
     equal = equal_targets(config.targets or (), facts.return_percentiles)
-    notes = (*_replanned(loaded, planner or {}), *([equal] if equal else ()))
-    return Opened(loaded, evaluation, (*notes, *limit_notes(limit)))
+    replanned = _replanned(loaded, planner or {})
+    changes = (f"planner.{k} {now}, {then} in training" for k, (then, now) in replanned.items())
+    notes = (*changes, *([equal] if equal else ()), *limit_notes(limit))
+    return Opened(loaded, evaluation, notes, replanned)
 
 
 def limit_notes(limit: int | None) -> tuple[str, ...]:
@@ -100,19 +109,15 @@ def limit_notes(limit: int | None) -> tuple[str, ...]:
     return () if limit is None else (f"episodes are truncated after {limit:,} steps",)
 
 
-def _replanned(loaded: Loaded, planner: dict[str, Any]) -> tuple[str, ...]:
-    """Notes on planner settings that differ from training."""
+def _replanned(loaded: Loaded, planner: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The planner settings that differ from training, with both values."""
     if not planner:
-        return ()
+        return {}
     trained, now = (
         to_tree(config)["planner"]
         for config in (load_config(PolicyConfig, loaded.config["policy"]), loaded.policy_config)
     )
-    return tuple(
-        f"planner.{key} {now[key]}, {trained[key]} in training"
-        for key in planner
-        if now[key] != trained[key]
-    )
+    return {key: (trained[key], now[key]) for key in planner if now[key] != trained[key]}
 
 
 def evaluate_checkpoint(

@@ -66,6 +66,12 @@ class FinishedRun:
         return _acting(self.config["evaluation"])
 
     @property
+    def checkpoint(self) -> str:
+        """The checkpoint of the scores: `last`, or an earlier one's name."""
+        name = Path(self.scores.checkpoint).name
+        return "last" if name == f"step-{self.config['train']['steps']:08d}" else name
+
+    @property
     def size(self) -> str:
         """Amount of training data; collections of one name come in several sizes."""
         data = self.provenance.get("data") or {}
@@ -88,7 +94,9 @@ def _acting(tree: dict[str, Any]) -> str:
     """`fp32`, `bf16, its actions drawn at temperature 1`; older runs lack both settings."""
     temperature = tree.get("temperature", 0.0)
     drawn = f", its actions drawn at temperature {temperature:g}" if temperature else ""
-    return tree.get("precision", "fp32") + drawn
+    planner = tree.get("planner") or {}  # of an evaluation that plans by other settings
+    planned = "".join(f", planner {key} {planner[key]}" for key in sorted(planner))
+    return tree.get("precision", "fp32") + drawn + planned
 
 
 def value(score: TargetScore) -> float:
@@ -150,7 +158,7 @@ def read_run(folder: Path) -> FinishedRun:
         if not type(steps) is type(episodes) is int:
             raise ValueError("train.steps or evaluation.episodes is no whole number")
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, "config.yaml", error) from error
+        raise damaged(folder, "config.yaml", error) from error
     if not seeded:
         raise UserError(
             f"{folder} is damaged: config.yaml names no seed or no policy; leave it out"
@@ -159,7 +167,7 @@ def read_run(folder: Path) -> FinishedRun:
         raise Unfinished(f"{folder}: was not rolled out (evaluation.episodes 0), so has no scores")
     if not (folder / "scores.json").exists():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
-    scores = _scores(folder)
+    scores = scores_of(_json(folder, "scores.json"), folder, "scores.json")
     evaluations, former = _evaluations(folder, scores, _acting(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
@@ -177,7 +185,8 @@ def read_run(folder: Path) -> FinishedRun:
     )
 
 
-def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
+def damaged(folder: Path, name: str, error: Exception | str) -> UserError:
+    """The error for a damaged file of a run's folder."""
     message = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
     return UserError(
         f"{folder} is damaged: {name}: {' '.join(message.split())[:100]}; leave it out"
@@ -188,7 +197,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         return read_json(folder / name)
     except Unreadable as error:
-        raise _damaged(folder, name, f"it {error.reason}") from error
+        raise damaged(folder, name, f"it {error.reason}") from error
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def _provenance(folder: Path) -> dict[str, Any]:
         isinstance(launch.get("commit"), str | None) for launch in launches
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
-        raise _damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
+        raise damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 
@@ -212,8 +221,8 @@ def _launches(provenance: dict[str, Any]) -> list[Any]:
     return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]
 
 
-def _scores(folder: Path) -> Scores:
-    tree = _json(folder, "scores.json")
+def scores_of(tree: dict[str, Any], folder: Path, name: str) -> Scores:
+    """The scores in a JSON tree, read from the file `name`; UserError where they are damaged."""
     try:
         targets = [_target(target) for target in tree["targets"]]
         scores = Scores(**{**tree, "targets": targets})
@@ -222,9 +231,9 @@ def _scores(folder: Path) -> Scores:
         if not all(isinstance(text, str) for text in named):
             raise ValueError("a name or a note is no text")
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, "scores.json", error) from error
+        raise damaged(folder, name, error) from error
     if not sound:
-        raise _damaged(folder, "scores.json", "its targets do not hold their episodes")
+        raise damaged(folder, name, "its targets do not hold their episodes")
     return scores
 
 
@@ -260,9 +269,9 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     except Absent:
         return []
     except Unreadable as error:
-        raise _damaged(folder, name, f"it {error.reason}") from error
+        raise damaged(folder, name, f"it {error.reason}") from error
     except ValueError as error:
-        raise _damaged(folder, name, error) from error
+        raise damaged(folder, name, error) from error
     return records
 
 
@@ -288,7 +297,7 @@ def _evaluations(
             how = (record["protocol"]["env_id"], _acting(record["protocol"]))
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise _damaged(folder, "evaluations.jsonl", error) from error
+            raise damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
             found[record["step"]] = {"step": record["step"], "targets": targets}
         elif theirs[2] != own_targets:

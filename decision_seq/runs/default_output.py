@@ -9,19 +9,22 @@ from decision_seq.config import to_tree
 from decision_seq.policies import PolicyConfig
 
 
-def default_output(config: Any) -> Path:
-    """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
-    return default_outputs(config)[-1]
+def default_output(config: Any, name: str | None = None) -> Path:
+    """runs/DATASET-NAME-seedN, with a number appended if that folder exists.
+
+    name: the name that the user gave; None for that of the policy.
+    """
+    return default_outputs(config, name)[-1]
 
 
-def default_outputs(config: Any) -> list[Path]:
+def default_outputs(config: Any, given: str | None = None) -> list[Path]:
     """The default folders of the configuration that exist, and the next one, which does not."""
     data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
     name = to_tree(config)["policy"]["name"]
     group = (config.method or name).split("/")[0]
     if group != name and group in PolicyConfig.get_known_choices():  # bc/transformer is a dt
         name = config.method.replace("/", "-")
-    base = f"{data}-{name}-seed{config.seed}"
+    base = f"{data}-{given or name}-seed{config.seed}"
     paths = [Path("runs") / base]
     while paths[-1].exists():
         paths.append(Path("runs") / f"{base}-{len(paths) + 1}")

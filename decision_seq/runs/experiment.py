@@ -36,14 +36,14 @@ from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.training import Interrupted, Job, Ranks, Trainer, start_accelerator
 from decision_seq.training.launch import watched
-from decision_seq.training.metrics import check_trackers
+from decision_seq.training.trackers import check_trackers
 from decision_seq.types import Reporter, Scores, Spec, TargetScore
 from decision_seq.user_choices import Named, remember
 
 # Keys in which a resumed run may differ from the original run. They change the saved files, and how
 # an update of the same windows is computed.
 RESUMABLE = (
-    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.track"),
     *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
     *("train.data_on_device", "train.cuda_graph", "train.peak_tflops", "evaluation."),
     *("frame_memory", "method", "plugins"),

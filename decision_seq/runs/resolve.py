@@ -55,8 +55,9 @@ class Config:
     dataset: str = DEFAULT_DATASET
     """Name of a dataset, several names joined by `+`, or a path."""
     method: str | None = None
-    """Name of the run's method in reports: its recipe, or its policy in a grid; null for the
-    policy's own name. It changes nothing else."""
+    """Name of the run's method in reports, plots and trackers: that of `--name`, of a grid's entry
+    or of a recipe. Null, or a recipe of `experiments/`, stands for the label of the policy (`DT`,
+    `BC (transformer)`). It changes nothing else."""
     unfinished: Literal["keep", "exclude"] = "keep"
     """Use of episodes that neither terminate nor time out, so that their returns-to-go are lower
     bounds: `keep` trains on them unchanged, `exclude` draws no window from them."""

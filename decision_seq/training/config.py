@@ -11,6 +11,7 @@ import torch
 from decision_seq.config import require
 from decision_seq.formatting import number_text
 from decision_seq.training.optimizers import AdamWConfig, OptimizerConfig
+from decision_seq.training.trackers import TrackingConfig
 
 # Learning-rate multipliers after the warm-up, by the fraction of the remaining steps done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -96,7 +97,10 @@ class TrainConfig:
     """Also retain the best checkpoint: `return` takes the mean return at the first target in the
     evaluations during training (see `evaluation.every`); null for no best checkpoint."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Trackers to log to: tensorboard, wandb or trackio. metrics.jsonl is always written."""
+    """Trackers to log to: tensorboard, wandb or trackio, one name or a list. metrics.jsonl is
+    always written."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """The place of the run in wandb and trackio."""
     peak_tflops: float | None = None
     """Peak TFLOP/s of the device in this precision, for the model FLOP utilisation; null for the
     value that `training.throughput` has for the device, if any."""

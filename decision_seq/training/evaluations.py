@@ -14,7 +14,7 @@ from decision_seq.formatting import json_text
 from decision_seq.policies import Policy
 from decision_seq.reading import Kinds, fault_of, parse_json, read_lines, unreadable
 from decision_seq.training.launch import Ranks
-from decision_seq.training.metrics import Metrics
+from decision_seq.training.metrics import Clock, Metrics
 from decision_seq.training.signals import Signals
 from decision_seq.types import Reporter, TargetScore, UserError
 
@@ -47,7 +47,12 @@ class Evaluations:
         self.protocol = json.loads(json.dumps(evaluation.protocol()))
 
     def record(
-        self, step: int, policy: Callable[[], Policy], signals: Signals, metrics: Metrics | None
+        self,
+        step: int,
+        policy: Callable[[], Policy],
+        signals: Signals,
+        clock: Clock,
+        metrics: Metrics | None,
     ) -> dict[str, Any] | None:
         """Evaluate at update `step` -> its record; None when any rank received a signal.
 
@@ -68,6 +73,7 @@ class Evaluations:
         scores, rate = self.evaluation.scores(parts)
         record = {
             "step": step,
+            **clock.stamp(),
             "protocol": self.protocol,
             "targets": [plain(score) for score in scores],
             "env_steps_per_second": rate,
@@ -104,8 +110,11 @@ class Evaluations:
 
 
 def _values(scores: Sequence[TargetScore]) -> Iterator[tuple[str, float | None]]:
-    """Names and values for the trackers; names contain the target."""
-    for score in scores:
-        suffix = "" if score.target is None else f"/{score.target:g}"
+    """Names and values for the trackers.
+
+    The first target's names are those of a policy without a target, so that one chart shows both.
+    """
+    for number, score in enumerate(scores):
+        suffix = f"/target_{score.target:g}" if number else ""
         yield f"evaluation/return_mean{suffix}", score.return_mean
         yield f"evaluation/normalized_score{suffix}", score.normalized_score

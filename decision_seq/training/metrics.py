@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
-import uuid
+import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from decision_seq.checkpoint import way_on
-from decision_seq.config import require, save_text
+from decision_seq.config import save_text
 from decision_seq.formatting import json_text
-from decision_seq.reading import fault_of, parse_json, read_lines, read_text
+from decision_seq.reading import fault_of, parse_json, read_lines
+from decision_seq.training.trackers import start_tracker, tag
 from decision_seq.types import UserError
 
-PROJECT = "decision-seq"
 
+class Clock:
+    """The time that a run has trained, evaluations included, over all of its launches.
 
-def check_trackers(names: tuple[str, ...]) -> None:
-    """UserError for a tracker whose package is not installed; Accelerate would skip it silently."""
-    for name in names:
-        require(
-            importlib.util.find_spec(name) is not None,
-            f"config: train.trackers {name} is not installed: pip install {name}",
-        )
+    before: seconds of earlier launches, up to the checkpoint that the run resumed from.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.started = time.monotonic()
+
+    def start(self) -> None:
+        """Begin to count this launch."""
+        self.started = time.monotonic()
+
+    def seconds(self) -> float:
+        return round(self.before + time.monotonic() - self.started, 3)
+
+    def stamp(self) -> dict[str, Any]:
+        """What every record says of time: the seconds trained, and the time of day (UTC)."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {"seconds": self.seconds(), "time": now}
 
 
 class Metrics:
     """Writer of one record per logged update; a context manager that closes the file and trackers.
 
     step: number of updates already done. Later records, which a killed run wrote after its
-    checkpoint, are removed.
+    checkpoint, are removed. config: the tree of the run's config.yaml, for the trackers.
     """
 
     def __init__(
@@ -51,13 +64,9 @@ class Metrics:
         self.trackers: list[Any] = []
         for name in trackers:
             with self._writing(name):
-                tracker = _tracker(name, output, step)
-                tracker.start()
-                if name != "tensorboard":  # it would appear there as a second run
-                    tracker.store_init_configuration(config)
-            self.trackers.append(tracker)
+                self.trackers.append(start_tracker(name, output, step, config))
 
-    def write(self, record: dict[str, float | None]) -> None:
+    def write(self, record: dict[str, Any]) -> None:
         """Write a record, which must have the key `step`. UserError when the file system fails."""
         step = int(record["step"] or 0)
         self.require_there()
@@ -65,9 +74,9 @@ class Metrics:
             self.file.write(json_text(record, None) + "\n")
         self.track(step, {key: value for key, value in record.items() if key != "step"})
 
-    def track(self, step: int, values: dict[str, float | None]) -> None:
-        """Log values to the trackers only."""
-        numbers = {key: value for key, value in values.items() if value is not None}
+    def track(self, step: int, values: dict[str, Any]) -> None:
+        """Log the numbers among the values to the trackers only."""
+        numbers = {tag(key): v for key, v in values.items() if isinstance(v, int | float)}
         for tracker in self.trackers:
             with self._writing(tracker.name):
                 tracker.log(numbers, step=step)
@@ -96,29 +105,6 @@ class Metrics:
             except UserError:
                 if kind is None:
                     raise
-
-
-def _tracker(name: str, output: Path, step: int) -> Any:
-    """One of Accelerate's trackers, set to continue the tracked run of this folder."""
-    from accelerate import tracking
-
-    known: dict[str, Callable[[], Any]] = {
-        # purge_step hides records that a killed run wrote after its checkpoint
-        "tensorboard": lambda: tracking.TensorBoardTracker(name, output, purge_step=step + 1),
-        "trackio": lambda: tracking.TrackioTracker(PROJECT, name=_run_id(output), resume="allow"),
-        "wandb": lambda: tracking.WandBTracker(
-            PROJECT, name=output.name, id=_run_id(output), resume="allow", dir=str(output)
-        ),
-    }
-    return known[name]()
-
-
-def _run_id(output: Path) -> str:
-    """The run's id for the trackers, the same after a resume."""
-    path = output / "run-id.txt"
-    if not path.exists():
-        save_text(path, f"{output.name}-{uuid.uuid4().hex[:8]}")
-    return read_text(path).strip()
 
 
 def trim(path: Path, step: int) -> None:

@@ -34,7 +34,7 @@ from decision_seq.training.evaluations import Evaluations
 from decision_seq.training.graph import GraphedUpdate
 from decision_seq.training.groups import make_optimizer
 from decision_seq.training.launch import Ranks
-from decision_seq.training.metrics import Metrics, trim
+from decision_seq.training.metrics import Clock, Metrics, trim
 from decision_seq.training.parallel import (
     digest,
     distribute,
@@ -113,6 +113,7 @@ class Trainer:
         self.throughput = Throughput(config.batch_size, cost, peak, ranks.world)
         self.checkpoints = job.output / "checkpoints"
         self.step = 0
+        self.clock = Clock()
         self.signals = Signals()
         self.evaluations = (
             Evaluations(job.evaluation, job.output, ranks, reporter, job.require_there)
@@ -161,6 +162,7 @@ class Trainer:
             self.update.carry_on(carried)
         self.update.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self.clock.before = state.get("seconds") or 0.0  # older checkpoints have none
         before, now = state["topology"], self._topology()
         changed = [
             f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
@@ -178,6 +180,7 @@ class Trainer:
         be called inside `signals.caught()`.
         """
         config = self.config
+        self.clock.start()
         opened: list[Metrics] = []  # on the main process
         self.ranks.from_main(lambda: opened.append(self._metrics()))
         with opened[0] if opened else nullcontext() as metrics:
@@ -192,7 +195,7 @@ class Trainer:
                     saved = stop or self._due(self.step)
                     record = self._record(outcome, saved)
                     if record and metrics:
-                        metrics.write({"step": self.step, **record})
+                        metrics.write({"step": self.step, **self.clock.stamp(), **record})
                         loss = number_text(record["loss"] or 0.0, 4)
                         bar.set_postfix_str(f"loss {loss}", refresh=False)
                     if saved:
@@ -305,6 +308,7 @@ class Trainer:
         state: dict[str, Any] = {
             "topology": self._topology(),
             "scaler": self.update.scaler.state_dict(),
+            "seconds": self.clock.seconds(),
         }
         counts = group_counts(self.optimizer)
         if any(counts):
@@ -343,7 +347,9 @@ class Trainer:
         here = self._evaluated(self.step) and final == (self.step == self.config.steps)
         if self.evaluations is None or not here:
             return None
-        record = self.evaluations.record(self.step, self._evaluation_copy, self.signals, metrics)
+        record = self.evaluations.record(
+            self.step, self._evaluation_copy, self.signals, self.clock, metrics
+        )
         if record is None:
             name = f"{checkpoint.PREFIX}{self.step:08d}"
             raise Interrupted(self.signals.number, self.checkpoints / name)

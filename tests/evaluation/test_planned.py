@@ -26,6 +26,8 @@ def test_a_plan_may_be_another(run: Path, capsys: pytest.CaptureFixture[str]) ->
     notes = json.loads(capsys.readouterr().out)["notes"]
     planned = [note for note in notes if note.startswith("planner.")]
     assert planned == ["planner.beams 2, 32 in training", "planner.horizon 1, 5 in training"]
+    (record,) = (run / "evaluations").iterdir()
+    assert json.loads(record.read_text())["protocol"]["planner"] == {"beams": 2, "horizon": 1}
 
 
 @pytest.mark.parametrize(
