@@ -13,12 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "decision_seq"
 LAYERS = [
     "types",
     "formatting",
+    "aliases",
     "suggestions",
     "escaping",
     "reading",
     "tensor_files",
     "machine",
     "config",
+    "components",
     "envs",
     "recipes",
     "datasets",
@@ -37,6 +39,7 @@ LAYERS = [
     "bench",
     "sweep",
     "commands",
+    "reference",
     "cli",
 ]
 

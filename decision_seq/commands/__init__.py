@@ -27,7 +27,11 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="decision-seq",
         description="Offline sequence modelling for reinforcement learning.",
-        epilog="Example: decision-seq train --dataset hopper-medium",
+        epilog="Examples:\n"
+        "  decision-seq train --dataset hopper-medium\n"
+        "  decision-seq train --help\n"
+        "  decision-seq evaluate --help\n\n"
+        "`decision-seq train --help` lists the recipes and every key of the configuration.",
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
     add_debug(parser, False)
