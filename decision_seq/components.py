@@ -85,7 +85,9 @@ def find(found: Sequence[Component], name: str) -> list[Component] | list[Key]:
     component's address, `policy.tt.planner.beams`; or the last parts of one or several of these.
     """
     known = {one.address: one for one in found if one.address}
-    known |= {one.place: one for one in found if one.entries}
+    for one in found:  # a registry comes before its entries, which have its place
+        if one.place:
+            known.setdefault(one.place, one)
     if name in known:
         return [known[name]]
     keys = keys_of(found)

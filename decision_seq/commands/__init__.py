@@ -7,6 +7,8 @@ imported when a verb runs, so that `--help` is fast.
 from decision_seq import __version__
 from decision_seq.commands import (
     bench,
+    completion,
+    config,
     data,
     doctor,
     evaluate,
@@ -20,7 +22,10 @@ from decision_seq.commands import (
 )
 from decision_seq.commands.parsing import Parser, add_debug
 
-VERBS = (train, sweep, doctor, evaluate, match, predict, explain, report, sharing, data, bench)
+VERBS = (
+    *(train, sweep, config, doctor, evaluate, match, predict, explain, report, sharing, data),
+    *(bench, completion),
+)
 
 
 def build_parser() -> Parser:
@@ -34,6 +39,7 @@ def build_parser() -> Parser:
         "`decision-seq train --help` lists the recipes and every key of the configuration.",
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
+    parser.set_defaults(root=parser)
     add_debug(parser, False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:

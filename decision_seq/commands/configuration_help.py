@@ -127,18 +127,19 @@ def _listed(
 
 def _entry(key: Key, text: str, width: int) -> list[str]:
     """A key's name, default and type, and its meaning below them."""
-    lines = [_row(key.name, key.default, key.kind)]
-    if len(lines[0]) > width:
-        start = _row(key.name, key.default, "")
-        column = len(_row("", "", ""))
-        fits = len(start) == column
-        lines = [] if fits else [start.rstrip()]
-        lines += _hanging(start if fits else " " * column, key.kind, width, " " * column)
+    start, column = _row(key.name, key.default, ""), len(_row("", "", ""))
+    if len(start) == column:
+        lines = _hanging(start, key.kind, width)
+    else:  # a long default: the type has a line of its own
+        lines = _hanging(_row(key.name, None, ""), key.default, width)
+        lines += _hanging(" " * column, key.kind, width)
     return [*lines, *_hanging("        ", text or "(no description)", width)]
 
 
-def _row(name: str, default: str, kind: str) -> str:
-    return f"    {name.ljust(COLUMNS[0])}  {default.ljust(COLUMNS[1])}  {kind}"
+def _row(name: str, default: str | None, kind: str) -> str:
+    columns = [name.ljust(COLUMNS[0])]
+    columns += [] if default is None else [default.ljust(COLUMNS[1])]
+    return f"    {'  '.join(columns)}  {kind}"
 
 
 def _hanging(start: str, text: str, width: int, indent: str | None = None) -> list[str]:
