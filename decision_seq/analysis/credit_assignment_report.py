@@ -8,47 +8,21 @@ from typing import Any
 import numpy as np
 
 from decision_seq.escaping import picture, terminal
-from decision_seq.formatting import number_text
+from decision_seq.report.explanation import explanation_rows
 from decision_seq.report.plots import COLOURS, DASHES, canvas
 from decision_seq.report.text import table
 
 
 def explanation_text(found: dict[str, Any]) -> str:
     """Table: how well the estimates separate outcomes, how they rise, and what is attended to."""
-    event, stage = found["event"], found["stage"]
     about = (
         f"checkpoint   {terminal(found['checkpoint'])}\n"
         f"episodes     {found['episodes']:,} of uniform random actions in"
-        f" {terminal(found['env_id'])}, from seed {found['seed']}; {event} in"
+        f" {terminal(found['env_id'])}, from seed {found['seed']}; {found['event']} in"
         f" {found['happened']:,}, success in {found['succeeded']:,}"
     )
-    rows = []
-    if found["estimates"]:
-        for number, area in found["estimates"]["separated"].items():
-            name = f"area under the curve at the end of {stage} {number}"
-            rows.append([name, number_text(area["area"], 3), *_ends(area), f"{area['episodes']:,}"])
-        for name, moved in found["estimates"]["moved"].items():
-            what = f"the estimate's rise with the {event if name == 'event' else 'success'}"
-            rows.append(
-                [what, number_text(moved["rise"], 3), *_ends(moved), f"{moved['episodes']:,}"]
-            )
-    attention = found["attention"]
-    if attention:
-        last, count = attention["last_stage"], f"{attention['episodes']:,}"
-        for key, what in (
-            ("on_event", f"attention of {stage} {last} on the step of the {event}"),
-            ("on_others", "mean attention on another step of the same stage"),
-            ("difference", "the difference"),
-        ):
-            interval = {"interval_95": attention[f"{key}_interval_95"]}
-            rows.append([what, number_text(attention[key], 4), *_ends(interval, 4), count])
     heads = ["", "mean", "95 %", "interval", "episodes"]
-    return f"{about}\n\n{table(heads, rows)}"
-
-
-def _ends(found: dict[str, Any], digits: int = 3) -> tuple[str, str]:
-    low, high = found["interval_95"]
-    return number_text(low, digits), number_text(high, digits)
+    return f"{about}\n\n{table(heads, explanation_rows(found))}"
 
 
 def plot_explanation(found: dict[str, Any], path: Path) -> None:

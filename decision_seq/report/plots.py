@@ -172,7 +172,7 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
                 scores, [score_curve(run) for run in group.runs], group, {**style, "marker": marker}
             )
             _curves(losses, [loss_curve(run) for run in group.runs], group, style)
-        scores.set(xlabel="updates", ylabel=_of_a_row(comparison, row))
+        scores.set(xlabel="updates", ylabel=axis_of_row(comparison, row))
         title = folded(f"{picture(row)}: evaluations at the first target", TITLE)
         scores.set_title(title, fontsize=12)
         losses.set(xlabel="updates", ylabel="loss (log scale)", yscale="log")
@@ -183,7 +183,7 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
         _legend(scores)
 
 
-def _of_a_row(comparison: Comparison, row: str) -> str:
+def axis_of_row(comparison: Comparison, row: str) -> str:
     """The label of the axis of a row's scores."""
     groups = [group for (of, _), group in comparison.groups.items() if of == row]
     normalized = groups[0].estimate().normalized
@@ -241,7 +241,7 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
     ]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
-    axes.set(xlabel=_of_a_row(comparison, row))
+    axes.set(xlabel=axis_of_row(comparison, row))
     title = folded(picture(row), 40)
     axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 
