@@ -21,8 +21,9 @@ def latex_table(comparison: Comparison) -> str:
     labels = comparison.labels
     head = ["dataset", "target", *map(latex, labels)]
     lines = [
-        r"% Last checkpoint at the first declared target; mean and 95 % interval. Values marked raw",
-        r"% are returns, where no reference scores exist. Needs \usepackage{booktabs}. The samples:",
+        r"% Last checkpoint at the first declared target; mean and 95 % interval.",
+        r"% Values marked raw are returns, where no reference scores exist.",
+        r"% Needs \usepackage{booktabs}. The samples:",
     ]
     for group in comparison.groups.values():
         lines.append(f"%   {latex(group.row)}, {latex(group.label)}: {counted(group.estimate())}")
@@ -33,9 +34,10 @@ def latex_table(comparison: Comparison) -> str:
         r"\midrule",
     ]
     for row, protocol in comparison.rows.items():
-        target = target_text((protocol.targets or (None,))[0])
+        first = (protocol.targets or (None,))[0]
+        target = "--" if first is None else f"${target_text(first).replace(',', '{,}')}$"
         cells = [_cell(comparison.groups.get((row, label))) for label in labels]
-        lines.append(rf"{' & '.join([latex(row), target.replace('-', '--', 1), *cells])} \\")
+        lines.append(rf"{' & '.join([latex(row), target, *cells])} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 

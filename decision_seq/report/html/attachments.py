@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decision_seq.formatting import number_text
 from decision_seq.reading import Kinds, Unreadable, fault_of, read_bytes, read_record
 from decision_seq.report.explanation import explanation_rows
 from decision_seq.report.html.tables import Cell, Column, Row, Table
@@ -60,6 +61,10 @@ class Film:
     uri: str
     """The film as a data URI; empty where it is left out."""
 
+    @property
+    def size(self) -> str:
+        return f"{number_text(self.bytes / 1e6)} MB"
+
 
 class Budget:
     """Bytes that may still be embedded in a page."""
@@ -104,7 +109,7 @@ def calibration(run: FinishedRun) -> dict[str, Any] | None:
 
 def explanations(runs: Sequence[FinishedRun], budget: Budget) -> list[Explanation]:
     """The explanations that the runs hold. UserError where one is damaged."""
-    found = []
+    found: list[Explanation] = []
     for run in runs:
         facts, rows = _explained(run)
         path = run.folder / "explanation.png"

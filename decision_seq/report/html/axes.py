@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decision_seq.formatting import number_text
 
 TICKS = 5  # of an axis, about
-DECADES = 1.3  # a logarithmic axis of fewer has ticks at round numbers, not at powers of ten
+DECADES = 0.7  # a logarithmic axis of fewer has ticks at round numbers, not at powers of ten
 UNITS = ((7200.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from decision_seq.report.html.axes import Axis, Tick
 
@@ -58,10 +59,13 @@ class Series:
     """Small single points."""
     marked: bool = True
     """Whether the points of the main line have markers."""
+    stepped: bool = False
+    """Whether the main line stays level between its points."""
 
     @property
     def line(self) -> str:
-        return points(value.at for value in self.values)
+        positions = [value.at for value in self.values]
+        return points(steps(positions) if self.stepped else positions)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,13 @@ Y_SPAN = (float(HEIGHT - BOTTOM), float(TOP))
 def points(positions: Iterable[tuple[float, float]]) -> str:
     """Positions as the `points` of an SVG line."""
     return " ".join(f"{x:g},{y:g}" for x, y in positions)
+
+
+def steps(positions: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners of a line that stays level until the next position."""
+    corners = [(later[0], place[1]) for place, later in pairwise(positions)]
+    pairs = zip(positions, [*corners, positions[-1]], strict=True) if positions else ()
+    return [place for pair in pairs for place in pair]
 
 
 def band(x: Axis, y: Axis, at: Sequence[float], ends: Sequence[tuple[float, float]]) -> str:

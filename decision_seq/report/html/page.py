@@ -104,7 +104,9 @@ def contents(report: Report, rng: np.random.Generator) -> dict[str, Any]:
         "over_tasks": over_tasks(comparison, report.summaries),
         "improvements": improvements(comparison, report.improvements),
         "profiles": profiles,
-        "profile_legend": [] if profiles is None else [(s.look, s.name, "") for s in profiles.series],
+        "profile_legend": []
+        if profiles is None
+        else [(s.look, s.name, "") for s in profiles.series],
         "calibrations": calibrations(comparison),
         "explanations": attachments.explanations(runs, pictures),
         "films": films,
@@ -116,7 +118,7 @@ def contents(report: Report, rng: np.random.Generator) -> dict[str, Any]:
 
 def calibrations(comparison: Comparison) -> Sequence[Calibration]:
     """The calibrations that the runs hold."""
-    found = []
+    found: list[Calibration] = []
     titles = list(comparison.rows)
     for group in comparison.groups.values():
         method = comparison.labels.index(group.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from decision_seq.report.html.drawing import (
     Look,
     Series,
     Value,
-    band,
+    points,
+    steps,
 )
 from decision_seq.report.plots import RETURN, score_axis
 from decision_seq.report.statistics import performance_profile, profile_band
 from decision_seq.report.summary import shared
 
-THRESHOLDS = 101
+THRESHOLDS = 151
 
 
 def profile_chart(comparison: Comparison, rng: np.random.Generator) -> Chart | None:
@@ -43,13 +45,15 @@ def profile_chart(comparison: Comparison, rng: np.random.Generator) -> Chart | N
     for label, of in scores.items():
         shares = performance_profile(of, thresholds)
         values = [
-            Value((x(at), y(share)), f"score {number_text(at)}", f"{100 * share:.0f} % of runs above")
+            Value(
+                (x(at), y(share)), f"score {number_text(at)}", f"{100 * share:.0f} % of runs above"
+            )
             for at, share in zip(thresholds.tolist(), shares.tolist(), strict=True)
         ]
         ends = profile_band(of, thresholds, rng)
-        polygon = "" if ends is None else band(x, y, thresholds.tolist(), ends.T.tolist())
+        polygon = "" if ends is None else _stepped_band(x, y, thresholds, ends)
         look = Look.of(comparison.labels.index(label))
-        series.append(Series(label, look, tuple(values), band=polygon, marked=False))
+        series.append(Series(label, look, tuple(values), band=polygon, marked=False, stepped=True))
     return Chart(
         "profiles",
         "Performance profiles",
@@ -62,16 +66,23 @@ def profile_chart(comparison: Comparison, rng: np.random.Generator) -> Chart | N
     )
 
 
+def _stepped_band(x: Axis, y: Axis, thresholds: np.ndarray, ends: np.ndarray) -> str:
+    low, high = (
+        steps([(x(at), y(end)) for at, end in zip(thresholds, row, strict=True)]) for row in ends
+    )
+    return points([*high, *reversed(low)])
+
+
 def calibration_chart(found: dict[str, Any], name: str, title: str, look: Look) -> Chart:
     """Returns against target returns. found: a checked calibration.json."""
-    points = sorted(found["points"], key=lambda point: point["target"])
-    targets = [point["target"] for point in points]
-    returns = [number for point in points for number in (*point["returns"], point["return_mean"])]
+    ordered = sorted(found["points"], key=lambda point: point["target"])
+    targets = [point["target"] for point in ordered]
+    returns = [number for point in ordered for number in (*point["returns"], point["return_mean"])]
     known = found["data_return_quantiles"]
     x = spanning([*targets, known["50"], known["100"]], *X_SPAN)
     y = spanning([*returns, *(end for end in (min(targets), known["100"]))], *Y_SPAN)
     values, bars, dots = [], [], []
-    for point in points:
+    for point in ordered:
         at, mean, ends = x(point["target"]), point["return_mean"], point["interval_95"]
         text = number_text(mean)
         if ends is not None and len(point["returns"]) > 1:
@@ -79,18 +90,17 @@ def calibration_chart(found: dict[str, Any], name: str, title: str, look: Look) 
             bars.append((at, y.clamped(ends[1]), y.clamped(ends[0])))
         values.append(Value((at, y(mean)), f"target {target_text(point['target'])}", text))
         dots += [(at, y(number)) for number in point["returns"]]
-    series = Series("mean return", look, tuple(values), bars=tuple(bars), dots=tuple(dots))
+    solid = replace(look, dash=0)  # the dashed line is the ideal
+    series = Series("mean return", solid, tuple(values), bars=tuple(bars), dots=tuple(dots))
     low, high = max(x.low, y.low), min(x.high, y.high)
     guides = [Guide((x(low), y(low), x(high), y(high)), "return = target", 1)] if low < high else []
     for kind, (key, text) in enumerate((("100", "best"), ("50", "median")), start=2):
         at = x(known[key])
-        guides.append(
-            Guide((at, Y_SPAN[0], at, Y_SPAN[1]), f"{text} return in the data", kind)
-        )
+        guides.append(Guide((at, Y_SPAN[0], at, Y_SPAN[1]), f"{text} return in the data", kind))
     return Chart(
         name,
         title,
-        f"{title}: mean return at {len(points)} target returns.",
+        f"{title}: mean return at {len(ordered)} target returns.",
         x,
         y,
         "target return (sum of raw rewards)",

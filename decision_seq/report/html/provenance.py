@@ -91,8 +91,8 @@ class Provenance:
     """Number of the run, of its id in the page."""
     dataset: int
     method: int
-    label: str
-    seed: int
+    about: str
+    """Its method, dataset and seed."""
     facts: Sequence[tuple[str, str]]
     """Names and texts."""
     command: str
@@ -110,8 +110,7 @@ def provenance(comparison: Comparison) -> list[Provenance]:
                     len(found),
                     titles.index(group.row),
                     comparison.labels.index(group.label),
-                    group.label,
-                    run.seed,
+                    f"{group.label} on {group.row}, seed {run.seed}",
                     [(name, text) for name, text in _facts(run) if text],
                     _command(run.provenance.get("command")),
                 )

@@ -11,6 +11,7 @@ from decision_seq.report.html.axes import Axis
 from decision_seq.report.html.drawing import Look
 from decision_seq.report.html.strips import heading, scale, strip
 from decision_seq.report.html.tables import Cell, Column, Row, Table
+from decision_seq.report.plots import axis_of_row
 from decision_seq.report.published import Published
 from decision_seq.report.published_context import fitting, paper_score, published_cell
 from decision_seq.report.runs import FinishedRun, value
@@ -35,10 +36,6 @@ class Block:
     """Whether these are a comparison; if not they are context."""
 
 
-def score_name(normalized: bool) -> str:
-    return "normalized score" if normalized else "return"
-
-
 def overview(comparison: Comparison) -> Table:
     """The table of all rows and methods."""
     columns = [Column("dataset"), Column("target", True)]
@@ -49,7 +46,9 @@ def overview(comparison: Comparison) -> Table:
         cells = [Cell(row, link=f"dataset-{number}"), Cell(target_text(target), target)]
         for method, label in enumerate(comparison.labels):
             group = comparison.groups.get((row, label))
-            cells.append(Cell("-", method=method) if group is None else estimate_cell(group, method))
+            cells.append(
+                Cell("-", method=method) if group is None else estimate_cell(group, method)
+            )
         rows.append(Row(cells, number))
     return Table("overview", "Scores by dataset and method", columns, rows)
 
@@ -93,10 +92,10 @@ def _block(
     rows += [
         _published(entry, protocol.task, axis, normalized, at, number) for at, entry in numbered
     ]
-    rows.sort(key=lambda made: -(made.cells[1].value or 0.0))
+    rows.sort(key=lambda made: (made.kind, -(made.cells[1].value or 0.0)))  # ours first
     columns = [
-        *(Column("method"), Column(score_name(normalized), True)),
-        *(Column("95 % interval", True, sortable=False), Column("", strip=heading(axis))),
+        *(Column("method"), Column("score", True)),
+        *(Column("95 % interval, or ±", True, sortable=False), Column("", strip=heading(axis))),
         *(Column("sample"), Column("checkpoint"), Column("source")),
     ]
     targets = ", ".join(map(target_text, protocol.targets or (None,)))
@@ -108,12 +107,12 @@ def _block(
         ),
         ("Data", f"{protocol.source}; {protocol.size}"),
     ]
-    title = f"Scores on {row}"
+    title = f"{row}: {axis_of_row(comparison, row)}"
     return Block(
         row,
         number,
         facts,
-        Table(f"scores-{number}", title, columns, rows, sorted_by=1),
+        Table(f"scores-{number}", title, columns, rows, kind="scores"),
         len(numbered),
         protocol.comparable,
     )
@@ -139,21 +138,19 @@ def _ours(comparison: Comparison, group: Group, axis: Axis, dataset: int) -> Row
     drawn = strip(axis, Look.of(method), estimate.mean, estimate.interval, seeds, description)
     cells = [
         *(Cell(group.label), Cell(cell.text, cell.value), Cell(cell.below or "-")),
-        *(Cell("", strip=drawn), Cell(counted(estimate)), Cell("last"), Cell("this report")),
+        *(Cell("", strip=drawn), Cell(counted(estimate)), Cell("last"), Cell("ours")),
     ]
     return Row(cells, dataset, method)
 
 
-def _by_paper(
-    comparison: Comparison, group: Group, protocol: Protocol, dataset: int
-) -> list[Row]:
+def _by_paper(comparison: Comparison, group: Group, protocol: Protocol, dataset: int) -> list[Row]:
     """Our score by the reference scores of the Decision Transformer paper, where it has others."""
     score = paper_score(group, protocol.task)
     if score is None:
         return []
     cells = [
         *(Cell(f"{group.label}, by the DT paper's pair"), Cell(number_text(score), score), NONE),
-        *(NONE, Cell(counted(group.estimate())), Cell("last"), Cell("this report")),
+        *(NONE, Cell(counted(group.estimate())), Cell("last"), Cell("ours")),
     ]
     return [Row(cells, dataset, comparison.labels.index(group.label))]
 
@@ -170,24 +167,32 @@ def _published(
     unit = "" if entry.unit == "normalized" else entry.unit
     seeds = "-" if entry.seeds is None else f"{entry.seeds} seed{'s' if entry.seeds > 1 else ''}"
     cells = [
-        Cell(entry.title),
+        Cell(entry.method, below=_by(entry)),
         Cell(text, mean, unit),
         Cell(f"± {around}", below=entry.spread) if around else NONE,
         drawn,
         Cell(seeds),
         Cell(entry.protocol),
-        Cell(f"published [{number}]", link=f"source-{number}"),
+        Cell(f"[{number}]", link=f"source-{number}"),
     ]
     return Row(cells, dataset, kind="published")
+
+
+def _by(entry: Published) -> str:
+    """Who published a score, and what must be known of it at once."""
+    doubts = [
+        *([] if entry.verified else ["UNVERIFIED"]),
+        *([] if entry.comparable else ["not comparable"]),
+    ]
+    return f"{entry.by} ({', '.join(doubts)})" if doubts else entry.by
 
 
 def every_run(comparison: Comparison) -> Table:
     """The table of single runs."""
     columns = [
         *(Column("run"), Column("dataset"), Column("method"), Column("seed", True)),
-        *(Column("score", True), Column("95 % interval", True, sortable=False)),
-        *(Column("return", True), Column("episodes", True), Column("updates", True)),
-        *(Column("training time", True), Column("commit")),
+        *(Column("score", True), Column("return", True), Column("updates", True)),
+        *(Column("training", True), Column("commit")),
     ]
     rows, number = [], 0
     titles = list(comparison.rows)
@@ -209,10 +214,11 @@ def _of_run(run: FinishedRun, group: Group, number: int) -> list[Cell]:
     return [
         Cell(run.folder.name, link=f"run-{number}"),
         *(Cell(group.row), Cell(group.label), Cell(str(run.seed), run.seed)),
-        *(Cell(score if normalized else f"{score} raw", value(first)), Cell(interval)),
-        Cell(number_text(first.return_mean), first.return_mean, f"± {number_text(first.return_std)}"),
-        *(Cell(f"{first.episodes:,}", first.episodes), Cell(f"{steps:,}", steps)),
-        *(training_time(run), Cell((run.commit or "unknown"))),
+        Cell(score if normalized else f"{score} raw", value(first), interval),
+        Cell(
+            number_text(first.return_mean), first.return_mean, f"± {number_text(first.return_std)}"
+        ),
+        *(Cell(f"{steps:,}", steps), training_time(run), Cell(run.commit or "unknown")),
     ]
 
 

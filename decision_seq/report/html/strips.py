@@ -9,7 +9,7 @@ from decision_seq.report.html.axes import Axis, Tick, spanning
 from decision_seq.report.html.drawing import Look
 from decision_seq.report.statistics import Interval
 
-WIDTH, HEIGHT = 220, 22
+WIDTH = 190
 SPAN = (8.0, WIDTH - 8.0)
 TICKS = 4  # texts of a scale at most, so that they do not touch
 

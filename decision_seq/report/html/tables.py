@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from decision_seq.report.html.strips import Strip
 
@@ -60,7 +60,5 @@ class Table:
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Row]
-    sorted_by: int = -1
-    """The column that the rows are sorted by, falling; -1 for none."""
-    about: str = field(default="")
-    """What its columns mean."""
+    kind: str = ""
+    """`scores` for the scores of one dataset."""

@@ -34,8 +34,13 @@ def words(comparison: Comparison) -> Words:
     methods, rows = len(comparison.labels), len(comparison.rows)
     seeds = [len(group.runs) for group in groups]
     datasets = len({protocol.dataset for protocol in comparison.rows.values()})
+    counts = ((runs, "Run"), (methods, "Method"), (datasets, "Dataset"))
     findings = [
-        (number, row, _finding([group for (of, _), group in comparison.groups.items() if of == row]))
+        (
+            number,
+            row,
+            _finding([group for (of, _), group in comparison.groups.items() if of == row]),
+        )
         for number, row in enumerate(comparison.rows)
     ]
     named = ", ".join(comparison.labels)
@@ -43,14 +48,19 @@ def words(comparison: Comparison) -> Words:
         f"{_count(runs, 'finished run')} of {_count(methods, 'method')} ({named}) on"
         f" {_count(datasets, 'dataset')}"
         + (f", under {rows} protocols." if rows > datasets else "."),
-        "Every score is of a run's last checkpoint at the first target that was declared before"
-        " training. No checkpoint and no target was chosen by its score.",
+        "Every score is of a run's last checkpoint at its first target. No checkpoint was chosen"
+        " by its score. "
+        + (
+            "Some targets were chosen after training, see the notes."
+            if any(run.former_targets for group in groups for run in group.runs)
+            else "Targets were declared before training."
+        ),
         _intervals(groups),
     ]
     return Words(
         _title(comparison),
         [
-            *(("Runs", str(runs)), ("Methods", str(methods)), ("Datasets", str(datasets))),
+            *((_plural(number, noun), str(number)) for number, noun in counts),
             ("Seeds a method", _range(seeds)),
         ],
         about,
@@ -61,7 +71,11 @@ def words(comparison: Comparison) -> Words:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {_plural(number, noun)}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return noun if number == 1 else f"{noun}s"
 
 
 def _range(numbers: list[int]) -> str:
@@ -73,7 +87,8 @@ def _title(comparison: Comparison) -> str:
     """The heading: names where they are few, else numbers."""
     labels, rows = comparison.labels, list(comparison.rows)
     methods = " and ".join(labels) if len(labels) <= 2 else f"{len(labels)} methods"
-    data = rows[0] if len(rows) == 1 else f"{len(rows)} datasets or protocols"
+    datasets = {protocol.dataset for protocol in comparison.rows.values()}
+    data = rows[0] if len(rows) == 1 else _count(len(datasets), "dataset")
     return f"{methods} on {data}"
 
 
