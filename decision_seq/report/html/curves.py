@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from decision_seq.formatting import interval_text, number_text
 from decision_seq.report.compare import Comparison, Group
@@ -22,7 +24,7 @@ from decision_seq.report.html.drawing import (
 )
 from decision_seq.report.html.tables import Cell, Column, Row, Table
 from decision_seq.report.plots import axis_of_row
-from decision_seq.report.runs import FinishedRun, value
+from decision_seq.report.runs import FinishedRun, is_number, value
 from decision_seq.report.statistics import Interval, mean_interval
 
 BANDED = 3  # seeds at least; with two, Student's t spans the whole chart
@@ -97,15 +99,20 @@ def _seeds(count: int) -> str:
 def evaluated(run: FinishedRun) -> list[Record]:
     """The score at the first target of every evaluation.
 
-    Its time is its own, else that of the training's record of the same update.
+    Where an evaluation has no time of its own, it is interpolated between the records of the
+    training before and after it.
     """
-    times = {record["step"]: record.get("seconds") for record in run.metrics}
+    timed = [record for record in run.metrics if record.get("seconds") is not None]
+    steps = [0, *(record["step"] for record in timed)]
+    times = [0.0, *(record["seconds"] for record in timed)]
+
+    def seconds(record: dict[str, Any]) -> float | None:
+        if record["seconds"] is not None or record["step"] > steps[-1]:
+            return record["seconds"]
+        return float(np.interp(record["step"], steps, times))
+
     return [
-        Record(
-            record["step"],
-            times.get(record["step"]) if record.get("seconds") is None else record["seconds"],
-            value(record["targets"][0]),
-        )
+        Record(record["step"], seconds(record), value(record["targets"][0]))
         for record in run.evaluations
     ]
 
@@ -115,7 +122,7 @@ def lost(run: FinishedRun) -> list[Record]:
     return [
         Record(record["step"], record.get("seconds"), record["loss"])
         for record in run.metrics
-        if record.get("loss") is not None
+        if record.get("loss") is not None and is_number(record["loss"])
     ]
 
 

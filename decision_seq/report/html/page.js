@@ -101,7 +101,7 @@ function hover(chart) {
     cursor = undefined;
   };
   drawing.addEventListener("pointerleave", leave);
-  drawing.addEventListener("pointermove", (event) => {
+  const show = (event) => {
     lines ??= JSON.parse(chart.querySelector(".hovers").textContent);
     const box = drawing.getBoundingClientRect();
     const x = ((event.clientX - box.left) * 440) / box.width;
@@ -123,7 +123,9 @@ function hover(chart) {
     const right = event.clientX + 16 + tip.offsetWidth > innerWidth;
     tip.style.left = `${right ? Math.max(4, event.clientX - 16 - tip.offsetWidth) : event.clientX + 16}px`;
     tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 12)}px`;
-  });
+  };
+  drawing.addEventListener("pointermove", show);
+  drawing.addEventListener("pointerdown", show); // a touch
 }
 all(".chart").forEach(hover);
 
