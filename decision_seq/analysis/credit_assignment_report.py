@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.escaping import picture, terminal
 from decision_seq.report.explanation import explanation_rows
-from decision_seq.report.plots import COLOURS, DASHES, canvas
+from decision_seq.report.plots import COLOURS, DASHES, canvas, legend_below
 from decision_seq.report.text import table
 
 
@@ -55,7 +55,7 @@ def _plot_estimates(figure: Any, found: dict[str, Any]) -> None:
             axes.plot(range(1, len(row) + 1), row, color=colour, alpha=0.3, linewidth=0.8)
     _mark_stages(axes, estimates["stages"], found["stage"])
     axes.set(xlabel="step", ylabel="expected return", title="expected return after each step")
-    axes.legend(fontsize=10)
+    legend_below(axes)
 
 
 def _plot_attention(figure: Any, found: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def _plot_attention(figure: Any, found: dict[str, Any]) -> None:
     right.set_title(
         f"attention of {found['stage']} {attention['last_stage']} (dots: {found['event']})"
     )
-    right.legend(fontsize=9)
+    legend_below(left, right)
 
 
 def _mark_stages(axes: Any, stages: list[int], name: str) -> None:
