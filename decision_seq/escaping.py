@@ -81,4 +81,4 @@ def page(value: Any) -> Any:
 
     Markup, whose names were escaped before, is left as it is.
     """
-    return terminal(value) if type(value) is str else value
+    return value if hasattr(value, "__html__") else terminal(str(value))

@@ -93,6 +93,7 @@ def contents(report: Report, rng: np.random.Generator) -> dict[str, Any]:
         "datasets": list(comparison.rows),
         "methods": [(Look.of(at), label) for at, label in enumerate(comparison.labels)],
         "overview": overview(comparison) if len(comparison.rows) > 1 else None,
+        "raw": not all(g.estimate().normalized for g in comparison.groups.values()),
         "blocks": blocks(comparison, entries),
         "sources": entries,
         "learning": [learning(comparison, row) for row in comparison.rows],
