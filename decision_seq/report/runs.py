@@ -78,7 +78,7 @@ class FinishedRun:
     def commit(self) -> str | None:
         """The commit of the first launch, then other commits that resumed the run."""
         named: list[str] = []
-        for launch in _launches(self.provenance):
+        for launch in launches(self.provenance):
             changed = " with uncommitted changes" if launch.get("uncommitted") else ""
             commit = f"{launch['commit'][:12]}{changed}" if launch.get("commit") else "unknown"
             if commit not in named:
@@ -199,16 +199,16 @@ def _provenance(folder: Path) -> dict[str, Any]:
     tree = _json(folder, "provenance.json")
     data = tree.get("data") or {}
     counts = [data.get(key) for key in ("episodes", "transitions")] if type(data) is dict else [""]
-    launches = _launches(tree)
-    sound = all(isinstance(launch, dict) for launch in launches) and all(
-        isinstance(launch.get("commit"), str | None) for launch in launches
+    found = launches(tree)
+    sound = all(isinstance(launch, dict) for launch in found) and all(
+        isinstance(launch.get("commit"), str | None) for launch in found
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
         raise _damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 
-def _launches(provenance: dict[str, Any]) -> list[Any]:
+def launches(provenance: dict[str, Any]) -> list[Any]:
     """The first launch, then the launches that resumed the run."""
     resumed = provenance.get("resumed") or []
     return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]

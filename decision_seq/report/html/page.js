@@ -75,6 +75,7 @@ function filter() {
 }
 
 form.addEventListener("input", filter);
+form.addEventListener("change", filter); // an assistive program may send this alone
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(filter));
 form.hidden = false;

@@ -14,7 +14,7 @@ from decision_seq.formatting import target_text
 from decision_seq.report.compare import Comparison, Group
 from decision_seq.report.html.scores import duration, training_time
 from decision_seq.report.html.tables import Cell, Column, Row, Table
-from decision_seq.report.runs import FinishedRun
+from decision_seq.report.runs import FinishedRun, launches
 
 ABSENT = ("-",)
 LONGEST = 600  # letters of a text that a run's files hold
@@ -148,17 +148,14 @@ def _facts(run: FinishedRun) -> list[tuple[str, str]]:
             " not chosen by its score",
         ),
         ("Training time", "" if time.value is None else duration(time.value)),
-        *_resumed(tree.get("resumed")),
+        *_resumed(launches(tree)[1:]),
     ]
 
 
-def _resumed(launches: Any) -> list[tuple[str, str]]:
-    if not isinstance(launches, list):
-        return []
+def _resumed(resumes: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     return [
-        ("Resumed", f"{plain(launch.get('started') or 'unknown')}: {_command(launch['command'])}")
-        for launch in launches
-        if isinstance(launch, dict) and "command" in launch
+        ("Resumed", f"{plain(launch.get('started'))}: {_command(launch.get('command'))}")
+        for launch in resumes
     ]
 
 

@@ -5,10 +5,10 @@ import hashlib
 import json
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
 
 from decision_seq.cli import main
 from decision_seq.report.html.page import digest
@@ -115,7 +115,7 @@ def test_its_structure_is_sound(read: Read) -> None:
     levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in pairwise(levels))
     for landmark in ("header", "nav", "main", "footer"):
         assert len(read.all(landmark)) == 1
     assert len(read.all("caption")) == len(read.all("table")) > 8
