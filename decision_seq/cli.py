@@ -14,10 +14,12 @@ from typing import NoReturn
 from decision_seq.commands import build_parser
 from decision_seq.commands.console import BAD_INPUT, error_prefix
 from decision_seq.commands.failures import BUG, debugging, print_bug, print_failure, tell_launcher
+from decision_seq.commands.parsing import option_names
 from decision_seq.commands.streams import lenient_errors, results_alone, settle_stdout
 from decision_seq.machine.files import disk_full
 from decision_seq.machine.signals import STOPPING, is_ignored
 from decision_seq.plugins import load_plugins
+from decision_seq.suggestions import option_meant
 from decision_seq.types import UserError
 
 
@@ -45,7 +47,9 @@ def _main(arguments: list[str]) -> int:
             if number != signal.SIGINT and not is_ignored(number):
                 signal.signal(number, _terminate)
     if rest and not options.takes_overrides:
-        options.parser.error(f"unrecognised argument {rest[0]}")
+        meant = option_meant(rest[0], option_names(options.parser))
+        hint = f"; did you mean {meant}?" if meant else ""
+        options.parser.error(f"unrecognised argument {rest[0]}{hint}")
     debug = debugging(options.debug)
     options.overrides = rest
     options.arguments = arguments

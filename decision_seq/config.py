@@ -25,7 +25,7 @@ import yaml
 
 from decision_seq.machine.files import replacing
 from decision_seq.reading import YAML_BYTES, Unreadable, parse_yaml, read_text
-from decision_seq.suggestions import suggestion
+from decision_seq.suggestions import UnknownKey
 from decision_seq.types import UserError
 
 Config = TypeVar("Config")
@@ -117,10 +117,9 @@ def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
 
 
 def check_keys(cls: Any, tree: dict[str, Any]) -> None:
-    """Raise UserError for a key that `cls` does not have; it suggests the key that is meant."""
+    """Raise UnknownKey for a key that `cls` does not have; it names the key that is meant."""
     for unknown in _unknown(cls, tree):
-        hint = suggestion(unknown, list(_names(cls, tree)))
-        raise UserError(f"config: unknown key {unknown}; {hint}")
+        raise UnknownKey(unknown, dict(_names(cls, tree)))
 
 
 def _chosen(cls: Any, tree: dict[str, Any], path: str) -> Any:
@@ -134,11 +133,11 @@ def _chosen(cls: Any, tree: dict[str, Any], path: str) -> Any:
     return known[name]
 
 
-def _names(cls: Any, tree: Any, path: str = "") -> Iterator[str]:
-    """The names, with dots, of all keys of `cls`, with the components that the tree chooses."""
+def _names(cls: Any, tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Names, with dots, and defaults of all keys of `cls` and of the components a tree chooses."""
     tree = tree if isinstance(tree, dict) else {}
     if issubclass(cls, draccus.ChoiceRegistry):
-        yield path + _NAME
+        yield path + _NAME, cls.default_choice_name()
     cls = _chosen(cls, tree, path)
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -146,7 +145,8 @@ def _names(cls: Any, tree: Any, path: str = "") -> Iterator[str]:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _names(hint, tree.get(field.name), f"{path}{field.name}.")
         else:
-            yield path + field.name
+            made = field.default_factory
+            yield path + field.name, field.default if made is dataclasses.MISSING else made()
 
 
 def _unknown(cls: Any, tree: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -156,8 +156,8 @@ def _unknown(cls: Any, tree: dict[str, Any], path: str = "") -> Iterator[str]:
     hints = get_type_hints(cls)
     valid = [f.name for f in dataclasses.fields(cls)] + ([_NAME] if choice else [])
     for key, value in tree.items():
-        if key not in valid:
-            yield f"{path}{key}"
+        if key not in valid:  # for `backbone: {layers: 3}` it is backbone.layers
+            yield next(iter(flat({str(key): value}, path)), f"{path}{key}")
             continue
         hint = hints.get(key)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):

@@ -54,6 +54,22 @@ def target_text(target: float | None) -> str:
     return "-" if target is None else number_text(target, 0, 3)
 
 
+def value_text(value: Any) -> str:
+    """A plain value as YAML on one line; small numbers as 1e-4."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(value_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {value_text(part)}' for key, part in value.items())}}}"
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        digits, _, power = repr(value).partition("e")
+        if not power:  # 0.0001, as Python writes it
+            digits, _, power = f"{value:.16e}".partition("e")
+        return f"{float(digits):.15g}e{int(power)}"
+    import yaml
+
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]
+
+
 def message_of(error: BaseException) -> str:
     """An error's message on one line; empty where the error fails to give one."""
     try:

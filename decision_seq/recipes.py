@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from decision_seq.config import read_yaml, require
+from decision_seq.reading import YAML_BYTES, read_text
 from decision_seq.types import UserError
 
 DEFAULT_RECIPE, DEFAULT_DATASET = "dt/gym", "hopper-medium"
@@ -88,6 +90,23 @@ def tables() -> dict[str, Path]:
         path.stem: path for folder in reversed(FOLDERS) for path in (folder / TABLES).glob("*.yaml")
     }
     return dict(sorted(found.items()))
+
+
+def description(path: Path) -> tuple[str, str]:
+    """The comment at the top of a recipe or table: the first line, a summary, and the rest."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), _lines(path))
+    first, *rest = [line.removeprefix("#").strip() for line in lines] or [""]
+    return first, "\n".join(rest)
+
+
+def settings(path: Path) -> str:
+    """The text of a recipe or table without the comment at its top."""
+    lines = itertools.dropwhile(lambda line: line.startswith("#"), _lines(path))
+    return "\n".join(lines).strip()
+
+
+def _lines(path: Path) -> list[str]:
+    return read_text(path, YAML_BYTES).splitlines()
 
 
 def _path(name: str, what: str, known: dict[str, Path]) -> Path:

@@ -15,6 +15,7 @@ LAYERS = [
     "formatting",
     "modules",
     "plugins",
+    "aliases",
     "suggestions",
     "escaping",
     "reading",
@@ -22,6 +23,7 @@ LAYERS = [
     "tensor_files",
     "machine",
     "config",
+    "components",
     "envs",
     "user_choices",
     "methods",
@@ -45,6 +47,7 @@ LAYERS = [
     "registries",
     "commands",
     "api",
+    "reference",
     "cli",
 ]
 

@@ -8,6 +8,8 @@ that `--help` is fast.
 from decision_seq import __version__, registries
 from decision_seq.commands import (
     bench,
+    completion,
+    config,
     data,
     doctor,
     evaluate,
@@ -23,8 +25,8 @@ from decision_seq.commands import (
 from decision_seq.commands.parsing import Parser, add_common
 
 VERBS = (
-    *(train, sweep, doctor, evaluate, match, predict, explain, report, sharing, data, bench),
-    plugins,
+    *(train, sweep, config, doctor, evaluate, match, predict, explain, report, sharing, data),
+    *(bench, plugins, completion),
 )
 
 
@@ -32,9 +34,14 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="decision-seq",
         description="Offline sequence modelling for reinforcement learning.",
-        epilog="Example: decision-seq train --dataset hopper-medium",
+        epilog="Examples:\n"
+        "  decision-seq train --dataset hopper-medium\n"
+        "  decision-seq train --help\n"
+        "  decision-seq evaluate --help\n\n"
+        "`decision-seq train --help` lists the recipes and every key of the configuration.",
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
+    parser.set_defaults(root=parser)
     add_common(parser, False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:

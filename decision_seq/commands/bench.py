@@ -28,6 +28,7 @@ def add(verbs: Any) -> None:
         help="Measure speed against other programs, start-up, scaling, time to a score, intervals.",
         description="Measurements. Quote the ratios of interleaved rounds: times depend on the"
         " machine, which is printed, and on its other load.",
+        epilog="Examples:\n  decision-seq bench train\n  decision-seq bench startup --help",
     )
     add_common(bench, argparse.SUPPRESS)
     parts = bench.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="PART")

@@ -19,6 +19,7 @@ def add(verbs: Any) -> None:
         "data",
         help="List, inspect and make datasets.",
         description="List, inspect and make datasets.",
+        epilog="Examples:\n  decision-seq data list\n  decision-seq data inspect --help",
     )
     add_common(data, argparse.SUPPRESS)
     verbs = data.add_subparsers(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from decision_seq.commands.console import BAD_INPUT
+from decision_seq.commands.help_text import help_text, terminal_width
 from decision_seq.formatting import is_negative
 from decision_seq.recipes import DEFAULT_RECIPE, OF_DATASETS
 from decision_seq.types import UserError
@@ -24,6 +25,9 @@ class Parser(argparse.ArgumentParser):
         spaced = [f" {text}" if is_negative(text) else text for text in given]
         return super().parse_known_args(spaced, namespace)
 
+    def format_help(self) -> str:
+        return help_text(self, terminal_width())
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -34,6 +38,7 @@ def add_verb(
     run: Callable[[argparse.Namespace], int],
     what: str,
     example: str,
+    add_help: bool = True,
     **more: Any,
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
@@ -41,13 +46,27 @@ def add_verb(
         help=what,
         description=what,
         epilog=f"Examples:\n{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=add_help,
     )
     parser.set_defaults(run=run, takes_overrides=False, parser=parser, **more)
     # Without a default: that would overrule a `--debug` before the verb.
     add_common(parser, argparse.SUPPRESS)
     return parser
+
+
+def parsers_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser, then those of its verbs, and of their verbs."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb in action.choices.values():
+                yield from parsers_below(verb)
+
+
+def option_names(parser: argparse.ArgumentParser) -> list[str]:
+    """The parser's options, by their long names."""
+    return [name for one in parser._actions for name in one.option_strings if name[:2] == "--"]
 
 
 def add_common(parser: argparse.ArgumentParser, default: Any) -> None:
@@ -70,6 +89,10 @@ def add_common(parser: argparse.ArgumentParser, default: Any) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that define a run; any key of the configuration is accepted as well."""
     parser.set_defaults(takes_overrides=True)
+    parser.epilog = (
+        f"{parser.epilog}\n\nAny key of the configuration is given as --KEY VALUE:"
+        " `decision-seq train --help`\nlists them. A run's config.yaml holds all."
+    )
     parser.add_argument(
         "--config",
         help="a YAML file or a recipe's name (default: the recipe of the dataset's kind, one of"

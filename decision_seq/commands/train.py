@@ -7,7 +7,10 @@ from typing import Any
 
 from decision_seq.commands.configuration import configure
 from decision_seq.commands.console import make_reporter, print_offline, print_scores
+from decision_seq.commands.help_text import terminal_width
 from decision_seq.commands.parsing import add_run_options, add_verb
+from decision_seq.commands.streams import results
+from decision_seq.formatting import json_text
 
 
 def add(verbs: Any) -> None:
@@ -21,9 +24,18 @@ def add(verbs: Any) -> None:
         "  decision-seq train --output runs/mine --train.steps 5000 --policy.backbone.layers 4\n"
         "  decision-seq train --output runs/mine --resume\n"
         "  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 \\\n"
-        "      -m decision_seq train --processes 2\n\n"
-        "Any key of the configuration can be given as --key.key VALUE. A run's config.yaml lists\n"
-        "all keys.",
+        "      -m decision_seq train --processes 2\n"
+        "  decision-seq train --help policy.tt",
+        add_help=False,
+    )
+    parser.add_argument(
+        "-h",
+        "--help",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="list the recipes and every key of the configuration, or describe one component or key"
+        " in full; as JSON with --json",
     )
     add_run_options(parser)
     parser.add_argument(
@@ -41,6 +53,8 @@ def add(verbs: Any) -> None:
 
 
 def run_train(options: argparse.Namespace) -> int:
+    if options.help is not None:
+        return _help(options)
     from decision_seq.runs import experiment
     from decision_seq.training import Interrupted
 
@@ -61,4 +75,16 @@ def run_train(options: argparse.Namespace) -> int:
         print_scores(finished.scores, options.json)
     if finished is not None and finished.offline is not None and not options.json:
         print_offline(finished.offline)
+    return 0
+
+
+def _help(options: argparse.Namespace) -> int:
+    from decision_seq.commands.configuration_help import help_text, help_tree
+
+    text = (
+        json_text(help_tree(options.help))
+        if options.json
+        else help_text(options.parser.format_help(), options.help, terminal_width())
+    )
+    print(text, file=results())
     return 0

@@ -47,17 +47,12 @@ def windows(trainer: Trainer, ranks: Ranks) -> Check:
 
 def model(trainer: Trainer, ranks: Ranks) -> Check:
     """Report the model's size, the cost of a window, and the memory of its state."""
-    weights = list(trainer.policy.parameters())
-    trained = [weight for weight in weights if weight.requires_grad]
-    whole = sum(weight.numel() * weight.element_size() for weight in weights)
-    # Each trained weight also has a gradient and Adam's two moments.
-    state = whole + 3 * sum(weight.numel() * weight.element_size() for weight in trained)
-    shards = ranks.world if trainer.config.parallel == "fsdp" else 1
+    state = state_bytes(trainer, ranks)
     cost = trainer.throughput.cost
     finding = (
-        f"{sum(weight.numel() for weight in weights):,} parameters, {cost.tokens} tokens and"
+        f"{parameters(trainer):,} parameters, {cost.tokens} tokens and"
         f" {cost.flops / 1e9:.3g} GFLOP a window; weights, gradients and moments take"
-        f" {state / shards / 2**20:,.1f} MiB a process, activations come on top"
+        f" {state / 2**20:,.1f} MiB a process, activations come on top"
     )
     device = trainer.accelerator.device
     if device.type == "cuda":
@@ -65,8 +60,23 @@ def model(trainer: Trainer, ranks: Ranks) -> Check:
     else:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    tight = state / shards * sharing > 0.8 * there
+    tight = state * sharing > 0.8 * there
     return Check("model", WARNING if tight else OK, finding)
+
+
+def parameters(trainer: Trainer) -> int:
+    """The number of the policy's parameters, those that are not trained included."""
+    return sum(weight.numel() for weight in trainer.policy.parameters())
+
+
+def state_bytes(trainer: Trainer, ranks: Ranks) -> float:
+    """The bytes of weights, gradients and moments on a process."""
+    weights = list(trainer.policy.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    whole = sum(weight.numel() * weight.element_size() for weight in weights)
+    # Each trained weight also has a gradient and Adam's two moments.
+    state = whole + 3 * sum(weight.numel() * weight.element_size() for weight in trained)
+    return state / (ranks.world if trainer.config.parallel == "fsdp" else 1)
 
 
 def updates(trainer: Trainer, count: int) -> list[list[str]]:
@@ -129,19 +139,7 @@ def repeat(first: list[list[str]], second: list[list[str]], ranks: Ranks) -> Che
 
 def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
     """Measure the rate of updates after a warm-up -> the check, and the seconds of one update."""
-    device = trainer.accelerator.device
-    updates(trainer, 1)
-    started = time.perf_counter()
-    updates(trainer, 2)
-    each = (time.perf_counter() - started) / 2
-    count = ranks.from_main(lambda: max(2, min(TIMED, int(TIMED_SECONDS / each))))
-    trainer.throughput.begin()
-    for _ in range(count):
-        outcome = trainer.update(trainer.step)
-        trainer.step += 1
-        trainer.throughput.add(outcome.data_seconds)
-    float(outcome.gradient_norm)  # waits for the device
-    gathered = ranks.gather(trainer.throughput.read(device))
+    gathered, count = measured(trainer, ranks, TIMED_SECONDS)
     slowest = min(gathered, key=lambda theirs: theirs["updates_per_second"])
     waiting = max(theirs["data_wait"] for theirs in gathered)
     memory = max(theirs["memory_gib"] for theirs in gathered)
@@ -152,6 +150,23 @@ def throughput(trainer: Trainer, ranks: Ranks) -> tuple[Check, float]:
     )
     state = WARNING if waiting > IDLE else OK
     return Check("throughput", state, finding), 1 / slowest["updates_per_second"]
+
+
+def measured(trainer: Trainer, ranks: Ranks, seconds: float) -> tuple[list[dict[str, float]], int]:
+    """Measure updates for about `seconds` at most -> the rates of each rank, and their number."""
+    device = trainer.accelerator.device
+    updates(trainer, 1)
+    started = time.perf_counter()
+    updates(trainer, 2)
+    each = (time.perf_counter() - started) / 2
+    count = ranks.from_main(lambda: max(2, min(TIMED, int(seconds / each))))
+    trainer.throughput.begin()
+    for _ in range(count):
+        outcome = trainer.update(trainer.step)
+        trainer.step += 1
+        trainer.throughput.add(outcome.data_seconds)
+    float(outcome.gradient_norm)  # waits for the device
+    return ranks.gather(trainer.throughput.read(device)), count
 
 
 class _TimedEnvironments(Environments):
@@ -195,26 +210,34 @@ def whole_run(trainer: Trainer, ranks: Ranks, update: float, save: float, rolls:
 
     update, save: seconds of one update and of one save; rolls: whether the simulator works.
     """
-    steps, saves, evaluations = (
-        trainer.config.steps,
-        len(saved_steps(trainer)),
-        len(evaluated_steps(trainer)),
-    )
-    parts = {f"{steps:,} updates": steps * update, f"{saves:,} checkpoints": saves * save}
+    evaluations = len(evaluated_steps(trainer))
+    saves = len(saved_steps(trainer))
+    parts = {
+        f"{trainer.config.steps:,} updates": trainer.config.steps * update,
+        f"{saves:,} checkpoints": saves * save,
+    }
+    known = evaluation_seconds(trainer, ranks, rolls)
+    if known is not None and evaluations:
+        parts[f"{evaluations:,} evaluation(s)"] = evaluations * known
+    listed = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
+    finding = f"at most about {duration(sum(parts.values()))}: {listed}"
+    if not evaluations:
+        return Check("whole run", OK, finding)
+    if known is None:
+        return Check("whole run", WARNING, f"{finding}, and evaluations of unknown length")
+    return Check("whole run", OK, f"{finding} if no episode ends before its time limit")
+
+
+def evaluation_seconds(trainer: Trainer, ranks: Ranks, rolls: bool) -> float | None:
+    """Seconds of one evaluation on the slowest rank, see `_evaluation_seconds`; None if unknown.
+
+    rolls: whether the simulator works.
+    """
     seconds: float | None = 0.0
-    if evaluations and rolls:
+    if rolls and evaluated_steps(trainer):
         try:
             seconds = _evaluation_seconds(trainer, ranks)
         except UserError:
             seconds = None
     gathered = ranks.gather(seconds)
-    known = rolls and None not in gathered
-    if evaluations and known:
-        parts[f"{evaluations:,} evaluation(s)"] = evaluations * max(gathered)
-    listed = ", ".join(f"{name} {duration(took)}" for name, took in parts.items())
-    finding = f"at most about {duration(sum(parts.values()))}: {listed}"
-    if not evaluations:
-        return Check("whole run", OK, finding)
-    if not known:
-        return Check("whole run", WARNING, f"{finding}, and evaluations of unknown length")
-    return Check("whole run", OK, f"{finding} if no episode ends before its time limit")
+    return max(gathered) if rolls and None not in gathered else None

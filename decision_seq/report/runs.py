@@ -21,6 +21,8 @@ from decision_seq.types import Scores, TargetScore, UserError
 
 # Kinds of the settings of a rollout that older runs may lack.
 ACTING: Kinds = {"precision": (str, type(None)), "temperature": (float, type(None))}
+# Of a record of metrics.jsonl or evaluations.jsonl; runs of older versions have no `seconds`.
+RECORD: Kinds = {"step": int, "loss": (float, type(None)), "seconds": (float, type(None))}
 DEPTH = 3  # levels of folders below the given one that are searched for runs
 
 
@@ -82,7 +84,7 @@ class FinishedRun:
     def commit(self) -> str | None:
         """The commit of the first launch, then other commits that resumed the run."""
         named: list[str] = []
-        for launch in _launches(self.provenance):
+        for launch in launches(self.provenance):
             changed = " with uncommitted changes" if launch.get("uncommitted") else ""
             commit = f"{launch['commit'][:12]}{changed}" if launch.get("commit") else "unknown"
             if commit not in named:
@@ -206,16 +208,16 @@ def _provenance(folder: Path) -> dict[str, Any]:
     tree = _json(folder, "provenance.json")
     data = tree.get("data") or {}
     counts = [data.get(key) for key in ("episodes", "transitions")] if type(data) is dict else [""]
-    launches = _launches(tree)
-    sound = all(isinstance(launch, dict) for launch in launches) and all(
-        isinstance(launch.get("commit"), str | None) for launch in launches
+    found = launches(tree)
+    sound = all(isinstance(launch, dict) for launch in found) and all(
+        isinstance(launch.get("commit"), str | None) for launch in found
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
         raise damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 
-def _launches(provenance: dict[str, Any]) -> list[Any]:
+def launches(provenance: dict[str, Any]) -> list[Any]:
     """The first launch, then the launches that resumed the run."""
     resumed = provenance.get("resumed") or []
     return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]
@@ -245,14 +247,15 @@ def _target(tree: dict[str, Any]) -> TargetScore:
     if score.interval_95 is not None:
         low, high = score.interval_95
         numbers += [low, high]
-    if not all(_is_number(n) for n in numbers):
+    if not all(is_number(n) for n in numbers):
         raise ValueError("a return, a score or an interval is no finite number")
     if not type(score.seed) is type(score.episodes) is int:
         raise ValueError("a seed or a number of episodes is no whole number")
     return score
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number, not so large that sums of it overflow."""
     return type(value) in (int, float) and abs(value) < 1e30  # NaN is not
 
 
@@ -262,9 +265,12 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     try:
         for line in read_lines(folder / name):
             record = parse_json(line)
-            fault = fault_of(record, {"step": int, "loss": (float, type(None))})
-            if fault or not _is_number(record["step"]):
+            fault = fault_of(record, RECORD)
+            if fault or not is_number(record["step"]):
                 raise ValueError(fault or "a step is no whole number")
+            seconds = record.get("seconds") or 0
+            if not is_number(seconds) or seconds < 0:
+                raise ValueError("its seconds are no time")
             records.append(record)
     except Absent:
         return []
@@ -299,7 +305,8 @@ def _evaluations(
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
-            found[record["step"]] = {"step": record["step"], "targets": targets}
+            known = {"step": record["step"], "seconds": record.get("seconds")}
+            found[record["step"]] = {**known, "targets": targets}
         elif theirs[2] != own_targets:
             others.append((record["step"], tuple(theirs[2])))
     return [found[step] for step in sorted(found)], others

@@ -14,14 +14,14 @@ from decision_seq.formatting import interval_text, json_text, number_text, sprea
 from decision_seq.types import Scores
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A text table: the first column is aligned left, the others right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int | None = 1) -> str:
+    """A text table: the first `left` columns are aligned left, the others right; None for all."""
     cells = [[terminal(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
         first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if left is None or i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         return "  ".join([first, *rest]).rstrip()
