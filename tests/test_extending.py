@@ -272,3 +272,31 @@ def test_a_file_outside_the_repository_is_used_by_a_script(tmp_path: Path) -> No
     )
     assert run.returncode == 2
     assert "one of gpt, lstm, gru" in run.stderr
+
+
+def test_files_of_the_page_are_plugins(tmp_path: Path) -> None:
+    """The backbone's file and the page's reader, in a folder of their own, named by --plugin."""
+    found = {what: text for kind, what, text in BLOCK.findall(PAGE.read_text()) if kind == "plugin"}
+    assert list(found) == ["my_reader.py"]
+    (tmp_path / "my_reader.py").write_text(found["my_reader.py"])
+    (tmp_path / "my_gru.py").write_text(RECIPES["backbone"].code)
+    (tmp_path / "some.rewards").write_text("".join(f"{value}\n" for value in range(40)))
+    small = ["--train.steps", "2", "--train.warmup_steps", "1", "--evaluation.episodes", "0"]
+    sizes = ["--train.batch_size", "2", "--train.trackers", "[]", "--policy.context_length", "5"]
+    run = ["--dataset", "some.rewards", "--policy.backbone.name", "gru", "--output", "run"]
+    commands = [
+        ["--plugin", "my_gru", "--plugin", "my_reader", "train", *run, *small, *sizes],
+        ["--plugin", "my_gru", "plugins"],
+    ]
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "decision_seq", *command],
+            cwd=tmp_path,
+            env=environment(ROOT, tmp_path / "stores"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "gru" in done.stdout
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002").is_dir()

@@ -7,9 +7,9 @@ Gain with dropout: an update of the paper's model takes 1.08 times as long by th
 (2026-11-28, AVX2 EPYC, one thread of a busy machine, CPU time, median of 20 interleaved rounds of
 the update of `decision-seq bench train`; 1.03 in a run of 10). Without dropout, in fp32, the fused
 kernel is faster there: 0.92 of the time of a rollout's step. In bf16 only processors with bf16
-arithmetic can gain, which was not measured again on that machine; README.md, "Speed", has rollouts
-in bf16 at 6.53 times the original's speed where fp32 had 5.01 (`decision-seq bench evaluate`,
-AVX-512), by all forms together.
+arithmetic can gain, which was not measured again on that machine; experiments/results/speed.md has
+rollouts in bf16 at 6.53 times the original's speed where fp32 had 5.01 (`decision-seq bench
+evaluate`, AVX-512), by all forms together.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@ AVX-512 of other makers' processors unused. oneDNN, which comes with torch, uses
 activation while the product is in the processor's cache.
 
 Gain: only on processors with AVX-512 (fp32) or with bf16 arithmetic (bf16); elsewhere the plain
-form serves. Recorded in README.md, "Speed", on AMD EPYC, 2 cores, AVX-512, and not measured again
-on the AVX2 machine of today: an update of the paper's model in 66.7 ms, 2.03 times transformers'
-speed, where AVX2 without oneDNN had 1.46 times (`decision-seq bench train`); a plan for one
-environment in 179 ms, where AVX2 without oneDNN took 452 ms (`decision-seq bench plan`); a rollout
-with bf16 weights 6.53 times the original's speed, fp32 5.01 times (`decision-seq bench evaluate`).
+form serves. Recorded in experiments/results/speed.md, on AMD EPYC, 2 cores, AVX-512, and not
+measured again on the AVX2 machine of today: an update of the paper's model in 66.7 ms, 2.03 times
+transformers' speed, where AVX2 without oneDNN had 1.46 times (`decision-seq bench train`); a plan
+for one environment in 179 ms, where AVX2 without oneDNN took 452 ms (`decision-seq bench plan`); a
+rollout with bf16 weights 6.53 times the original's speed, fp32 5.01 times (`decision-seq bench
+evaluate`).
 """
 
 from __future__ import annotations
