@@ -42,7 +42,7 @@ class EvaluationConfig:
     """Settings of the evaluation by rollouts."""
 
     env_id: str | None = None
-    """Environment to evaluate in; null for that of the dataset's task (`envs.FACTS`)."""
+    """Environment to evaluate in; null for that of the dataset's task."""
     targets: tuple[Target, ...] | None = None
     """Target raw returns, declared before training; the first is the headline. Words name
     percentiles of the data's returns: `max`, `median`, `q0` to `q100`. Null takes those of the

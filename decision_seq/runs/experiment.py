@@ -132,7 +132,7 @@ def train(
 
         def begin() -> Problem:
             folders.append(held_by_main.enter_context(run_folder(output, resume)))
-            return _prepare_checked(config, output, reporter)
+            return prepare_checked(config, output, reporter)
 
         problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output, require_there), accelerator, ranks, reporter)
@@ -225,8 +225,8 @@ def make_job(
     )
 
 
-def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
-    """Prepare the problem; UserError where the run cannot begin or resume."""
+def prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
+    """Prepare the problem as `train` does; UserError where the run cannot begin or resume."""
     check_trackers(config.train.trackers)
     problem = prepare(config, reporter)
     label(problem.store, problem.config.conditioning)  # before the other ranks need it

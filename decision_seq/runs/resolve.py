@@ -71,8 +71,8 @@ class Config:
     length; or are `segments`, consecutive pieces of an episode in consecutive updates, over which a
     recurrent backbone carries its state."""
     held_out: float = 0.0
-    """Part of the episodes that are not trained on, the same for every seed; `offline` measures the
-    policy on them without an environment."""
+    """Part of the episodes that are not trained on, the same for every seed; `evaluate --offline`
+    measures the policy on them without an environment."""
     seed: int = 0
     """Seed of the initial weights and of training."""
     frame_memory: int = CACHE_MEBIBYTES
