@@ -135,7 +135,7 @@ def test_a_legend_names_methods_that_have_a_loss_only(tmp_path: Path, drawn: lis
     plot_learning(comparison, next(iter(comparison.rows)), tmp_path / "x.png")
     check(drawn[0])
     texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert sorted(texts) == ["bc, 1 seed", "dt, 1 seed"]
+    assert sorted(texts) == ["BC (MLP), 1 seed", "DT, 1 seed"]
 
 
 @pytest.mark.parametrize("ends", [(0.42, 0.47), (0.3, 4.0), (1e-6, 30.0)])

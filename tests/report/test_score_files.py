@@ -31,10 +31,10 @@ def test_a_line_of_the_csv_file_is_a_method_at_a_target(comparison: Comparison) 
     assert list(rows[0]) == list(FIELDS)
     shown = [(row["dataset"], row["method"], row["target"], row["is_first_target"]) for row in rows]
     assert shown == [
-        ("bundled/reacher2d-medium", "dt", "-3.0", "True"),
-        ("d4rl/hopper-medium-v2", "bc", "", "True"),
-        ("d4rl/hopper-medium-v2", "dt", "3600.0", "True"),
-        ("d4rl/hopper-medium-v2", "dt", "1800.0", "False"),
+        ("bundled/reacher2d-medium", "DT", "-3.0", "True"),
+        ("d4rl/hopper-medium-v2", "BC (MLP)", "", "True"),
+        ("d4rl/hopper-medium-v2", "DT", "3600.0", "True"),
+        ("d4rl/hopper-medium-v2", "DT", "1800.0", "False"),
     ]
     for row, group in zip(rows, [*comparison.groups.values()][:3], strict=False):
         estimate = group.estimate()
@@ -49,19 +49,19 @@ def test_a_line_of_the_csv_file_is_a_method_at_a_target(comparison: Comparison) 
 def test_the_latex_table_has_a_row_a_dataset(comparison: Comparison) -> None:
     text = latex_table(comparison)
     lines = [line for line in text.splitlines() if line.endswith("\\\\")]
-    assert lines[0] == "dataset & target & bc & dt \\\\"
+    assert lines[0] == "dataset & target & BC (MLP) & DT \\\\"
     assert len(lines) == 3
-    first = comparison.groups["d4rl/hopper-medium-v2", "dt"].estimate()
+    first = comparison.groups["d4rl/hopper-medium-v2", "DT"].estimate()
     assert first.interval is not None
     low, high = first.interval
     cell = f"${first.mean:.1f}$ {{\\scriptsize $[{low:.1f},\\ {high:.1f}]$}}"
     assert " & $3{,}600$ & " in text
     assert cell in text
-    raw = comparison.groups["bundled/reacher2d-medium", "dt"].estimate()
+    raw = comparison.groups["bundled/reacher2d-medium", "DT"].estimate()
     assert f"& $-3$ & -- & ${raw.mean:,.1f}$".replace("1,", "1{,}") in text
     assert lines[-1].count("raw") + lines[1].count("raw") == 1
     assert text.count("{") == text.count("}")
-    assert "%   d4rl/hopper-medium-v2, dt: 2 seeds" in text
+    assert "%   d4rl/hopper-medium-v2, DT: 2 seeds" in text
 
 
 def test_a_method_without_a_target_has_none_in_either(tmp_path: Path) -> None:

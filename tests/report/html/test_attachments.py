@@ -45,7 +45,7 @@ def test_a_calibration_is_drawn(run: FinishedRun, tmp_path: Path) -> None:
     write_calibration(run.folder)
     found = Read(made(tmp_path))
     assert "calibration-0-title" in found.ids
-    assert "dt, seed 0, Hopper-v4, step-00000100; 2 episodes a target" in found.text
+    assert "DT, seed 0, Hopper-v4, step-00000100; 2 episodes a target" in found.text
 
 
 POINT = {"target": 1.0, "return_mean": 1.0, "interval_95": None, "returns": [1.0]}

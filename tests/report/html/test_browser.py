@@ -205,14 +205,14 @@ def test_filters(browser: Browser, page: Path) -> None:
 
     browser.click(option("m", 3))
     chosen = browser.find(option("m", 3)).text
-    assert chosen == "bc"
-    assert {row.text[:2] for row in visible(browser, "#runs")} == {"bc"}
+    assert chosen == "BC (MLP)"
+    assert {row.text[:2] for row in visible(browser, "#runs")} == {"bc"}  # run names
     drawn = browser.driver.find_elements("css selector", "#learning .by-updates g.series")
-    assert {g.get_attribute("data-name") for g in drawn if g.is_displayed()} == {"bc"}
+    assert {g.get_attribute("data-name") for g in drawn if g.is_displayed()} == {"BC (MLP)"}
     heads = [
         head.text for head in browser.driver.find_elements("css selector", "#overview thead th")
     ]
-    assert [head for head in heads if head] == ["dataset", "target", "bc"]
+    assert [head for head in heads if head] == ["dataset", "target", "BC (MLP)"]
     browser.click("#filters [type=reset]")
 
 

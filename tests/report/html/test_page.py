@@ -52,8 +52,8 @@ def test_it_holds_all_parts(read: Read, runs: Path) -> None:
         *("Attention", "Films", "Choices made afterwards", "Configuration", "Provenance"),
     ):
         assert heading in read.texts
-    assert "bc and dt on 2 datasets" in read.text
-    assert "7 finished runs of 2 methods (bc, dt) on 2 datasets." in read.text
+    assert "BC (MLP) and DT on 2 datasets" in read.text
+    assert "7 finished runs of 2 methods (BC (MLP), DT) on 2 datasets." in read.text
     assert f"{runs / 'half'}: unfinished" in read.text
     assert "Published numbers are a comparison on d4rl/hopper-medium-v2" in read.text
     assert "Published numbers are only context on bundled/reacher2d-medium" in read.text
