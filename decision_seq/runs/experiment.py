@@ -23,7 +23,13 @@ from accelerate import Accelerator
 from decision_seq import checkpoint
 from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.envs import environment_notes
-from decision_seq.evaluate import Evaluation, check_environment, compute_device, limit_notes
+from decision_seq.evaluate import (
+    Evaluation,
+    EvaluationConfig,
+    check_environment,
+    compute_device,
+    limit_notes,
+)
 from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
@@ -34,7 +40,7 @@ from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
 from decision_seq.train.launch import watched
-from decision_seq.train.trackers import check_trackers
+from decision_seq.train.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, Spec, TargetScore
 
 # Keys in which a resumed run may differ from the original run. They change the saved files, and how
@@ -136,6 +142,7 @@ def train(
 
         problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output, require_there), accelerator, ranks, reporter)
+        problem = _with_pace(problem, trainer.job)
         launched = Launched.now(command, ranks.world, accelerator.device)
         ranks.from_main(lambda: _write_first_files(problem, output, launched))
         if resume != "never":
@@ -212,6 +219,7 @@ def make_job(
         gatherer,
         output,
         {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
+        config.policy.forwards,
         Evaluation.of(
             evaluation,
             config.conditioning,
@@ -221,6 +229,7 @@ def make_job(
         if evaluation.episodes
         else None,
         evaluation.every,
+        evaluation.episodes_during,
         require_there,
     )
 
@@ -232,7 +241,9 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if is_run(output):
         problem = dataclasses.replace(problem, spec=check_same_run(output, problem))
-    evaluation = problem.config.evaluation
+    evaluation = _decided_before(output, problem.config.evaluation)
+    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
+    problem = dataclasses.replace(problem, config=resolved)
     if not evaluation.episodes:
         return problem
     asked = evaluation.max_episode_steps
@@ -240,6 +251,29 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     evaluation = dataclasses.replace(evaluation, max_episode_steps=limit)
     resolved = dataclasses.replace(problem.config, evaluation=evaluation)
     return dataclasses.replace(problem, config=resolved)
+
+
+def _decided_before(output: Path, evaluation: EvaluationConfig) -> EvaluationConfig:
+    """The evaluations during training that an earlier launch decided on, where they are open."""
+    if evaluation.every is not None or not is_run(output):
+        return evaluation
+    saved = read_yaml(output / "config.yaml").get("evaluation") or {}
+    keys = ("every", "episodes_during")
+    asked = {key: getattr(evaluation, key) for key in keys if getattr(evaluation, key) is not None}
+    known = {key: saved[key] for key in keys if key in saved}
+    decided = load(EvaluationConfig, known, asked)
+    return dataclasses.replace(
+        evaluation, every=decided.every, episodes_during=decided.episodes_during
+    )
+
+
+def _with_pace(problem: Problem, job: Job) -> Problem:
+    """The problem with the evaluations that the trainer has decided on."""
+    evaluation = dataclasses.replace(
+        problem.config.evaluation, every=job.evaluate_every, episodes_during=job.episodes_during
+    )
+    config = dataclasses.replace(problem.config, evaluation=evaluation)
+    return dataclasses.replace(problem, config=config)
 
 
 def _write_first_files(problem: Problem, output: Path, launched: Launched) -> None:
