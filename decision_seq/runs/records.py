@@ -26,10 +26,11 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def folder_of(checkpoint: Path) -> Path:
     """The folder of a checkpoint's records: in its run, or beside a policy outside of a run."""
-    path = checkpoint.resolve()
-    if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
-        return path.parent.parent / FOLDER
-    return path.with_name(f"{path.name}-{FOLDER}")
+    for path in (checkpoint, checkpoint.resolve()):  # the first is shorter to read
+        if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
+            return path.parent.parent / FOLDER
+    named = checkpoint if checkpoint.name not in ("", "..") else path
+    return named.with_name(f"{named.name}-{FOLDER}")
 
 
 @dataclass(frozen=True)
