@@ -14,7 +14,7 @@ from decision_seq.runs.resolve import Config, Problem, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.training import Ranks, Trainer, start_accelerator
 from decision_seq.training.launch import watched
-from decision_seq.training.trackers import check_trackers
+from decision_seq.training.metrics import check_trackers
 from decision_seq.types import Reporter
 
 SECONDS = 10.0  # for which updates are measured, about

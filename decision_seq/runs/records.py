@@ -1,7 +1,8 @@
 """Records of what `evaluate` found: a file for each evaluation after training, never replaced.
 
 RUN/evaluations/TIME-CHECKPOINT-PROTOCOL.json       of a run's checkpoint
-POLICY-evaluations/TIME-CHECKPOINT-PROTOCOL.json    beside a policy outside of a run
+POLICY-evaluations/TIME-CHECKPOINT-PROTOCOL.json    beside a policy outside of a run; in the current
+                                                    folder for a policy of the package
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def folder_of(checkpoint: Path) -> Path:
     """The folder of a checkpoint's records: in its run, or beside a policy outside of a run."""
-    path = checkpoint.resolve()
-    if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
-        return path.parent.parent / FOLDER
-    return path.with_name(f"{path.name}-{FOLDER}")
+    for path in (checkpoint, checkpoint.resolve()):  # the first is shorter to read
+        if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
+            return path.parent.parent / FOLDER
+    named = checkpoint if checkpoint.name not in ("", "..") else path
+    return named.with_name(f"{named.name}-{FOLDER}")
 
 
 @dataclass(frozen=True)

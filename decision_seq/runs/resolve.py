@@ -110,7 +110,7 @@ class Config:
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
         check_labels(self.policy, self.conditioning)
-        evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
+        evaluated = self.evaluation.episodes > 0 and bool(self.evaluation.every)
         require(
             self.train.keep_best is None or evaluated,
             "config: train.keep_best chooses among the evaluations during training; ask for some by"
