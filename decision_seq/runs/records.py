@@ -30,6 +30,8 @@ def folder_of(checkpoint: Path) -> Path:
     for path in (checkpoint, checkpoint.resolve()):  # the first is shorter to read
         if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
             return path.parent.parent / FOLDER
+    if checkpoint.resolve().parent == at_hand.FOLDER:  # the package's folder is not the user's
+        return Path(f"{checkpoint.name}-{FOLDER}")
     named = checkpoint if checkpoint.name not in ("", "..") else path
     return named.with_name(f"{named.name}-{FOLDER}")
 
