@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decision_seq import at_hand
 from decision_seq.evaluation import Opened
 from decision_seq.formatting import json_text
 from decision_seq.machine import files
