@@ -68,4 +68,4 @@ def test_its_evaluation_is_kept_in_the_current_folder(
     monkeypatch.chdir(tmp_path)
     code = main(["evaluate", "bundled/key-to-door-dt", "--episodes", "2", "--workers", "1"])
     assert (code, len(list(tmp_path.glob("key-to-door-dt-evaluations/*.json")))) == (0, 1)
-    assert "KeyToDoor-v0" in capsys.readouterr().out
+    assert "checkpoint   bundled/key-to-door-dt\n" in capsys.readouterr().out
