@@ -51,8 +51,9 @@ reproduce: $(READY)
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(STEPS),--set 'train.steps=$(STEPS)') \
 		$(if $(EPISODES),--set 'evaluation.episodes=$(EPISODES)') $(ARGS)
 
-# A file's tests stay together; two of them at a time, each on one thread.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# A file's tests stay together, and the longest files come first (tests/conftest.py); two of them at
+# a time, each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST) $(ARGS)

@@ -6,7 +6,8 @@
     trainer/weights.safetensors    weights that training resumes from, if the model's are averages
     trainer/carried.safetensors    backbone states carried between windows, if any: one row per row
                                    of the global batch
-    trainer/state.json             step, processes, the loop's other state; the files' sha256
+    trainer/state.json             step, seconds trained, processes, the loop's other state; the
+                                   files' sha256
 
 Tensors are whole and named, so training can resume on any number of processes. No pickle is read.
 Evaluation needs only the checkpoint, not the dataset.
@@ -33,16 +34,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decision_seq import tensor_files
+from decision_seq.at_hand import located
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require
 from decision_seq.datasets.store.source_files import sha256
 from decision_seq.machine import files
 from decision_seq.machine.files import flush, grant
+from decision_seq.plugins import require_loaded
 from decision_seq.policies.base import Policy, PolicyConfig, check_labels
 from decision_seq.policies.building import build_to_fit
 from decision_seq.reading import YAML_BYTES, Absent, Unreadable, read_bytes, read_record
 from decision_seq.sequences.conditioning import Conditioning
 from decision_seq.types import Reporter, Spec, UserError
+from decision_seq.user_choices import use_again
 
 PREFIX, PARTIAL = "step-", files.PARTIAL
 WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
@@ -310,7 +314,7 @@ def find_sound(path: Path, reporter: Reporter | None = None) -> Path:
     each damaged one after it is reported.
     """
     newest = find(path)
-    if reporter is not None and newest != Path(path):
+    if reporter is not None and newest.parent == Path(path) / "checkpoints":
         return newest_sound(newest.parent, reporter, acting=True) or newest
     what = fault(newest, acting=True)
     require(what is None, f"checkpoint {newest}: {what}; use another one")
@@ -318,8 +322,11 @@ def find_sound(path: Path, reporter: Reporter | None = None) -> Path:
 
 
 def find(path: Path) -> Path:
-    """Path of a checkpoint: `path` itself, or the newest of a run. UserError when there is none."""
-    path = Path(path)
+    """Path of a checkpoint: `path` itself, the newest of a run, or a policy at hand.
+
+    UserError when there is none.
+    """
+    path = located(Path(path))
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run's folder or one of its checkpoints")
     if (path / "trainer").is_dir():
@@ -330,6 +337,12 @@ def find(path: Path) -> Path:
             f"{path} holds no checkpoint; give a run's folder or one of its checkpoints"
         )
     return found[-1]
+
+
+def run_of(path: Path) -> Path:
+    """The run's folder of a checkpoint; the checkpoint itself where it is in no run."""
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else path
 
 
 def _data_facts(tree: dict[str, Any]) -> DataFacts:
@@ -377,6 +390,8 @@ def load(
     if reporter is not None and SUMS not in state:
         reporter.say(f"{path} is of an older version without checksums: its files are not checked")
     tree = read_yaml(path / CONFIG)
+    use_again(run_of(path))
+    require_loaded(tree.get("plugins") or (), f"checkpoint {path}")
     shapes = _shapes(path, WEIGHTS)
     try:
         spec = Spec.of(tree["spec"])
@@ -432,7 +447,7 @@ def check_fit(weights: dict[str, Tensor], policy: Policy, path: Path) -> None:
 
 
 class Remembered(Protocol):
-    """Names of an optimizer's tensors of a weight: see `train.optimizers.OptimizerConfig`."""
+    """Names of an optimizer's tensors of a weight: see `training.optimizers.OptimizerConfig`."""
 
     moments: ClassVar[tuple[str, ...]]
     counts: ClassVar[tuple[str, ...]]
@@ -503,7 +518,7 @@ def _named(path: Path, name: str) -> Iterator[None]:
 def read_trainer(path: Path) -> dict[str, Any]:
     """The trainer's state; UserError when damaged."""
     try:
-        return read_record(path / STATE, {"step": int})
+        return read_record(path / STATE, {"step": int, "seconds": (float, type(None))})
     except Unreadable as error:
         raise UserError(
             f"checkpoint {path}: {STATE} is missing or damaged: it {error.reason}"

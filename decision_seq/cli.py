@@ -18,6 +18,7 @@ from decision_seq.commands.parsing import option_names
 from decision_seq.commands.streams import lenient_errors, results_alone, settle_stdout
 from decision_seq.machine.files import disk_full
 from decision_seq.machine.signals import STOPPING, is_ignored
+from decision_seq.plugins import load_plugins
 from decision_seq.suggestions import option_meant
 from decision_seq.types import UserError
 
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    try:
+        load_plugins(_plugins(arguments), "--plugin")  # they may add verbs
+    except UserError as error:
+        return _report(error, arguments, "--debug" in arguments)
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.run
@@ -64,6 +69,14 @@ def _main(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         return _report(error, arguments, debug)
+
+
+def _plugins(arguments: list[str]) -> list[str]:
+    """The modules that `--plugin MODULE` names, anywhere among the arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", action="append", default=[], nargs="?")
+    named = parser.parse_known_args(arguments)[0].plugin
+    return [module for module in named if module]
 
 
 def _report(error: Exception, arguments: list[str], debug: bool) -> int:

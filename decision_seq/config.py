@@ -107,7 +107,7 @@ def load(cls: type[Config], *trees: dict[str, Any]) -> Config:
     except RecursionError as error:
         raise UserError("config: it contains itself") from error
     try:
-        return draccus.decode(cls, _rename(merged, _NAME, _DRACCUS_KEY))
+        return draccus.decode(cls, _rename(_listed(cls, merged), _NAME, _DRACCUS_KEY))
     except (draccus.ParsingError, draccus.utils.DecodingError, TypeError) as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
@@ -176,8 +176,7 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     kind = next(optional, hint)
     if kind in _WORDS and not _is_a(kind, value):
         raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
-    if "tuple[str" in str(hint):
-        # Text is a sequence too: draccus would take its letters for names.
+    if _LISTS in str(hint) and not (isinstance(value, str) and value):
         listed = isinstance(value, list | tuple)
         if not listed or not all(isinstance(item, str) for item in value):
             raise UserError(f"config: {path} {value!r} is no list of names; write [NAME] or []")
@@ -191,6 +190,23 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
 
 
 _WORDS = {int: "whole number", float: "number", str: "text"}
+_LISTS = "tuple[str"  # in the hint of a key that holds names
+
+
+def _listed(cls: Any, tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """The tree with a list of one name where a key that holds names has a single word.
+
+    Text is a sequence too: draccus would take its letters for names.
+    """
+    hints = get_type_hints(_chosen(cls, tree, path))
+    found = dict(tree)
+    for key, value in tree.items():
+        hint = hints.get(key)
+        if isinstance(value, str) and value and _LISTS in str(hint):
+            found[key] = [value]
+        elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
+            found[key] = _listed(hint, value, f"{path}{key}.")
+    return found
 
 
 def _is_a(kind: type, value: Any) -> bool:
@@ -214,6 +230,17 @@ def to_tree(config: Any) -> dict[str, Any]:
 def dump(config: Any) -> str:
     """The config as YAML text that `load` reads back to an equal object."""
     return yaml.safe_dump(to_tree(config), sort_keys=False)
+
+
+def component_classes(config: Any) -> Iterator[type]:
+    """The classes of a configuration and of the components that it holds."""
+    yield type(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        parts = value.values() if isinstance(value, dict) else [value]
+        for part in parts:
+            if dataclasses.is_dataclass(part):
+                yield from component_classes(part)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

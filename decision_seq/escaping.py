@@ -7,6 +7,7 @@ text, images of Markdown or HTML, and formulas of matplotlib. Each function esca
 from __future__ import annotations
 
 import re
+from typing import Any
 
 
 def terminal(text: str, lines: bool = False) -> str:
@@ -53,3 +54,31 @@ def _longest(text: str) -> int:
 def picture(text: str) -> str:
     """Text for a plot: matplotlib would set what stands between two `$` as a formula."""
     return terminal(text).replace("$", r"\$")
+
+
+# TeX's own characters, and those that its oldest font encoding shows as others.
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "{''}"},
+    **{"[": "{[}", "*": "{*}"},  # after a line break `\\` they would belong to it
+}
+
+
+def latex(text: str) -> str:
+    """Text for LaTeX, without commands."""
+    return "".join(_LATEX.get(character, character) for character in terminal(text))
+
+
+def spreadsheet(text: str) -> str:
+    """Text for a cell of a CSV file; a spreadsheet would run what begins as a formula does."""
+    shown = terminal(text)
+    return f"'{shown}" if shown.lstrip()[:1] in ("=", "+", "-", "@") else shown
+
+
+def page(value: Any) -> Any:
+    """A value for an HTML page, whose templates escape markup: text without control characters.
+
+    Markup, whose names were escaped before, is left as it is.
+    """
+    return value if hasattr(value, "__html__") else terminal(str(value))

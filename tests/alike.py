@@ -10,15 +10,20 @@ from decision_seq import checkpoint
 
 # Values that measure the machine, or name the run's folder.
 MEASURED = {"env_steps_per_second", "checkpoint", "updates_per_second", "windows_per_second"}
-MEASURED |= {"tokens_per_second", "model_tflops", "data_wait", "memory_gib"}
+MEASURED |= {"tokens_per_second", "model_tflops", "data_wait", "memory_gib", "seconds", "time"}
 
 
 def require_same(run: Path, whole: Path) -> None:
     """Fail unless `run` ended as `whole` did, and left no temporary file."""
     assert _names(run) == _names(whole)
     for path in sorted((whole / "checkpoints").rglob("*")):  # weights, moments, state, best.json
-        if path.is_file():
-            name = path.relative_to(whole)
+        name = path.relative_to(whole)
+        if path.name == Path(checkpoint.STATE).name:  # it holds the seconds trained
+            found, expected = (json.loads((at / name).read_text()) for at in (run, whole))
+            assert found.pop("seconds") > 0
+            assert expected.pop("seconds") > 0
+            assert found == expected, name
+        elif path.is_file():
             assert (run / name).read_bytes() == path.read_bytes(), name
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
     for name in ("metrics.jsonl", "evaluations.jsonl", "scores.json", "offline.json"):
@@ -63,5 +68,5 @@ def _scalars(folder: Path) -> dict[str, dict[int, float]]:
     return {
         name: {event.step: event.value for event in events.Scalars(name)}
         for name in events.Tags()["scalars"]
-        if name not in MEASURED
+        if not name.startswith("speed/")
     }

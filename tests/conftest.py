@@ -20,7 +20,7 @@ from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.source_files import sha256
-from decision_seq.evaluate.context import Context, StepBuffer
+from decision_seq.evaluation.context import Context, StepBuffer
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.sequences.conditioning import Conditioning, ReturnToGo, label
@@ -33,6 +33,21 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+# Files of at least half a minute, the longest first: one of them begun last would run alone.
+LONGEST = [
+    *("test_cluster", "test_distributed", "test_bundled", "test_trainer", "test_contract"),
+    *("test_policy", "test_sweep", "test_onnx_file", "test_extending", "test_train"),
+    *("test_small_files", "test_topology", "test_rollout", "test_faults", "test_cloning"),
+    *("test_action_units", "test_cli"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first; the order within a file stays."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 # Hopper's sizes, so that policies can be rolled out in the real environment.
 OBSERVATION, ACTION = 11, 3

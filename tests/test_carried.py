@@ -16,7 +16,7 @@ from decision_seq.models.backbones import LSTMConfig
 from decision_seq.policies import DecisionTransformer, DecisionTransformerConfig
 from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.sequences.windows import Pool, Segments, WindowGatherer
-from decision_seq.train import masked_mean
+from decision_seq.training import masked_mean
 from decision_seq.types import Batch, Spec
 from tests.ranks import Started
 from tests.test_train import TINY, command, losses, run_here

@@ -16,7 +16,7 @@ from decision_seq import checkpoint
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, to_tree
 from decision_seq.datasets.store import EpisodeStore
-from decision_seq.evaluate import calibrate, open_checkpoint
+from decision_seq.evaluation import calibrate, open_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import (
     DecisionTransformerConfig,
@@ -26,8 +26,8 @@ from decision_seq.policies import (
 )
 from decision_seq.sequences.conditioning import Conditioning, ReturnToGo, label
 from decision_seq.sequences.conditioning.outcome import GoalOutcome, Outcome
-from decision_seq.train.optimizers import AdamWConfig
-from decision_seq.train.parallel import fill_moments, full_moments, full_weights
+from decision_seq.training.optimizers import AdamWConfig
+from decision_seq.training.parallel import fill_moments, full_moments, full_weights
 from decision_seq.types import Spec, UserError
 from tests.conftest import Lines, seal
 

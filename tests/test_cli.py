@@ -390,3 +390,20 @@ def test_a_recipes_name_is_recorded_and_in_the_folders_name(
     Path("mine/own.yaml").write_text("seed: 0")
     config, output = configured("--config", recipe, "--dataset", "hopper-medium")
     assert (config.method, output) == (method, Path(f"runs/hopper-medium-{named}-seed0"))
+
+
+def test_a_given_name_is_recorded_and_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, output = configured("--name", "wide", "--config", "bc/transformer")
+    assert (config.method, output) == ("wide", Path("runs/hopper-medium-wide-seed0"))
+    output.mkdir(parents=True)
+    (output / "config.yaml").write_text(dump(config))
+    assert configured("--resume", "--name", "wide") == (config, output)
+    # A run that is resumed keeps its name, unless it is given another.
+    resumed = ("--resume", "--output", str(output))
+    assert configured(*resumed)[0].method == "wide"
+    assert configured(*resumed, "--name", "broad")[0].method == "broad"
+    with pytest.raises(UserError, match=r"--name '\.\./x' names a folder; use letters"):
+        configured("--name", "../x")

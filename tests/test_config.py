@@ -42,6 +42,13 @@ def test_scientific_notation_without_a_dot_is_a_number() -> None:
     )
 
 
+def test_one_name_is_a_list_of_one() -> None:
+    made = config.load(Config, config.override("train.trackers", "wandb"))
+    assert made.train.trackers == ("wandb",)
+    made = config.load(Config, config.override("train.tracking.tags", "[a, b]"))
+    assert made.train.tracking.tags == ("a", "b")
+
+
 @pytest.mark.parametrize(
     ("tree", "named"),
     [

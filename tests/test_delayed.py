@@ -12,10 +12,11 @@ import torch
 from decision_seq import checkpoint
 from decision_seq import config as configs
 from decision_seq.envs import Environments
-from decision_seq.evaluate import Evaluation, evaluate_checkpoint, open_checkpoint
-from decision_seq.evaluate.context import Context, StepBuffer
-from decision_seq.evaluate.protocol import _help
-from decision_seq.evaluate.rollout import SLOTS, rollout_returns
+from decision_seq.evaluation import Evaluation, evaluate_checkpoint, open_checkpoint
+from decision_seq.evaluation.context import Context, StepBuffer
+from decision_seq.evaluation.episode_rows import SLOTS
+from decision_seq.evaluation.protocol import _help
+from decision_seq.evaluation.rollout import rollout_returns
 from decision_seq.machine.workers import Counters
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
@@ -116,7 +117,7 @@ def test_who_helps_is_told_as_late(policy: Policy) -> None:
         evaluation = Evaluation(*protocol, workers=1, delayed=delayed)
         shared = (policy, *protocol[:2], "fp32", 0.0, None)
         asked, made = evaluation.requests(), ("Hopper-v4", 8, delayed)
-        helped = sorted(_help(Counters(SLOTS), asked, made, *shared), key=lambda o: o.index)
+        helped = sorted(_help(Counters(SLOTS), asked, made, b"", *shared), key=lambda o: o.index)
         alone = evaluation.scores([evaluation.rank_part(policy)])[0][0].returns
         return [obtained.total for obtained in helped], alone
 

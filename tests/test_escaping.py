@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from decision_seq import checkpoint
 from decision_seq.cli import main
 from decision_seq.commands.console import Console
-from decision_seq.escaping import block, code, markdown, picture, terminal
+from decision_seq.escaping import (
+    block,
+    code,
+    latex,
+    markdown,
+    page,
+    picture,
+    spreadsheet,
+    terminal,
+)
 from decision_seq.report import score_table, table
 from decision_seq.report.plots import plot_returns
 from decision_seq.report.runs import read_run
@@ -126,3 +135,28 @@ def test_a_name_is_no_formula(tmp_path: Path) -> None:
     assert shown._preprocess_math(picture(FORMULA)) == (FORMULA, False)
     plot_returns(FORMULA, [1.0, 2.0], [1.0], tmp_path / "y.png")
     assert (tmp_path / "y.png").stat().st_size > 0
+
+
+def test_text_for_latex_holds_no_command() -> None:
+    assert latex(r"a_b\c{d}") == r"a\_b\textbackslash{}c\{d\}"
+    assert latex('[x] "y" *') == "{[}x] {''}y{''} {*}"
+    assert latex("\x1b") == r"\textbackslash{}x1b"
+
+
+@pytest.mark.parametrize("name", ["=1", "+1", "-1", "@x", "  =1"])
+def test_text_for_a_spreadsheet_is_no_formula(name: str) -> None:
+    assert spreadsheet(name) == f"'{name}"
+    assert spreadsheet(f"a{name}") == f"a{name}"
+    assert spreadsheet(f"{name}\t\r") == rf"'{name}\t\r"
+
+
+def test_values_for_a_page_are_printable_text_or_markup() -> None:
+    class Markup(str):
+        def __html__(self) -> str:
+            return self
+
+    made = Markup("<b>\x1b</b>")
+    assert page(made) is made
+    assert page(FORGED) == terminal(FORGED)
+    assert page(Path("a\x1b")) == r"a\x1b"
+    assert page(4.5) == "4.5"

@@ -54,7 +54,7 @@ SUITES = (
     "tests/models/test_backbone_contract.py",
     "tests/models/test_auxiliary_contract.py",
     "tests/sequences/conditioning/test_conditioning_contract.py",
-    "tests/train/test_optimizer_contract.py",
+    "tests/training/test_optimizer_contract.py",
     "tests/test_imports.py",
 )
 

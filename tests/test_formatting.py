@@ -12,8 +12,13 @@ import pytest
 from decision_seq import formatting
 from decision_seq.commands.parsing import Parser
 from decision_seq.datasets.catalog import _scores
-from decision_seq.evaluate.held_out import ClusteredMean, OfflineGroup, OfflineScores, offline_text
-from decision_seq.evaluate.scores import score
+from decision_seq.evaluation.held_out import (
+    ClusteredMean,
+    OfflineGroup,
+    OfflineScores,
+    offline_text,
+)
+from decision_seq.evaluation.scores import score
 from decision_seq.formatting import (
     error_text,
     interval_text,
@@ -24,8 +29,8 @@ from decision_seq.formatting import (
 from decision_seq.report import calibration_text, score_table, scores_json, write_json
 from decision_seq.report.compare import Estimate
 from decision_seq.report.markdown import estimate_text
-from decision_seq.train import best
-from decision_seq.train.metrics import Metrics
+from decision_seq.training import best
+from decision_seq.training.metrics import Metrics
 from decision_seq.types import Scores, UserError
 
 PACKAGE = Path(formatting.__file__).parent

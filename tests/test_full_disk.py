@@ -15,7 +15,7 @@ from decision_seq import cli
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.report import write_json
 from decision_seq.sequences.conditioning import ReturnToGo, label
-from decision_seq.train.metrics import Metrics
+from decision_seq.training.metrics import Metrics
 from decision_seq.types import UserError
 
 

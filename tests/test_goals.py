@@ -11,7 +11,7 @@ from decision_seq import checkpoint
 from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.envs import FACTS, Environments, make
-from decision_seq.evaluate.rollout import rollout_returns
+from decision_seq.evaluation.rollout import rollout_returns
 from decision_seq.sequences.conditioning.outcome import GoalOutcome
 from decision_seq.types import Episode
 

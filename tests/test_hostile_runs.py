@@ -11,8 +11,8 @@ from decision_seq import config as configs
 from decision_seq.cli import main
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config
-from decision_seq.train import best
-from decision_seq.train.metrics import trim
+from decision_seq.training import best
+from decision_seq.training.metrics import trim
 from decision_seq.types import UserError
 from tests.test_train import tiny
 
@@ -36,7 +36,7 @@ def resume(run: Path, **train: object) -> None:
         ("clip", "2020-01-01", "no number"),
         ("peak_tflops", "true", "no number"),
         ("peak_tflops", "abc", "no number"),
-        ("trackers", "wandb", r"no list of names; write \[NAME\]"),
+        ("trackers", "5", r"no list of names; write \[NAME\]"),
         ("trackers", "''", "no list of names"),
         ("trackers", "{}", "no list of names"),
         ("trackers", "null", "no list of names"),

@@ -704,7 +704,7 @@ CASES: dict[str, Case] = {
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for where, command in {
             "decision_seq.checkpoint:save": f"{NEW}",
-            "decision_seq.evaluate.checkpoints:load": EVALUATE,
+            "decision_seq.evaluation.checkpoints:load": EVALUATE,
             "decision_seq.report.plots:plot_calibration": CALIBRATE,
         }.items()
     },
@@ -867,7 +867,7 @@ def faults(case: Case, result: dict[str, Any]) -> list[str]:
 
 
 IMPORTED = (
-    *("decision_seq.commands.data", "decision_seq.evaluate.video", "decision_seq.report.plots"),
+    *("decision_seq.commands.data", "decision_seq.evaluation.video", "decision_seq.report.plots"),
     *("decision_seq.sharing.importing", "decision_seq.sweep", "tests.oddworld"),
 )
 

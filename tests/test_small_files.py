@@ -375,7 +375,7 @@ def main_of_child(base: Path) -> None:
     import matplotlib.font_manager  # noqa: F401 (its cache of fonts takes seconds to make)
 
     import decision_seq.commands.data
-    import decision_seq.evaluate
+    import decision_seq.evaluation
     import decision_seq.report.plots
     import decision_seq.sharing.importing  # noqa: F401
 

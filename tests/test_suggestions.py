@@ -76,7 +76,7 @@ ANSWERS = {
 }
 # Words that no key is near to; some are spelled a little like one.
 NOTHING = [
-    *("zzz", "foo", "foo.bar", "mode", "verbose", "quiet", "log", "tag", "notes"),
+    *("zzz", "foo", "foo.bar", "mode", "verbose", "quiet", "log", "logo", "notes"),
     *("n", "s", "x", "render", "port", "host", "stage", "kind", "size", "test"),
 ]
 

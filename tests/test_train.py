@@ -17,11 +17,11 @@ from decision_seq.checkpoint import checkpoints
 from decision_seq.cli import main
 from decision_seq.datasets import open_dataset
 from decision_seq.envs import FACTS
-from decision_seq.evaluate import evaluate_checkpoint
+from decision_seq.evaluation import evaluate_checkpoint
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config, make_sampler, prepare
 from decision_seq.sequences.windows import Pool, RandomWindows
-from decision_seq.train import TrainConfig, masked_mean
+from decision_seq.training import TrainConfig, masked_mean
 from decision_seq.types import Reporter, UserError
 from tests.conftest import Lines
 from tests.ranks import Started
@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         return mean * float("nan") if len(calls) == 14 else mean  # the first is for the cost
 
     made = tiny(write_d4rl(), log_every=4)
-    monkeypatch.setattr("decision_seq.train.update.masked_mean", poisoned)
+    monkeypatch.setattr("decision_seq.training.update.masked_mean", poisoned)
     with pytest.raises(UserError, match=r"the loss became nan.* at update 14, .* rows (\d+, ){6}"):
         experiment.train(made, output)
     assert [path.name for path in checkpoints(output / "checkpoints")] == ["step-00000010"]

@@ -46,7 +46,7 @@ def logging_anew(run: Path) -> Callable[[], bool]:
 # Trains; HOLD="N:PATH" halts it before update N + 1 until there is a file PATH.
 HELD = """
 import os, time
-from decision_seq.train.update import Update
+from decision_seq.training.update import Update
 
 update = Update.__call__
 at, _, go = os.environ["HOLD"].partition(":")

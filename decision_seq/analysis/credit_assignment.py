@@ -18,8 +18,8 @@ import torch
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.envs import ActionSpace, Environments
-from decision_seq.evaluate import compute_device
-from decision_seq.evaluate.rollout import device_of
+from decision_seq.evaluation import compute_device
+from decision_seq.evaluation.episode_rows import device_of
 from decision_seq.policies import DecisionTransformer, ReturnPredictor
 from decision_seq.report.statistics import area_under_curve, mean_interval
 from decision_seq.runs.resolve import config_of

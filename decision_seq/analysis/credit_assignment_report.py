@@ -8,47 +8,21 @@ from typing import Any
 import numpy as np
 
 from decision_seq.escaping import picture, terminal
-from decision_seq.formatting import number_text
-from decision_seq.report.plots import COLOURS, DASHES, canvas
+from decision_seq.report.explanation import explanation_rows
+from decision_seq.report.plots import COLOURS, DASHES, canvas, legend_below
 from decision_seq.report.text import table
 
 
 def explanation_text(found: dict[str, Any]) -> str:
     """Table: how well the estimates separate outcomes, how they rise, and what is attended to."""
-    event, stage = found["event"], found["stage"]
     about = (
         f"checkpoint   {terminal(found['checkpoint'])}\n"
         f"episodes     {found['episodes']:,} of uniform random actions in"
-        f" {terminal(found['env_id'])}, from seed {found['seed']}; {event} in"
+        f" {terminal(found['env_id'])}, from seed {found['seed']}; {found['event']} in"
         f" {found['happened']:,}, success in {found['succeeded']:,}"
     )
-    rows = []
-    if found["estimates"]:
-        for number, area in found["estimates"]["separated"].items():
-            name = f"area under the curve at the end of {stage} {number}"
-            rows.append([name, number_text(area["area"], 3), *_ends(area), f"{area['episodes']:,}"])
-        for name, moved in found["estimates"]["moved"].items():
-            what = f"the estimate's rise with the {event if name == 'event' else 'success'}"
-            rows.append(
-                [what, number_text(moved["rise"], 3), *_ends(moved), f"{moved['episodes']:,}"]
-            )
-    attention = found["attention"]
-    if attention:
-        last, count = attention["last_stage"], f"{attention['episodes']:,}"
-        for key, what in (
-            ("on_event", f"attention of {stage} {last} on the step of the {event}"),
-            ("on_others", "mean attention on another step of the same stage"),
-            ("difference", "the difference"),
-        ):
-            interval = {"interval_95": attention[f"{key}_interval_95"]}
-            rows.append([what, number_text(attention[key], 4), *_ends(interval, 4), count])
     heads = ["", "mean", "95 %", "interval", "episodes"]
-    return f"{about}\n\n{table(heads, rows)}"
-
-
-def _ends(found: dict[str, Any], digits: int = 3) -> tuple[str, str]:
-    low, high = found["interval_95"]
-    return number_text(low, digits), number_text(high, digits)
+    return f"{about}\n\n{table(heads, explanation_rows(found))}"
 
 
 def plot_explanation(found: dict[str, Any], path: Path) -> None:
@@ -81,7 +55,7 @@ def _plot_estimates(figure: Any, found: dict[str, Any]) -> None:
             axes.plot(range(1, len(row) + 1), row, color=colour, alpha=0.3, linewidth=0.8)
     _mark_stages(axes, estimates["stages"], found["stage"])
     axes.set(xlabel="step", ylabel="expected return", title="expected return after each step")
-    axes.legend(fontsize=10)
+    legend_below(axes)
 
 
 def _plot_attention(figure: Any, found: dict[str, Any]) -> None:
@@ -102,7 +76,7 @@ def _plot_attention(figure: Any, found: dict[str, Any]) -> None:
     right.set_title(
         f"attention of {found['stage']} {attention['last_stage']} (dots: {found['event']})"
     )
-    right.legend(fontsize=9)
+    legend_below(left, right)
 
 
 def _mark_stages(axes: Any, stages: list[int], name: str) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import FACTS
-from decision_seq.evaluate import Evaluation, Opened, open_checkpoint
-from decision_seq.evaluate.rollout import EpisodeResult
+from decision_seq.evaluation import Evaluation, Opened, open_checkpoint
+from decision_seq.evaluation.rollout import EpisodeResult
 from decision_seq.reading import Unreadable, parse_json, read_text
 from decision_seq.report.statistics import mean_interval
 from decision_seq.runs.resolve import config_of, open_data

@@ -10,7 +10,7 @@ import numpy as np
 
 from decision_seq.escaping import picture, terminal
 from decision_seq.formatting import interval_text, number_text
-from decision_seq.report.plots import COLOURS, drawing
+from decision_seq.report.plots import COLOURS, drawing, legend_below
 from decision_seq.report.text import table
 
 CONDITIONS = {
@@ -86,8 +86,7 @@ def plot_matching(found: dict[str, Any], path: Path) -> None:
             axes.set_title(f"{picture(target['name'])}: distance {distance}", fontsize=12)
             axes.set_xlabel(found["feature"])
             axes.set_ylabel("share of the steps")
-            if place == 0:
-                axes.legend(fontsize=10)
+        legend_below(panels.flat[0])
         about = picture(f"{found['dataset']}, {Path(found['checkpoint']).name}")
         panels.flat[0].figure.suptitle(
             f"{about}: {found['episodes']} episodes a target;"

@@ -18,7 +18,7 @@ from torch import Tensor
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
-from decision_seq.evaluate import compute_device
+from decision_seq.evaluation import compute_device
 from decision_seq.machine.memory import large_enough
 from decision_seq.policies import TrajectoryTransformer
 from decision_seq.policies.trajectory_transformer.imagination import Imagination

@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.escaping import picture, terminal
 from decision_seq.formatting import interval_text, number_text
-from decision_seq.report.plots import COLOURS, DASHES, canvas
+from decision_seq.report.plots import COLOURS, DASHES, canvas, legend_below
 from decision_seq.report.text import table
 
 SHOWN = 6  # dimensions of the first episode in the plot
@@ -53,16 +53,16 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
     steps = np.arange(1, found["steps"] + 1)
     with canvas(path, 13, 9.5) as figure:
         grid = figure.add_gridspec(3, 3, height_ratios=(1, 1, 1.3))
-        for place, dimension in enumerate(dimensions):
-            axes = figure.add_subplot(grid[divmod(place, 3)])
+        panels = [figure.add_subplot(grid[divmod(place, 3)]) for place in range(len(dimensions))]
+        for axes, dimension in zip(panels, dimensions, strict=True):
             low, median, high = (shown[name][:, dimension] for name in ("low", "median", "high"))
             axes.fill_between(steps, low, high, color=COLOURS[1], alpha=0.25, linewidth=0)
-            axes.plot(steps, median, "--", color=COLOURS[1], label="predicted: median, 10 to 90 %")
-            axes.plot(steps, shown["true"][:, dimension], color=COLOURS[0], label="true")
+            axes.plot(
+                steps, median, "--", color=COLOURS[1], label="above, predicted: median, 10 to 90 %"
+            )
+            axes.plot(steps, shown["true"][:, dimension], color=COLOURS[0], label="above, true")
             axes.axvline(found["window"] - found["context"], color="0.4", linestyle=":")
             axes.set_title(f"observation {dimension}", fontsize=12)
-            if place == 0:
-                axes.legend(fontsize=9)
         axes = figure.add_subplot(grid[2, :])
         for number, (name, curve) in enumerate(found["errors"].items()):
             dash = DASHES[number % len(DASHES)]
@@ -75,6 +75,7 @@ def plot_prediction(found: dict[str, Any], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.set(xlabel="steps predicted", ylabel="error (standard deviations)")
         axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_below(panels[0])
         about = picture(f"{found['dataset']}, {Path(found['checkpoint']).name}")
         figure.suptitle(
             f"{about}: open-loop prediction from"

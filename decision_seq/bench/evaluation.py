@@ -23,9 +23,10 @@ from torch import Tensor
 from decision_seq.bench.timing import machine
 from decision_seq.config import require
 from decision_seq.envs import environment_notes, make
-from decision_seq.evaluate import Opened, open_checkpoint
-from decision_seq.evaluate.acting import make_actor
-from decision_seq.evaluate.rollout import SLOTS, EpisodeRequest, draws_of
+from decision_seq.evaluation import Opened, open_checkpoint
+from decision_seq.evaluation.acting import make_actor
+from decision_seq.evaluation.episode_rows import SLOTS, draws_of
+from decision_seq.evaluation.rollout import EpisodeRequest
 from decision_seq.policies import DecisionTransformer
 from decision_seq.report import table
 from decision_seq.report.statistics import mean_interval

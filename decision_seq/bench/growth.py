@@ -1,7 +1,8 @@
 """Growth of an update's time and memory with the context, the width and the batch.
 
-Every measured slope is listed with that of the FLOPs (`train.throughput`). A flatter measured slope
-means that larger sizes use the machine better; a steeper one means that memory is the bottleneck.
+Every measured slope is listed with that of the FLOPs (`training.throughput`). A flatter measured
+slope means that larger sizes use the machine better; a steeper one means that memory is the
+bottleneck.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.report import table
 from decision_seq.report.plots import COLOURS, drawing
 from decision_seq.sequences.device import HostSource
-from decision_seq.train import TrainConfig
-from decision_seq.train.throughput import cost_of_a_window
-from decision_seq.train.update import Update
+from decision_seq.training import TrainConfig
+from decision_seq.training.throughput import cost_of_a_window
+from decision_seq.training.update import Update
 from decision_seq.types import Reporter
 
 EPISODES, WARMUP_ROUNDS = 20, 1

@@ -89,7 +89,7 @@ def startup_text(result: dict[str, Any]) -> str:
 
 
 def _environment(checkpoint: Path) -> str:
-    from decision_seq.evaluate import open_checkpoint
+    from decision_seq.evaluation import open_checkpoint
 
     return open_checkpoint(checkpoint, episodes=1).evaluation.env_id
 

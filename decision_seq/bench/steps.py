@@ -30,11 +30,11 @@ from decision_seq.recipes import recipe_trees
 from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.sequences.device import DeviceSource, HostSource
 from decision_seq.sequences.windows import Pool, RandomWindows, WindowGatherer
-from decision_seq.train import TrainConfig, masked_mean
-from decision_seq.train.graph import GraphedUpdate
-from decision_seq.train.groups import make_optimizer
-from decision_seq.train.parallel import distribute
-from decision_seq.train.update import Update
+from decision_seq.training import TrainConfig, masked_mean
+from decision_seq.training.graph import GraphedUpdate
+from decision_seq.training.groups import make_optimizer
+from decision_seq.training.parallel import distribute
+from decision_seq.training.update import Update
 from decision_seq.types import Episode, Reporter, Spec
 
 EPISODES, SCALE, WARMUP_ROUNDS = 200, 1000.0, 2

@@ -22,7 +22,7 @@ from decision_seq.bench.timing import (
     rows_text,
 )
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.train import masked_mean
+from decision_seq.training import masked_mean
 from decision_seq.types import Batch, Reporter, Spec
 
 BATCH, CONTEXT, OBSERVATION, ACTION, CLIP = 64, 20, 11, 3, 0.25

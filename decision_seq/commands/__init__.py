@@ -1,10 +1,11 @@
 """The verbs of the command line, one file each: their options, action and output.
 
-To add a verb, write a file here with `add(verbs)` and list it in `VERBS`. Heavy modules are
-imported when a verb runs, so that `--help` is fast.
+To add a verb, write a file here with `add(verbs)` and list it in `VERBS`; a plugin registers such
+a function by `decision_seq.register("verb", NAME)`. Heavy modules are imported when a verb runs, so
+that `--help` is fast.
 """
 
-from decision_seq import __version__
+from decision_seq import __version__, registries
 from decision_seq.commands import (
     bench,
     completion,
@@ -14,17 +15,18 @@ from decision_seq.commands import (
     evaluate,
     explain,
     match,
+    plugins,
     predict,
     report,
     sharing,
     sweep,
     train,
 )
-from decision_seq.commands.parsing import Parser, add_debug
+from decision_seq.commands.parsing import Parser, add_common
 
 VERBS = (
     *(train, sweep, config, doctor, evaluate, match, predict, explain, report, sharing, data),
-    *(bench, completion),
+    *(bench, plugins, completion),
 )
 
 
@@ -40,8 +42,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"decision-seq {__version__}")
     parser.set_defaults(root=parser)
-    add_debug(parser, False)
+    add_common(parser, False)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=Parser, metavar="VERB")
     for verb in VERBS:
         verb.add(verbs)
+    for add in registries.VERBS.values():
+        add(verbs)
     return parser

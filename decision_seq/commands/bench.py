@@ -11,7 +11,7 @@ from decision_seq.commands.console import make_reporter
 from decision_seq.commands.parsing import (
     Parser,
     add_checkpoint,
-    add_debug,
+    add_common,
     add_verb,
     folder_to_write,
 )
@@ -30,7 +30,7 @@ def add(verbs: Any) -> None:
         " machine, which is printed, and on its other load.",
         epilog="Examples:\n  decision-seq bench train\n  decision-seq bench startup --help",
     )
-    add_debug(bench, argparse.SUPPRESS)
+    add_common(bench, argparse.SUPPRESS)
     parts = bench.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="PART")
     _add_train(parts)
     _add_steps(parts)

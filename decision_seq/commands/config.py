@@ -8,7 +8,7 @@ from typing import Any
 
 from decision_seq.commands.configuration import configure
 from decision_seq.commands.console import is_main_rank, make_reporter
-from decision_seq.commands.parsing import Parser, add_debug, add_run_options, add_verb
+from decision_seq.commands.parsing import Parser, add_common, add_run_options, add_verb
 from decision_seq.commands.streams import results
 from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text, value_text
@@ -23,7 +23,7 @@ def add(verbs: Any) -> None:
         epilog="Examples:\n  decision-seq config show --config dt/paper\n"
         "  decision-seq config diff dt/gym dt/paper",
     )
-    add_debug(config, argparse.SUPPRESS)
+    add_common(config, argparse.SUPPRESS)
     parts = config.add_subparsers(dest="part", required=True, parser_class=Parser, metavar="VERB")
     _add_show(parts)
     _add_diff(parts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from decision_seq.commands.parsing import option_names
+from decision_seq.methods import check_name
 from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.types import UserError
 
@@ -26,7 +27,9 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     """The configuration and the run's folder that the options select."""
     from decision_seq import config as configs
     from decision_seq.envs import trust
+    from decision_seq.runs.default_output import default_output
     from decision_seq.runs.folder import is_run
+    from decision_seq.user_choices import use_again
 
     if options.resume != "never" and options.output is None:
         options.output = _output_to_resume(options)
@@ -35,19 +38,27 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
         raise UserError(f"{options.output} is a checkpoint, not a run; name another --output")
     resumed = options.resume != "never" and is_run(options.output)
     if resumed:
+        use_again(options.output)
         trees.append(configs.read_yaml(options.output / "config.yaml"))
     if options.config or not trees:
         dataset = options.dataset or (trees[0].get("dataset") if resumed else None)
         recipe = options.config or recipe_of(dataset)
         trees.append({"method": recipe_name(recipe)})
         trees.extend(recipe_trees(recipe, dataset))
-    given = {"dataset": options.dataset, "seed": options.seed}
+    if options.name is not None:
+        check_name(options.name, f"--name {options.name!r}")
+    given = {
+        "dataset": options.dataset,
+        "seed": options.seed,
+        "method": options.name,
+        "init_from": options.init_from,
+    }
     trees.append({key: value for key, value in given.items() if value is not None})
     config, changes = _loaded(trees, options)
     given_now = [*(trees[1:] if resumed else trees), *changes]
     if any("env_id" in (tree.get("evaluation") or {}) for tree in given_now):
         trust(config.evaluation.env_id or "")  # a saved id may come from the data, not the user
-    return config, options.output or default_output(config)
+    return config, options.output or default_output(config, options.name)
 
 
 def _loaded(
@@ -58,11 +69,14 @@ def _loaded(
     UserError for an unknown key, or an option without a value, in the words of the command line.
     """
     from decision_seq.config import load, override
+    from decision_seq.plugins import require_loaded
     from decision_seq.runs.resolve import Config
     from decision_seq.suggestions import UnknownKey
 
     given = overrides(options.overrides)
     changes = [override(one.key, one.text or "") for one in given]
+    for tree in (*trees, *changes):
+        require_loaded(tree.get("plugins") or (), "this configuration")
     empty = next((one for one in given if one.text is None), None)
     try:
         config = load(Config, *trees, *changes)
@@ -85,8 +99,10 @@ def _output_to_resume(options: argparse.Namespace) -> Path:
 
     UserError when there are several, with a number at the end of their folders' names.
     """
+    from decision_seq.runs.default_output import default_outputs
+
     begun = argparse.Namespace(**{**vars(options), "resume": "never", "output": None})
-    first, *others = _outputs(configure(begun)[0])
+    first, *others = default_outputs(configure(begun)[0], options.name)
     if len(others) > 1:
         named = ", ".join(map(str, [first, *others[:-1]]))
         raise UserError(f"--resume: there are {named}; name one of these runs with --output")
@@ -110,25 +126,3 @@ def overrides(arguments: list[str]) -> list[Override]:
 def _is_option(argument: str) -> bool:
     # Negative numbers begin with a space, see `Parser.parse_known_args`.
     return argument.startswith("-") and argument.strip("-") != "" and " " not in argument
-
-
-def default_output(config: Any) -> Path:
-    """runs/DATASET-POLICY-seedN, with a number appended if that folder exists."""
-    return _outputs(config)[-1]
-
-
-def _outputs(config: Any) -> list[Path]:
-    """The default folders of the configuration that exist, and the next one, which does not."""
-    from decision_seq.config import to_tree
-    from decision_seq.policies import PolicyConfig
-
-    data = Path(config.dataset).stem if "." in config.dataset else config.dataset.replace("/", "-")
-    name = to_tree(config)["policy"]["name"]
-    group = (config.method or name).split("/")[0]
-    if group != name and group in PolicyConfig.get_known_choices():  # bc/transformer is a dt
-        name = config.method.replace("/", "-")
-    base = f"{data}-{name}-seed{config.seed}"
-    paths = [Path("runs") / base]
-    while paths[-1].exists():
-        paths.append(Path("runs") / f"{base}-{len(paths) + 1}")
-    return paths

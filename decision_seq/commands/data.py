@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.console import make_reporter
-from decision_seq.commands.parsing import Parser, add_debug, add_verb
+from decision_seq.commands.parsing import Parser, add_common, add_verb
 from decision_seq.commands.streams import results
 from decision_seq.escaping import terminal
 from decision_seq.formatting import json_text, spread_text
@@ -21,7 +21,7 @@ def add(verbs: Any) -> None:
         description="List, inspect and make datasets.",
         epilog="Examples:\n  decision-seq data list\n  decision-seq data inspect --help",
     )
-    add_debug(data, argparse.SUPPRESS)
+    add_common(data, argparse.SUPPRESS)
     verbs = data.add_subparsers(
         dest="data_verb", required=True, parser_class=Parser, metavar="VERB"
     )

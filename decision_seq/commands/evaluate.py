@@ -20,7 +20,8 @@ def add(verbs: Any) -> None:
         verbs,
         "evaluate",
         run_evaluate,
-        "Roll out a checkpoint and print its scores; the dataset is not needed.",
+        "Roll out a checkpoint and print its scores; the dataset is not needed. The result is kept"
+        " in the run's evaluations/, and `report` compares it.",
         "  decision-seq evaluate runs/mine\n"
         "  decision-seq evaluate runs/mine/checkpoints/step-00003000 --target 3600 1800 \\\n"
         "      --episodes 100\n"
@@ -103,6 +104,9 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--video-episodes", type=int, metavar="N", help="with --video: episodes filmed (default 1)"
     )
+    parser.add_argument(
+        "--no-record", action="store_true", help="do not keep the result in evaluations/"
+    )
 
 
 def _target(text: str) -> float | str:
@@ -133,7 +137,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if options.offline:
         return _measure_offline(options)
     from decision_seq.envs import trust
-    from decision_seq.evaluate import open_checkpoint
+    from decision_seq.evaluation import open_checkpoint
+    from decision_seq.report import scores_json
+    from decision_seq.runs.records import Found
 
     trust(options.env or "")
     reporter = make_reporter()
@@ -162,6 +168,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         f" ({opened.evaluation.precision}, {opened.processes} process(es) on {opened.device})"
     )
     print_scores(scores, options.json)
+    found = Found.by_rollouts("rollout", opened, scores_json(scores))
+    _keep(options, found, opened.device, opened.processes)
     if studio is not None:
         studio.film(scores)
     return 0
@@ -180,25 +188,47 @@ def _planner(settings: list[str]) -> dict[str, Any]:
 
 
 def _measure_offline(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from decision_seq.checkpoint import read_trainer
+    from decision_seq.evaluation import compute_device
     from decision_seq.runs.offline import offline_checkpoint
+    from decision_seq.runs.records import Found
 
     measured = offline_checkpoint(
         options.path, options.dataset, options.device, reporter=make_reporter()
     )
     print_offline(measured, options.json)
+    path, protocol = Path(measured.checkpoint), {"data": measured.source}
+    found = Found("offline", path, read_trainer(path)["step"], protocol, asdict(measured))
+    _keep(options, found, compute_device(options.device))
     return 0
 
 
+def _keep(options: argparse.Namespace, found: Any, device: Any, processes: int = 1) -> None:
+    """Write the record of a result, unless the user leaves it out."""
+    if options.no_record:
+        return
+    from decision_seq.runs.provenance import Launched
+    from decision_seq.runs.records import keep
+
+    keep(found, Launched.now(options.arguments, processes, device), make_reporter())
+
+
 def _calibrate(options: argparse.Namespace, opened: Any) -> int:
-    from decision_seq.evaluate import calibrate
+    from decision_seq.evaluation import calibrate
     from decision_seq.report import calibration_text, write_json
     from decision_seq.report.plots import plot_calibration
+    from decision_seq.runs.records import Found
 
     reporter = make_reporter()
     folder = folder_to_write(options.path, options.output)
     found = calibrate(opened, options.calibrate, reporter)
     text = json_text(found) if options.json else calibration_text(found)
     print(text, file=results(), flush=True)
+    targets = [point["target"] for point in found["points"]]
+    record = Found.by_rollouts("calibration", opened, found, targets)
+    _keep(options, record, opened.device, opened.processes)
     write_json(folder / "calibration.json", found)
     plot_calibration(found, folder / "calibration.png")
     reporter.say(f"written: {folder}/calibration.json, calibration.png")
@@ -209,7 +239,7 @@ def _studio(options: argparse.Namespace, opened: Any) -> Any:
     """The studio if --video is given, made before the evaluation so that faults show early."""
     if options.video is None:
         return None
-    from decision_seq.evaluate.video import Studio
+    from decision_seq.evaluation.video import Studio
 
     episodes = 1 if options.video_episodes is None else options.video_episodes
     return Studio(opened, options.video, episodes, make_reporter())

@@ -51,7 +51,7 @@ def add_verb(
     )
     parser.set_defaults(run=run, takes_overrides=False, parser=parser, **more)
     # Without a default: that would overrule a `--debug` before the verb.
-    add_debug(parser, argparse.SUPPRESS)
+    add_common(parser, argparse.SUPPRESS)
     return parser
 
 
@@ -69,8 +69,15 @@ def option_names(parser: argparse.ArgumentParser) -> list[str]:
     return [name for one in parser._actions for name in one.option_strings if name[:2] == "--"]
 
 
-def add_debug(parser: argparse.ArgumentParser, default: Any) -> None:
-    """Add the option that shows tracebacks."""
+def add_common(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Add the options of every verb."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="MODULE",
+        help="a module that registers more policies, readers, ...; may be given several times",
+    )
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -93,9 +100,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dataset", help="a dataset's name or path (see `decision-seq data list`)")
     parser.add_argument(
-        "--output", type=Path, help="the run's folder (default runs/DATASET-POLICY-seedN)"
+        "--output", type=Path, help="the run's folder (default runs/DATASET-NAME-seedN)"
+    )
+    parser.add_argument(
+        "--name", help="name of the method in reports, plots and trackers (default: its policy's)"
     )
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout")
+    parser.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="begin with the weights of a run or checkpoint, instead of new ones",
+    )
     parser.add_argument(
         "--processes", type=int, help="refuse to start unless this many processes train together"
     )

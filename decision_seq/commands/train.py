@@ -56,7 +56,7 @@ def run_train(options: argparse.Namespace) -> int:
     if options.help is not None:
         return _help(options)
     from decision_seq.runs import experiment
-    from decision_seq.train import Interrupted
+    from decision_seq.training import Interrupted
 
     reporter = make_reporter()
     config, output = configure(options)

@@ -20,8 +20,8 @@ from decision_seq.doctor.check import FAILED, OK, Check, checks_text, failed
 from decision_seq.runs.experiment import leave, make_job, share_problem
 from decision_seq.runs.resolve import Config, Problem, prepare
 from decision_seq.sequences.conditioning import label
-from decision_seq.train import Ranks, Trainer, start_accelerator
-from decision_seq.train.launch import watched
+from decision_seq.training import Ranks, Trainer, start_accelerator
+from decision_seq.training.launch import watched
 from decision_seq.types import Reporter, UserError
 
 __all__ = ["Check", "checks_text", "examine", "failed"]

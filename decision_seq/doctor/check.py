@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from decision_seq.train import Ranks
+from decision_seq.training import Ranks
 from decision_seq.types import UserError
 
 OK, WARNING, FAILED = "ok", "WARNING", "FAILED"

@@ -9,10 +9,17 @@ from decision_seq.config import to_tree
 from decision_seq.doctor import learning, machine
 from decision_seq.doctor.check import FAILED, duration
 from decision_seq.doctor.machine import evaluated_steps
-from decision_seq.runs.experiment import leave, make_job, prepare_checked, share_problem
-from decision_seq.runs.resolve import Config
-from decision_seq.train import Ranks, Trainer, start_accelerator
-from decision_seq.train.launch import watched
+from decision_seq.runs.experiment import (
+    begin_from,
+    leave,
+    make_job,
+    prepare_checked,
+    share_problem,
+)
+from decision_seq.runs.initial import Source
+from decision_seq.runs.resolve import Config, Problem
+from decision_seq.training import Ranks, Trainer, start_accelerator
+from decision_seq.training.launch import watched
 from decision_seq.types import Reporter
 
 SECONDS = 10.0  # for which updates are measured, about
@@ -67,7 +74,13 @@ def predict(
         accelerator = start_accelerator(config.train, processes)
         ranks = Ranks(accelerator)
 
-        problem = share_problem(ranks, lambda: prepare_checked(config, output, reporter))
+        def begin() -> Problem:
+            problem = prepare_checked(config, output, reporter)
+            if config.init_from:
+                problem = begin_from(Source.open(config.init_from, reporter), problem, reporter)
+            return problem
+
+        problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output), accelerator, ranks, Reporter())
         simulator = machine.simulator(problem, config.evaluation.episodes, ranks)
         fault = simulator.finding if simulator.state == FAILED else None

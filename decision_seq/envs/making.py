@@ -15,8 +15,9 @@ import numpy as np
 from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.atari_scores import ATARI
 from decision_seq.envs.facts import FACTS, NAMESPACE, parse_id
-from decision_seq.envs.named import FAILURES, described, require_plain
+from decision_seq.envs.named import import_module_of, require_plain
 from decision_seq.envs.observations import Vectors
+from decision_seq.modules import FAILURES, described
 from decision_seq.types import UserError
 
 # Beginnings of the ids that need the `robotics` extra, so that an error can name it.
@@ -71,6 +72,7 @@ def _make(env_id: str, more: dict[str, Any]) -> Any:
     _silence_mujoco()
     _find(name)
     require_plain(env_id, module, name, options)
+    import_module_of(env_id)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # D4RL's data need -v4

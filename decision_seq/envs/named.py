@@ -7,18 +7,13 @@ module is imported for it. `trust` lifts these rules for an id that the user gav
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import os
-import re
-import sys
 from typing import Any
 
-from decision_seq.formatting import message_of
+from decision_seq.modules import described, import_named
 from decision_seq.types import UserError
 
-MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 NAME_IT = (
     "name the environment yourself if you trust it (--env, --evaluation.env_id; in Python"
     " envs.trust)"
@@ -28,56 +23,32 @@ MOST_FLOAT = 1e6
 MOST_STEPS = 1_000_000  # of max_episode_steps
 MOST_ENTRIES, MOST_DEPTH, MOST_TEXT = 4096, 4, 64
 
-# What the code of an environment may raise, and what then counts as its fault. Ctrl-C does not.
-FAILURES = (Exception, SystemExit, GeneratorExit)
-
 _trusted: set[str] = set()  # ids that the user named in this process
 
 
-def trust(env_id: str) -> None:
+def trust(env_id: str, load: bool = True) -> None:
     """Accept an id that the user gave, and import the module of `module:Env-v0`.
 
     The module may lie in the current folder, as for `python -m`. UserError if it cannot be
-    imported.
+    imported. load: False leaves the import to the first environment that is made.
     """
     if not env_id:
         return
+    if load:
+        import_module_of(env_id)
+    _trusted.add(env_id)
+
+
+def import_module_of(env_id: str) -> None:
+    """Import the module of `module:Env-v0`, which the user named; UserError if it cannot be."""
     module = env_id.partition("?")[0].rpartition(":")[0]
     if module:
-        if not MODULE.fullmatch(module):
-            raise UserError(f"environment {env_id!r}: {module!r} is no module's name")
-        _import(module, env_id)
-    _trusted.add(env_id)
+        import_named(module, f"environment {env_id!r}")
 
 
 def is_trusted(env_id: str) -> bool:
     """Whether the user named this id in this process."""
     return env_id in _trusted
-
-
-def _import(module: str, env_id: str) -> None:
-    here = os.getcwd()
-    path = list(sys.path)
-    if "" not in path and here not in path:
-        sys.path.append(here)
-    try:
-        importlib.import_module(module)
-    except FAILURES as error:  # code of the user's
-        sys.path[:] = path
-        raise UserError(
-            f"environment {env_id!r}: module {module} cannot be imported: {described(error)}"
-        ) from error
-    found = getattr(sys.modules[module], "__file__", None) or ""
-    if not os.path.abspath(found).startswith(os.path.join(here, "")):
-        sys.path[:] = path  # kept only where it was needed: the module may import its neighbours
-
-
-def described(error: BaseException) -> str:
-    """An exception as one short line: its type and its message."""
-    message = message_of(error)
-    if len(message) > 300:
-        message = f"{message[:300]}..."
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def require_plain(env_id: str, module: str, name: str, options: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.making import close, make
-from decision_seq.envs.named import FAILURES, described
+from decision_seq.modules import FAILURES, described
 from decision_seq.types import UserError
 
 

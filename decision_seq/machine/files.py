@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -67,10 +68,13 @@ def unavailable(error: BaseException) -> str | None:
     return None
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file or folder -> whether this process may now remove it."""
+def _lock(handle: int, wait: bool = False) -> bool:
+    """Lock an open file or folder -> whether this process may now remove it.
+
+    wait: until another process has let it go.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:  # another process has it, or the disk has no locks
         return False
     return True
@@ -101,7 +105,7 @@ def _claimed(parent: Path, suffix: str, folder: bool) -> Iterator[Path]:
             if not folder:  # no file can be made there, as in /proc
                 raise
             continue  # another process removed the folder before it was locked
-        _lock(handle)
+        _lock(handle, wait=True)  # another process may have found it unlocked, and remove it
         if _names(handle, path):
             break
         os.close(handle)
@@ -184,6 +188,32 @@ def whole(output: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {output}: {words}") from error
 
 
+def add_text(folder: Path, name: str, suffix: str, text: str) -> Path:
+    """Write a text file, whole or not at all, under a name that no file has -> its path.
+
+    The name is NAME + SUFFIX, or NAME-2 + SUFFIX and so on where that is taken; two processes never
+    take the same one. A folder that this call has made is removed where it stays empty.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary_folder(folder) as own:
+            partial = own / "text"
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+            flush(partial)
+            for number in itertools.count(1):
+                path = folder / f"{name}{'' if number == 1 else f'-{number}'}{suffix}"
+                with contextlib.suppress(FileExistsError):
+                    rename_new(partial, path)
+                    return path
+    except OSError:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    raise AssertionError  # the numbers do not end
+
+
 def rename_new(source: Path, target: Path) -> None:
     """Rename a file or folder; FileExistsError if anything has the new name."""
     if source.is_dir():
@@ -200,7 +230,11 @@ def rename_new(source: Path, target: Path) -> None:
         raise
     except OSError:  # a disk without links
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        os.replace(source, target)
+        try:
+            os.replace(source, target)
+        except OSError:
+            target.unlink()
+            raise
     else:
         os.unlink(source)
 

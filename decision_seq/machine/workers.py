@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_any
+from types import ModuleType
 from typing import Any
 
 from decision_seq.types import UserError
@@ -53,6 +55,21 @@ def _one_thread_each() -> Iterator[None]:
     finally:
         for name, value in former.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep processes that are started in this context from running the user's script again.
+
+    Python would import the script in every process, which would start processes in turn where the
+    script has no `if __name__ == "__main__"`. Nothing that is defined in it can be sent to them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _exit_with_parent() -> None:
@@ -137,7 +154,7 @@ class Workers:
 
     def start(self, serve: Callable[..., None], *arguments: Any) -> Connection:
         """Start a process that runs `serve(connection, *arguments)` -> our end of its pipe."""
-        with _one_thread_each(), _signals_blocked():
+        with _one_thread_each(), _signals_blocked(), _without_main():
             ours, theirs = SPAWN.Pipe()
             arguments = (serve, theirs, self.limit / BEATS, *arguments)
             process = SPAWN.Process(target=_alive, args=arguments, daemon=True)

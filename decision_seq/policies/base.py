@@ -23,7 +23,7 @@ from decision_seq.sequences.conditioning.base import HINDSIGHT_ONLY
 from decision_seq.types import Batch, Episode, Sampling, Spec, UserError
 
 ActionScaling = Literal["space", "data", "none"]
-# name -> values [B, T]; `train.update.masked_mean` reduces them, with the policy's weights.
+# name -> values [B, T]; `training.update.masked_mean` reduces them, with the policy's weights.
 Losses = dict[str, Tensor]
 
 
@@ -319,6 +319,14 @@ class PolicyConfig(draccus.ChoiceRegistry):
     def futures(self) -> int:
         """Number of observations after a window that are gathered with it for training."""
         return 0
+
+    @property
+    def forwards(self) -> float:
+        """Forward passes of a whole window that an action takes in a rollout, to predict its time.
+
+        A window is read out at its newest step alone, and much of it may be cached.
+        """
+        return 0.5
 
     @classmethod
     def accepts(cls, fields: tuple[str, ...]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from decision_seq.config import flat
 from decision_seq.datasets.d4rl import reader as d4rl
 from decision_seq.formatting import target_text
+from decision_seq.methods import method_label, own_name
 from decision_seq.report.published import task_name
 from decision_seq.report.runs import FinishedRun, value
 from decision_seq.report.statistics import Interval, mean_interval
@@ -19,15 +20,14 @@ from decision_seq.report.statistics import Interval, mean_interval
 # replicate, and the others set how a run is executed, logged and saved.
 NOT_OF_THE_METHOD = (
     *("dataset", "seed", "method", "collection.", "evaluation."),
-    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.track"),
     *("train.peak_tflops", "train.data_on_device", "train.parallel", "train.accumulation"),
     *("train.checkpoint_activations", "train.compile", "train.cuda_graph"),
 )
 # Settings with a phrase of their own in a label: the share of the best episodes or the least return
-# trained on, rewards delivered as one sum, and no conditioning of a policy that could have one.
+# trained on, and rewards delivered as one sum.
 BEST, LEAST, DELAYED = "best_fraction", "least_return", "delayed"
 ASKED = "conditioning.name"
-NEVER_ASKED = ("bc",)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Protocol:
     """Seed of the first episode; episode i starts from seed + i."""
     targets: tuple[float, ...] | None
     """Target returns, raw; None for a policy that takes no target."""
+    checkpoint: str = "last"
+    """`last`, or the name of an earlier checkpoint, which only later evaluations have."""
 
     @classmethod
     def of(cls, run: FinishedRun) -> Protocol:
@@ -64,6 +66,7 @@ class Protocol:
             first.episodes,
             first.seed,
             targets,
+            run.checkpoint,
         )
 
     @property
@@ -82,7 +85,7 @@ class Protocol:
     def differences(self, other: Protocol) -> list[str]:
         return [
             key
-            for key in ("env_id", "acting", "source", "size", "episodes", "seed", "targets")
+            for key in (f.name for f in fields(self) if f.name != "dataset")
             if getattr(self, key) != getattr(other, key)
         ]
 
@@ -176,8 +179,12 @@ class Comparison:
 
 def compare(runs: Sequence[FinishedRun]) -> Comparison:
     """Group runs by dataset, protocol and method; runs that differ in these are not averaged."""
-    names = labels(runs)
-    rows, row_of = _rows(runs)
+    return grouped(runs, labels(runs))
+
+
+def grouped(runs: Sequence[FinishedRun], names: Sequence[str], said: str = "") -> Comparison:
+    """As `compare`, with the names of the runs' methods given; said: a mark of the rows' titles."""
+    rows, row_of = _rows(runs, said)
     collected: dict[tuple[str, str], list[FinishedRun]] = {}
     for run, label, row in zip(runs, names, row_of, strict=True):
         collected.setdefault((row, label), []).append(run)
@@ -189,47 +196,44 @@ def compare(runs: Sequence[FinishedRun]) -> Comparison:
 
 
 def labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """A name for each run's method: its own, or the policy and the settings that vary among runs.
+    """A name for each run's method: its own, or its label and the settings that vary among runs.
 
     A key counts only if it varies within one dataset, not if it varies from dataset to dataset.
     """
     described = _described(runs)
     own: dict[str, set[str | None]] = {}
     for run, text in zip(runs, described, strict=True):
-        own.setdefault(text, set()).add(_own_name(run))
+        own.setdefault(text, set()).add(own_name(run.config))
     times = Counter(name for names in own.values() for name in names)
+    described_as = {text.lower() for text in own}
 
     def named(text: str) -> str:
         """The own name, where all runs of the method have it and no other method does."""
         name = next(iter(own[text])) if len(own[text]) == 1 else None
-        return text if name is None or times[name] > 1 or name in own else name
+        return text if name is None or times[name] > 1 or name.lower() in described_as else name
 
     return [named(text) for text in described]
 
 
-def _own_name(run: FinishedRun) -> str | None:
-    """The name that a grid or a recipe gives the run; None where it says the policy: dt/gym."""
-    name = run.config.get("method")
-    if not isinstance(name, str) or name.split("/")[0] == run.config["policy"]["name"]:
-        return None
-    return name
-
-
 def _described(runs: Sequence[FinishedRun]) -> list[str]:
-    """The policy of each run, and the settings that vary among its runs."""
+    """The label of each run's method, and the settings that vary among the runs of that label."""
     settings = [
         {key: v for key, v in flat(run.config).items() if not key.startswith(NOT_OF_THE_METHOD)}
         for run in runs
     ]
     varying: dict[str, set[str]] = {}
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run, mine in zip(runs, settings, strict=True):
-        kinds.setdefault((run.scores.dataset, mine["policy.name"]), []).append(mine)
-    for (_, policy), alike in kinds.items():
+    methods = [method_label(run.config) for run in runs]
+    for run, method, mine in zip(runs, methods, settings, strict=True):
+        kinds.setdefault((run.scores.dataset, method), []).append(mine)
+    for (_, method), alike in kinds.items():
         for key in set(itertools.chain(*alike)):
             if _varies(key, alike):
-                varying.setdefault(policy, set()).add(key)
-    return [_label(mine, varying.get(mine["policy.name"], set())) for mine in settings]
+                varying.setdefault(method, set()).add(key)
+    return [
+        _label(method, mine, varying.get(method, set()))
+        for method, mine in zip(methods, settings, strict=True)
+    ]
 
 
 def _varies(key: str, alike: Sequence[dict[str, Any]]) -> bool:
@@ -241,10 +245,8 @@ def _varies(key: str, alike: Sequence[dict[str, Any]]) -> bool:
     return any(len(values) > 1 for values in found.values())
 
 
-def _label(settings: dict[str, Any], varying: set[str]) -> str:
-    parts = [settings["policy.name"]]
-    if settings.get(ASKED) == "none" and settings["policy.name"] not in NEVER_ASKED:
-        parts.append("asked nothing")
+def _label(method: str, settings: dict[str, Any], varying: set[str]) -> str:
+    parts = [method]
     share = settings.get(BEST)
     if isinstance(share, int | float) and share < 1:
         parts.append(f"best {100 * share:g} %")
@@ -253,9 +255,7 @@ def _label(settings: dict[str, Any], varying: set[str]) -> str:
         parts.append(f"returns >= {least:g}")
     if settings.get(DELAYED) is True:
         parts.append("delayed reward")
-    short = {key: _short(key) for key in varying - {BEST, LEAST, DELAYED, ASKED}}
-    if settings.get(ASKED) != "none" and ASKED in varying:
-        short[ASKED] = _short(ASKED)
+    short = {key: _short(key) for key in varying - {BEST, LEAST, DELAYED}}
     times = Counter(short.values())
     for key in sorted(short):
         parts.append(f"{short[key] if times[short[key]] == 1 else key} {settings.get(key)}")
@@ -267,10 +267,11 @@ def _short(key: str) -> str:
     return key.removesuffix(".name").rpartition(".")[2]
 
 
-def _rows(runs: Sequence[FinishedRun]) -> tuple[dict[str, Protocol], list[str]]:
+def _rows(runs: Sequence[FinishedRun], said: str) -> tuple[dict[str, Protocol], list[str]]:
     """The rows by title, and each run's title.
 
-    A run without targets joins the row that equals it but for the targets, if there is just one.
+    said: comes after the dataset's name. A run without targets joins the row that equals it but for
+    the targets, if there is just one.
     """
     protocols = [Protocol.of(run) for run in runs]
     for index, protocol in enumerate(protocols):
@@ -285,7 +286,7 @@ def _rows(runs: Sequence[FinishedRun]) -> tuple[dict[str, Protocol], list[str]]:
     for protocol in order:
         seen[protocol.dataset] += 1
         number = f" [{seen[protocol.dataset]}]" if several[protocol.dataset] > 1 else ""
-        titles[protocol] = f"{protocol.dataset}{number}"
+        titles[protocol] = f"{protocol.dataset}{said}{number}"
     return {titles[p]: p for p in order}, [titles[p] for p in protocols]
 
 
@@ -334,8 +335,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def score_curve(run: FinishedRun) -> list[tuple[int, float]]:
-    """(Updates, score at the first target) of every evaluation."""
-    return [(record["step"], value(record["targets"][0])) for record in run.evaluations]
+    """(Updates, score at the first target) of every evaluation, whatever its episodes."""
+    return [(record["step"], value(record["targets"][0])) for record in run.curve]
 
 
 def loss_curve(run: FinishedRun) -> list[tuple[int, float]]:

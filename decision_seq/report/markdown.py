@@ -11,6 +11,7 @@ import numpy as np
 from decision_seq.escaping import markdown as escape
 from decision_seq.formatting import interval_text, number_text, target_text
 from decision_seq.report.compare import Comparison, Estimate, Group, compare, counted
+from decision_seq.report.later import compare_later
 from decision_seq.report.published_context import fitting, published_text
 from decision_seq.report.runs import FinishedRun
 from decision_seq.report.summary import (
@@ -31,6 +32,7 @@ class Report:
     summaries: list[Summary]
     improvements: list[Improvement]
     unfinished: list[str]
+    later: Comparison | None = None
 
 
 def make_report(
@@ -38,7 +40,11 @@ def make_report(
 ) -> Report:
     comparison = compare(runs)
     return Report(
-        comparison, summaries(comparison, rng), improvements(comparison, rng), list(unfinished)
+        comparison,
+        summaries(comparison, rng),
+        improvements(comparison, rng),
+        list(unfinished),
+        compare_later(runs),
     )
 
 
@@ -58,6 +64,7 @@ def main_text(report: Report) -> str:
         _headline(report.comparison),
         _selection_gain(report.comparison),
         _other_targets(report.comparison),
+        "" if report.later is None else _later(report.later),
     ]
     parts += [_over_tasks(report), _unfinished(report.unfinished)]
     return "\n\n".join(part for part in parts if part)
@@ -136,6 +143,27 @@ def _other_targets(comparison: Comparison) -> str:
         return ""
     header = ["dataset", "method", "target", "score"]
     return f"## Other declared targets\n\n{markdown_table(header, rows)}"
+
+
+def _later(later: Comparison) -> str:
+    """The table of the later evaluations, one row for each protocol and target."""
+    rows = []
+    for row, protocol in later.rows.items():
+        how = (
+            f"{protocol.checkpoint} checkpoint, {protocol.episodes} episodes from seed"
+            f" {protocol.seed}, {protocol.env_id}, {protocol.acting}"
+        )
+        for index, target in enumerate(protocol.targets or (None,)):
+            cells = (_cell(later.groups.get((row, label)), index) for label in later.labels)
+            rows.append([escape(row), escape(how), target_text(target), *cells])
+    about = (
+        "By `evaluate`, after training: their protocols were chosen later, so they replace no score"
+        " above."
+    )
+    notes = [f"- {escape(note)}" for note in later.notes]
+    header = ["dataset", "protocol", "target", *map(escape, later.labels)]
+    text = f"## Later evaluations\n\n{markdown_table(header, rows)}\n\n{about}"
+    return "\n\n".join([text, *(["\n".join(notes)] if notes else [])])
 
 
 def _over_tasks(report: Report) -> str:
@@ -230,6 +258,15 @@ def report_json(report: Report) -> dict[str, Any]:
         "improvements": [asdict(improvement) for improvement in report.improvements],
         "published": [asdict(entry) for entry in fitting(list(comparison.rows.values()))],
         "unfinished": report.unfinished,
+        "later": None if report.later is None else _later_json(report.later),
+    }
+
+
+def _later_json(later: Comparison) -> dict[str, Any]:
+    return {
+        "rows": {row: asdict(protocol) for row, protocol in later.rows.items()},
+        "groups": [_group_json(group) for group in later.groups.values()],
+        "notes": later.notes,
     }
 
 

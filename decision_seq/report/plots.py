@@ -65,13 +65,19 @@ def folded(text: str, width: int) -> str:
     return "\n".join(line.strip() for line in lines if line.strip())
 
 
-def _legend(axes: Axes) -> None:
-    """A legend of the axes below the figure, where it covers no curve."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        names = [folded(label, 2 * LABEL) for label in labels]
-        columns = 1 if max(map(len, labels)) > LABEL else min(2, len(labels))
-        axes.figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=10)
+def legend_below(*axes: Axes) -> None:
+    """A legend of the axes below their figure, where it covers no curve; equal names once."""
+    named: dict[str, Any] = {}
+    for one in axes:
+        handles, labels = one.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            named.setdefault(label, handle)
+    if named:
+        names = [folded(label, 2 * LABEL) for label in named]
+        columns = 1 if max(map(len, named)) > LABEL else min(2 * len(axes), len(named))
+        axes[0].figure.legend(
+            list(named.values()), names, loc="outside lower center", ncols=columns, fontsize=10
+        )
 
 
 def _log_ticks(axes: Axes) -> None:
@@ -158,7 +164,7 @@ def plot_returns(name: str, returns: Any, targets: Sequence[float], path: Path) 
             )
         axes.set(xlabel=RETURN, ylabel="episodes")
         axes.set_title(folded(f"{picture(name)}: {len(returns):,} episodes", TITLE), fontsize=12)
-        _legend(axes)
+        legend_below(axes)
 
 
 def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
@@ -172,18 +178,26 @@ def plot_learning(comparison: Comparison, row: str, path: Path) -> None:
                 scores, [score_curve(run) for run in group.runs], group, {**style, "marker": marker}
             )
             _curves(losses, [loss_curve(run) for run in group.runs], group, style)
-        scores.set(xlabel="updates", ylabel=_of_a_row(comparison, row))
+        scores.set(xlabel="updates", ylabel=axis_of_row(comparison, row))
         title = folded(f"{picture(row)}: evaluations at the first target", TITLE)
         scores.set_title(title, fontsize=12)
-        losses.set(xlabel="updates", ylabel="loss (log scale)", yscale="log")
+        log = _is_positive(losses)
+        losses.set(xlabel="updates", ylabel="loss (log scale)" if log else "loss")
         losses.set_title("training", fontsize=12)
         for axes in (scores, losses):
             axes.xaxis.get_major_locator().set_params(integer=True)
-        _log_ticks(losses)
-        _legend(scores)
+        if log:
+            losses.set_yscale("log")
+            _log_ticks(losses)
+        legend_below(scores, losses)
 
 
-def _of_a_row(comparison: Comparison, row: str) -> str:
+def _is_positive(axes: Axes) -> bool:
+    """Whether all values of the lines are above 0; a logarithmic axis leaves others out."""
+    return all((np.asarray(line.get_ydata(), float) > 0).all() for line in axes.lines)
+
+
+def axis_of_row(comparison: Comparison, row: str) -> str:
     """The label of the axis of a row's scores."""
     groups = [group for (of, _), group in comparison.groups.items() if of == row]
     normalized = groups[0].estimate().normalized
@@ -222,6 +236,8 @@ def plot_seeds(comparison: Comparison, path: Path) -> None:
 
 
 def _points(comparison: Comparison, row: str, axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     groups = [g for (of, _), g in comparison.groups.items() if of == row]
     for height, group in enumerate(reversed(groups)):
         estimate = group.estimate()
@@ -241,7 +257,8 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
     ]
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
-    axes.set(xlabel=_of_a_row(comparison, row))
+    axes.set(xlabel=axis_of_row(comparison, row))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     title = folded(picture(row), 40)
     axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 
@@ -272,7 +289,7 @@ def plot_profiles(comparison: Comparison, path: Path, rng: np.random.Generator) 
                 ylim=(-0.03, 1.03),
             )
         axes.title.set_fontsize(12)
-        _legend(axes)
+        legend_below(axes)
 
 
 def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
@@ -322,7 +339,7 @@ def plot_calibration(calibration: dict[str, Any], path: Path) -> None:
         )
         if calibration["reference_scores"]:
             _normalized_axis(axes, calibration["env_id"], *calibration["reference_scores"])
-        _legend(axes)
+        legend_below(axes)
 
 
 def _normalized_axis(axes: Axes, env_id: str, low: float, high: float) -> None:

@@ -72,7 +72,7 @@ def _published_table(
     for entry in entries:
         number = str(len(footnotes) + 1)
         seeds = "not said" if entry.seeds is None else str(entry.seeds)
-        cells = [_published_cell(entry, protocol.task) for protocol in shown.values()]
+        cells = [published_cell(entry, protocol.task) for protocol in shown.values()]
         lines.append([entry.title, *cells, entry.protocol, seeds, entry.spread, f"({number})"])
         facts = [entry.source, f"data: {entry.data}", f"environment: {entry.environment}"]
         if entry.unit != "normalized":
@@ -87,14 +87,23 @@ def _published_table(
 
 
 def _paper_normalized(group: Group | None, task: str) -> str:
-    """Our mean, normalized by the two scores that the Decision Transformer paper uses on Atari."""
-    if group is None or task not in PAPER_SCORES:
-        return "-"
+    score = None if group is None else paper_score(group, task)
+    return "-" if score is None else number_text(score)
+
+
+def paper_score(group: Group, task: str) -> float | None:
+    """Our mean, normalized by the two scores that the Decision Transformer paper uses on Atari.
+
+    None for other tasks.
+    """
+    if task not in PAPER_SCORES:
+        return None
     returns = np.array([run.scores.targets[0].return_mean for run in group.runs])
-    return number_text(float(normalize(returns, PAPER_SCORES[task]).mean()))
+    return float(normalize(returns, PAPER_SCORES[task]).mean())
 
 
-def _published_cell(entry: Published, task: str) -> str:
+def published_cell(entry: Published, task: str) -> str:
+    """A published score as text, `52.3 ± 2.1`; `-` where there is none."""
     if task not in entry.scores:
         return "-"
     mean, *spread = (f"{x:,.1f}" if round(x, 1) == x else f"{x:,.2f}" for x in _known(entry, task))

@@ -21,6 +21,8 @@ from decision_seq.types import Scores, TargetScore, UserError
 
 # Kinds of the settings of a rollout that older runs may lack.
 ACTING: Kinds = {"precision": (str, type(None)), "temperature": (float, type(None))}
+# Of a record of metrics.jsonl or evaluations.jsonl; runs of older versions have no `seconds`.
+RECORD: Kinds = {"step": int, "loss": (float, type(None)), "seconds": (float, type(None))}
 DEPTH = 3  # levels of folders below the given one that are searched for runs
 
 
@@ -40,6 +42,8 @@ class FinishedRun:
     """Content of scores.json: the scores of the last checkpoint."""
     evaluations: tuple[dict[str, Any], ...]
     """Evaluations under the run's own protocol: those during training and the last."""
+    curve: tuple[dict[str, Any], ...]
+    """Evaluations at the first target, of any number of episodes, with the seconds trained."""
     former_targets: tuple[tuple[float | None, ...], ...]
     """Other targets at which the last checkpoint was rolled out before."""
     metrics: tuple[dict[str, Any], ...]
@@ -66,6 +70,12 @@ class FinishedRun:
         return _acting(self.config["evaluation"])
 
     @property
+    def checkpoint(self) -> str:
+        """The checkpoint of the scores: `last`, or an earlier one's name."""
+        name = Path(self.scores.checkpoint).name
+        return "last" if name == f"step-{self.config['train']['steps']:08d}" else name
+
+    @property
     def size(self) -> str:
         """Amount of training data; collections of one name come in several sizes."""
         data = self.provenance.get("data") or {}
@@ -76,7 +86,7 @@ class FinishedRun:
     def commit(self) -> str | None:
         """The commit of the first launch, then other commits that resumed the run."""
         named: list[str] = []
-        for launch in _launches(self.provenance):
+        for launch in launches(self.provenance):
             changed = " with uncommitted changes" if launch.get("uncommitted") else ""
             commit = f"{launch['commit'][:12]}{changed}" if launch.get("commit") else "unknown"
             if commit not in named:
@@ -88,7 +98,9 @@ def _acting(tree: dict[str, Any]) -> str:
     """`fp32`, `bf16, its actions drawn at temperature 1`; older runs lack both settings."""
     temperature = tree.get("temperature", 0.0)
     drawn = f", its actions drawn at temperature {temperature:g}" if temperature else ""
-    return tree.get("precision", "fp32") + drawn
+    planner = tree.get("planner") or {}  # of an evaluation that plans by other settings
+    planned = "".join(f", planner {key} {planner[key]}" for key in sorted(planner))
+    return tree.get("precision", "fp32") + drawn + planned
 
 
 def value(score: TargetScore) -> float:
@@ -150,7 +162,7 @@ def read_run(folder: Path) -> FinishedRun:
         if not type(steps) is type(episodes) is int:
             raise ValueError("train.steps or evaluation.episodes is no whole number")
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, "config.yaml", error) from error
+        raise damaged(folder, "config.yaml", error) from error
     if not seeded:
         raise UserError(
             f"{folder} is damaged: config.yaml names no seed or no policy; leave it out"
@@ -159,8 +171,8 @@ def read_run(folder: Path) -> FinishedRun:
         raise Unfinished(f"{folder}: was not rolled out (evaluation.episodes 0), so has no scores")
     if not (folder / "scores.json").exists():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
-    scores = _scores(folder)
-    evaluations, former = _evaluations(folder, scores, _acting(config["evaluation"]))
+    scores = scores_of(_json(folder, "scores.json"), folder, "scores.json")
+    evaluations, curve, former = _evaluations(folder, scores, _acting(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
@@ -171,13 +183,15 @@ def read_run(folder: Path) -> FinishedRun:
         config,
         scores,
         tuple(evaluations),
+        tuple(curve),
         tuple(targets for step, targets in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
         _provenance(folder),
     )
 
 
-def _damaged(folder: Path, name: str, error: Exception | str) -> UserError:
+def damaged(folder: Path, name: str, error: Exception | str) -> UserError:
+    """The error for a damaged file of a run's folder."""
     message = f"{type(error).__name__} {error}" if isinstance(error, Exception) else error
     return UserError(
         f"{folder} is damaged: {name}: {' '.join(message.split())[:100]}; leave it out"
@@ -188,7 +202,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     try:
         return read_json(folder / name)
     except Unreadable as error:
-        raise _damaged(folder, name, f"it {error.reason}") from error
+        raise damaged(folder, name, f"it {error.reason}") from error
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
@@ -197,23 +211,23 @@ def _provenance(folder: Path) -> dict[str, Any]:
     tree = _json(folder, "provenance.json")
     data = tree.get("data") or {}
     counts = [data.get(key) for key in ("episodes", "transitions")] if type(data) is dict else [""]
-    launches = _launches(tree)
-    sound = all(isinstance(launch, dict) for launch in launches) and all(
-        isinstance(launch.get("commit"), str | None) for launch in launches
+    found = launches(tree)
+    sound = all(isinstance(launch, dict) for launch in found) and all(
+        isinstance(launch.get("commit"), str | None) for launch in found
     )
     if not sound or not all(type(n) in (int, type(None)) for n in counts):
-        raise _damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
+        raise damaged(folder, "provenance.json", "its commit or its counts are of a wrong type")
     return tree
 
 
-def _launches(provenance: dict[str, Any]) -> list[Any]:
+def launches(provenance: dict[str, Any]) -> list[Any]:
     """The first launch, then the launches that resumed the run."""
     resumed = provenance.get("resumed") or []
     return [provenance, *(resumed if isinstance(resumed, list) else [resumed])]
 
 
-def _scores(folder: Path) -> Scores:
-    tree = _json(folder, "scores.json")
+def scores_of(tree: dict[str, Any], folder: Path, name: str) -> Scores:
+    """The scores in a JSON tree, read from the file `name`; UserError where they are damaged."""
     try:
         targets = [_target(target) for target in tree["targets"]]
         scores = Scores(**{**tree, "targets": targets})
@@ -222,9 +236,9 @@ def _scores(folder: Path) -> Scores:
         if not all(isinstance(text, str) for text in named):
             raise ValueError("a name or a note is no text")
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, "scores.json", error) from error
+        raise damaged(folder, name, error) from error
     if not sound:
-        raise _damaged(folder, "scores.json", "its targets do not hold their episodes")
+        raise damaged(folder, name, "its targets do not hold their episodes")
     return scores
 
 
@@ -236,14 +250,15 @@ def _target(tree: dict[str, Any]) -> TargetScore:
     if score.interval_95 is not None:
         low, high = score.interval_95
         numbers += [low, high]
-    if not all(_is_number(n) for n in numbers):
+    if not all(is_number(n) for n in numbers):
         raise ValueError("a return, a score or an interval is no finite number")
     if not type(score.seed) is type(score.episodes) is int:
         raise ValueError("a seed or a number of episodes is no whole number")
     return score
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number, not so large that sums of it overflow."""
     return type(value) in (int, float) and abs(value) < 1e30  # NaN is not
 
 
@@ -253,23 +268,27 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
     try:
         for line in read_lines(folder / name):
             record = parse_json(line)
-            fault = fault_of(record, {"step": int, "loss": (float, type(None))})
-            if fault or not _is_number(record["step"]):
+            fault = fault_of(record, RECORD)
+            if fault or not is_number(record["step"]):
                 raise ValueError(fault or "a step is no whole number")
+            seconds = record.get("seconds") or 0
+            if not is_number(seconds) or seconds < 0:
+                raise ValueError("its seconds are no time")
             records.append(record)
     except Absent:
         return []
     except Unreadable as error:
-        raise _damaged(folder, name, f"it {error.reason}") from error
+        raise damaged(folder, name, f"it {error.reason}") from error
     except ValueError as error:
-        raise _damaged(folder, name, error) from error
+        raise damaged(folder, name, error) from error
     return records
 
 
 def _evaluations(
     folder: Path, scores: Scores, acting: str
-) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
-    """Evaluations under the scores' protocol, and (update, targets) of those at other targets.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
+    """Evaluations under the scores' protocol; with those that are a part of it; and (update,
+    targets) of those at other targets.
 
     Evaluations are parsed and in the order of updates. A run that was resumed with another protocol
     holds evaluations of both, which must not be mixed.
@@ -278,6 +297,7 @@ def _evaluations(
     own_targets = [t.target for t in scores.targets]
     ours = (scores.env_id, acting, own_targets, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
+    parts: dict[int, dict[str, Any]] = {}  # of fewer episodes, at the first target
     others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
@@ -288,9 +308,14 @@ def _evaluations(
             how = (record["protocol"]["env_id"], _acting(record["protocol"]))
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise _damaged(folder, "evaluations.jsonl", error) from error
+            raise damaged(folder, "evaluations.jsonl", error) from error
         if theirs == ours:
-            found[record["step"]] = {"step": record["step"], "targets": targets}
-        elif theirs[2] != own_targets:
+            known = {"step": record["step"], "seconds": record.get("seconds")}
+            found[record["step"]] = {**known, "targets": targets}
+        elif (*how, theirs[2], theirs[4]) == (*ours[:2], own_targets[:1], first.seed):
+            known = {"step": record["step"], "seconds": record.get("seconds")}
+            parts[record["step"]] = {**known, "targets": targets}
+        if theirs[2] != own_targets:
             others.append((record["step"], tuple(theirs[2])))
-    return [found[step] for step in sorted(found)], others
+    curve = parts | found
+    return [found[step] for step in sorted(found)], [curve[step] for step in sorted(curve)], others

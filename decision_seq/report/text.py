@@ -79,7 +79,7 @@ def score_table(scores: Scores) -> str:
 
 
 def calibration_text(calibration: dict[str, Any]) -> str:
-    """Table of the results of `evaluate.calibrate`, one row per target."""
+    """Table of the results of `evaluation.calibrate`, one row per target."""
     rows = []
     for point in calibration["points"]:
         interval = point["interval_95"] if len(point["returns"]) > 1 else None

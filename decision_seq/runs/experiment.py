@@ -23,27 +23,36 @@ from accelerate import Accelerator
 from decision_seq import checkpoint
 from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.envs import environment_notes
-from decision_seq.evaluate import Evaluation, check_environment, compute_device, limit_notes
-from decision_seq.evaluate.held_out import OfflineScores, held_out_scores
+from decision_seq.envs.named import is_trusted
+from decision_seq.evaluation import (
+    Evaluation,
+    EvaluationConfig,
+    check_environment,
+    compute_device,
+    limit_notes,
+)
+from decision_seq.evaluation.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
 from decision_seq.runs.folder import Held, Resume, is_run, run_folder
+from decision_seq.runs.initial import Source, frozen
 from decision_seq.runs.provenance import Launched
 from decision_seq.runs.resolve import Config, Problem, make_sampler, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.windows import WindowGatherer
-from decision_seq.train import Interrupted, Job, Ranks, Trainer, start_accelerator
-from decision_seq.train.launch import watched
-from decision_seq.train.metrics import check_trackers
+from decision_seq.training import Interrupted, Job, Ranks, Trainer, start_accelerator
+from decision_seq.training.launch import watched
+from decision_seq.training.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, Spec, TargetScore
+from decision_seq.user_choices import Named, remember
 
 # Keys in which a resumed run may differ from the original run. They change the saved files, and how
 # an update of the same windows is computed.
 RESUMABLE = (
-    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.trackers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_", "train.track"),
     *("train.accumulation", "train.parallel", "train.checkpoint_activations", "train.compile"),
     *("train.data_on_device", "train.cuda_graph", "train.peak_tflops", "evaluation."),
-    *("frame_memory", "method"),
+    *("frame_memory", "method", "plugins"),
 )
 
 
@@ -72,11 +81,15 @@ def check_same_run(output: Path, problem: Problem) -> Spec:
             f"cannot resume {output} with train.steps {config.train.steps}: {done} are done; score"
             " an earlier checkpoint by `decision-seq evaluate`, or begin another run",
         )
-    differing = [
-        f"{key} ({before} -> {now})"
-        for key, (before, now) in differing_keys(load(Config, tree), config).items()
-    ]
-    require(not differing, f"cannot resume {output} with another {', '.join(differing)}")
+    found = differing_keys(load(Config, tree), config)
+    differing = [f"{key} ({before} -> {now})" for key, (before, now) in found.items()]
+    wayout = ""
+    if "train.steps" in found:  # the learning rate of earlier updates depends on it
+        wayout = (
+            f"; under train.schedule {config.train.schedule} every update depends on train.steps:"
+            f" go on from its weights by another run with --init-from {output}"
+        )
+    require(not differing, f"cannot resume {output} with another {', '.join(differing)}{wayout}")
     return spec
 
 
@@ -125,6 +138,7 @@ def train(
         reporter.say(describe_launch(config, ranks, accelerator.device))
 
         folders: list[Held] = []  # on the main process, which alone writes
+        sources: list[Source] = []  # on the main process, whose weights all take
 
         def require_there() -> None:
             for folder in folders:
@@ -132,12 +146,19 @@ def train(
 
         def begin() -> Problem:
             folders.append(held_by_main.enter_context(run_folder(output, resume)))
-            return prepare_checked(config, output, reporter)
+            problem = prepare_checked(config, output, reporter)
+            if config.init_from and not has_checkpoint(output):  # else that one is resumed
+                sources.append(Source.open(config.init_from, reporter))
+                problem = begin_from(sources[0], problem, reporter)
+            return problem
 
         problem = share_problem(ranks, begin)
-        trainer = Trainer(make_job(problem, output, require_there), accelerator, ranks, reporter)
-        launched = Launched.now(command, ranks.world, accelerator.device)
-        ranks.from_main(lambda: _write_first_files(problem, output, launched))
+        source = sources[0] if sources else None
+        job = make_job(problem, output, require_there, source)
+        trainer = Trainer(job, accelerator, ranks, reporter)
+        problem = _with_pace(problem, trainer.job)
+        launched = Launched.now(command, ranks.world, accelerator.device, source)
+        ranks.from_main(lambda: _write_first_files(problem, output, launched, reporter))
         if resume != "never":
             trainer.resume()
         with trainer.signals.caught():
@@ -181,19 +202,36 @@ def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
     )
 
 
+def begin_from(source: Source, problem: Problem, reporter: Reporter) -> Problem:
+    """The problem of a run that begins with the source's weights; UserError if they do not fit."""
+    spec = source.fit_spec(problem.spec)
+    source.report(problem.config.conditioning, reporter)
+    source.fill(problem.config.policy.build(spec), reporter)
+    return dataclasses.replace(problem, spec=spec)
+
+
 def make_job(
-    problem: Problem, output: Path, require_there: Callable[[], None] = lambda: None
+    problem: Problem,
+    output: Path,
+    require_there: Callable[[], None] = lambda: None,
+    source: Source | None = None,
 ) -> Job:
-    """The trainer's job for a problem; require_there: see `Job`."""
+    """The trainer's job for a problem.
+
+    require_there: see `Job`. source: of the first weights, on the main process, from which the
+    others receive them.
+    """
     config, store, facts = problem.config, problem.store, problem.facts
     conditions = label(store, config.conditioning)
 
     def build() -> Policy:
         torch.manual_seed(config.seed)  # the same first weights every time, on every process
-        return config.policy.build(problem.spec)
+        return frozen(config.policy.build(problem.spec), config.train.freeze)
 
     def fit(policy: Policy) -> None:
         policy.fit(store, conditions)
+        if source is not None:
+            source.fill(policy, Reporter())
 
     gatherer = WindowGatherer(
         store,
@@ -212,6 +250,7 @@ def make_job(
         gatherer,
         output,
         {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
+        config.policy.forwards,
         Evaluation.of(
             evaluation,
             config.conditioning,
@@ -221,6 +260,7 @@ def make_job(
         if evaluation.episodes
         else None,
         evaluation.every,
+        evaluation.episodes_during,
         require_there,
     )
 
@@ -232,7 +272,9 @@ def prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if is_run(output):
         problem = dataclasses.replace(problem, spec=check_same_run(output, problem))
-    evaluation = problem.config.evaluation
+    evaluation = _decided_before(output, problem.config.evaluation)
+    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
+    problem = dataclasses.replace(problem, config=resolved)
     if not evaluation.episodes:
         return problem
     asked = evaluation.max_episode_steps
@@ -242,10 +284,50 @@ def prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem
     return dataclasses.replace(problem, config=resolved)
 
 
-def _write_first_files(problem: Problem, output: Path, launched: Launched) -> None:
+def _decided_before(output: Path, evaluation: EvaluationConfig) -> EvaluationConfig:
+    """The evaluations during training that an earlier launch decided on, where they are open."""
+    if evaluation.every is not None or not is_run(output):
+        return evaluation
+    saved = read_yaml(output / "config.yaml").get("evaluation") or {}
+    keys = ("every", "episodes_during")
+    asked = {key: getattr(evaluation, key) for key in keys if getattr(evaluation, key) is not None}
+    known = {key: saved[key] for key in keys if key in saved}
+    decided = load(EvaluationConfig, known, asked)
+    return dataclasses.replace(
+        evaluation, every=decided.every, episodes_during=decided.episodes_during
+    )
+
+
+def _with_pace(problem: Problem, job: Job) -> Problem:
+    """The problem with the evaluations that the trainer has decided on."""
+    evaluation = dataclasses.replace(
+        problem.config.evaluation, every=job.evaluate_every, episodes_during=job.episodes_during
+    )
+    config = dataclasses.replace(problem.config, evaluation=evaluation)
+    return dataclasses.replace(problem, config=config)
+
+
+def has_checkpoint(output: Path) -> bool:
+    """Whether the run has a sound checkpoint."""
+    return checkpoint.newest_sound(output / "checkpoints", Reporter()) is not None
+
+
+def _write_first_files(
+    problem: Problem, output: Path, launched: Launched, reporter: Reporter
+) -> None:
     """Write a run's first files; after them it can be resumed."""
-    save_text(output / "config.yaml", dump(problem.config))
-    launched.record(output / "provenance.json", to_tree(problem.config), problem.store)
+    config = problem.config
+    named = Named(_named_environment(config), config.plugins)
+    if named != Named(None):
+        remember(output, named, reporter)
+    save_text(output / "config.yaml", dump(config))
+    launched.record(output / "provenance.json", to_tree(config), problem.store)
+
+
+def _named_environment(config: Config) -> str | None:
+    """The environment, if the user named it."""
+    env_id = config.evaluation.env_id
+    return env_id if env_id and is_trusted(env_id) else None
 
 
 def share_problem(ranks: Ranks, begin: Callable[[], Problem]) -> Problem:

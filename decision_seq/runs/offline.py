@@ -8,8 +8,8 @@ from pathlib import Path
 from decision_seq import checkpoint
 from decision_seq.config import require
 from decision_seq.datasets.store import EpisodeStore
-from decision_seq.evaluate import compute_device
-from decision_seq.evaluate.held_out import (
+from decision_seq.evaluation import compute_device
+from decision_seq.evaluation.held_out import (
     MAX_STEPS,
     OfflineScores,
     held_out_scores,

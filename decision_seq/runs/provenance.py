@@ -20,6 +20,7 @@ from decision_seq.config import save_text
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.formatting import json_text
 from decision_seq.reading import Unreadable, read_record
+from decision_seq.runs.initial import Source
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,18 @@ class Launched:
     """Command, time, commit, package versions and machine, as saved in provenance.json."""
 
     @classmethod
-    def now(cls, command: Sequence[str], processes: int, device: torch.device) -> Launched:
-        """The current launch; command: the arguments after `decision-seq`."""
+    def now(
+        cls,
+        command: Sequence[str],
+        processes: int,
+        device: torch.device,
+        source: Source | None = None,
+    ) -> Launched:
+        """The current launch.
+
+        command: the arguments after `decision-seq`; source: the checkpoint whose weights it begins
+        with.
+        """
         packages = ("decision-seq", "torch", "numpy", "accelerate", "gymnasium", "mujoco")
         on_cuda = device.type == "cuda"
         hashed, changed = commit()
@@ -43,6 +54,7 @@ class Launched:
                 "uncommitted": changed,
                 "packages": {name: version(name) for name in packages},
                 "python": platform.python_version(),
+                **({} if source is None else {"init_from": source.origin}),
                 "machine": {
                     "platform": platform.platform(),
                     "cores": os.cpu_count(),

@@ -9,15 +9,17 @@ from typing import Any, Literal
 import numpy as np
 
 from decision_seq.checkpoint import DataFacts
-from decision_seq.config import load, require
+from decision_seq.config import component_classes, load, require
 from decision_seq.datasets import Request, open_dataset
 from decision_seq.datasets.collected.collection import Size
 from decision_seq.datasets.dqn_replay.draw import ReplayConfig
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.datasets.store.frames import CACHE_MEBIBYTES
 from decision_seq.envs import FACTS, facts_by_environment, obstacle
-from decision_seq.evaluate import EvaluationConfig
-from decision_seq.evaluate.targets import equal_targets, percentiles, resolve
+from decision_seq.envs.registrations import environment_module
+from decision_seq.evaluation import EvaluationConfig
+from decision_seq.evaluation.targets import equal_targets, percentiles, resolve
+from decision_seq.plugins import modules_needed
 from decision_seq.policies import DecisionTransformerConfig, PolicyConfig
 from decision_seq.policies.base import check_labels
 from decision_seq.recipes import DEFAULT_DATASET
@@ -26,8 +28,9 @@ from decision_seq.sequences.conditioning import Conditioning, ReturnToGo
 from decision_seq.sequences.selection import held_out, trained_on
 from decision_seq.sequences.transforms import delayed
 from decision_seq.sequences.windows import SAMPLERS, Pool, Sampler
-from decision_seq.train import TrainConfig
+from decision_seq.training import TrainConfig
 from decision_seq.types import Reporter, Spec
+from decision_seq.user_choices import use_again
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class Config:
     dataset: str = DEFAULT_DATASET
     """Name of a dataset, several names joined by `+`, or a path."""
     method: str | None = None
-    """Name of the run's method in reports: its recipe, or its policy in a grid; null for the
-    policy's own name. It changes nothing else."""
+    """Name of the run's method in reports, plots and trackers: that of `--name`, of a grid's entry
+    or of a recipe. Null, or a recipe of `experiments/`, stands for the label of the policy (`DT`,
+    `BC (transformer)`). It changes nothing else."""
     unfinished: Literal["keep", "exclude"] = "keep"
     """Use of episodes that neither terminate nor time out, so that their returns-to-go are lower
     bounds: `keep` trains on them unchanged, `exclude` draws no window from them."""
@@ -75,6 +79,11 @@ class Config:
     measures the policy on them without an environment."""
     seed: int = 0
     """Seed of the initial weights and of training."""
+    init_from: str | None = None
+    """Run or checkpoint from whose weights the run begins, with their fitted statistics and the
+    range of their actions; null for new weights."""
+    plugins: tuple[str, ...] = ()
+    """Modules from outside this package that define components of the run; filled in by itself."""
     frame_memory: int = CACHE_MEBIBYTES
     """MiB of decoded frames that every process holds in memory."""
     collection: CollectionConfig = field(default_factory=CollectionConfig)
@@ -101,7 +110,7 @@ class Config:
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
         check_labels(self.policy, self.conditioning)
-        evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
+        evaluated = self.evaluation.episodes > 0 and bool(self.evaluation.every)
         require(
             self.train.keep_best is None or evaluated,
             "config: train.keep_best chooses among the evaluations during training; ask for some by"
@@ -157,6 +166,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     facts = FACTS.get(family or "")
     evaluation = config.evaluation
     env_id = evaluation.env_id or store.header["env_id"] or (facts.env_id if facts else None)
+    use_again(store.path)  # its environment, where this user wrote the store
     reason = None
     if evaluation.episodes and not evaluation.env_id:  # the data's environment may not run here
         reason = obstacle(env_id, family)
@@ -182,6 +192,7 @@ def prepare(config: Config, reporter: Reporter) -> Problem:
     resolved = dataclasses.replace(
         config,
         conditioning=conditioning,
+        plugins=modules_needed(component_classes(config), environment_module(env_id)),
         evaluation=dataclasses.replace(evaluation, env_id=env_id, targets=targets),
     )
     return Problem(

@@ -5,6 +5,7 @@ The YAML head is for the Hub: tags, and the results as a model index.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from decision_seq.checkpoint import Loaded
 from decision_seq.envs import environment_notes, score_name
 from decision_seq.escaping import block, code, markdown
 from decision_seq.formatting import interval_text, number_text, spread_text, target_text
+from decision_seq.methods import method_label, own_name
 from decision_seq.reading import Kinds, Unreadable, fault_of, read_json
 from decision_seq.report import markdown_table
 from decision_seq.types import TargetScore, UserError
@@ -30,7 +32,8 @@ def card(loaded: Loaded, form: str) -> str:
     """
     facts, tree = loaded.facts, loaded.config
     scores = _scores(loaded.path)
-    title = f"{_name(tree)} on {facts.dataset}"
+    own = own_name(tree)
+    title = f"{method_label(tree)}{f' ({own})' if own else ''} on {facts.dataset}"
     head = {
         "library_name": "transformers" if form == "transformers" else "decision-seq",
         "pipeline_tag": "reinforcement-learning",
@@ -60,14 +63,11 @@ def card(loaded: Loaded, form: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _name(tree: dict[str, Any]) -> str:
-    name = tree["policy"].get("name", "dt")
-    return {"dt": "Decision Transformer"}.get(name, str(name))
-
-
 def _tags(loaded: Loaded, tree: dict[str, Any]) -> list[str]:
     tags = ["reinforcement-learning", "deep-reinforcement-learning", "offline-rl", "decision-seq"]
-    tags.append(_name(tree).lower().replace(" ", "-"))
+    label = method_label(tree)
+    known = "decision-transformer" if label == "DT" else re.sub(r"[^a-z0-9]+", "-", label.lower())
+    tags.append(known.strip("-"))
     return tags + ([loaded.facts.env_id.partition("?")[0]] if loaded.facts.env_id else [])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from decision_seq import checkpoint, envs
 from decision_seq.checkpoint import DataFacts
 from decision_seq.config import plain, require, to_tree
-from decision_seq.evaluate import EvaluationConfig
+from decision_seq.evaluation import EvaluationConfig
 from decision_seq.machine.files import whole
 from decision_seq.models.actions import Head
 from decision_seq.models.backbones import GPTConfig

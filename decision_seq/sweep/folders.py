@@ -9,7 +9,7 @@ from typing import Literal
 
 from decision_seq import checkpoint
 from decision_seq.config import load, read_yaml, require
-from decision_seq.evaluate.targets import resolve
+from decision_seq.evaluation.targets import resolve
 from decision_seq.reading import Unreadable, open_file, read_json
 from decision_seq.runs.experiment import check_same_run, differing_keys
 from decision_seq.runs.folder import is_run

@@ -12,7 +12,6 @@ seeds: [0, 1, 2]
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import yaml
 
 from decision_seq.config import load, read_yaml, require, setting, to_tree
 from decision_seq.envs import trust
+from decision_seq.methods import check_name
 from decision_seq.reading import YAML_BYTES, BoundedLoader, read_text
 from decision_seq.recipes import DEFAULT_RECIPE, recipe_trees
 from decision_seq.runs.resolve import Config
@@ -31,7 +31,6 @@ from decision_seq.types import UserError
 KEYS = ("config", "set", "datasets", "policies", "seeds")
 POLICY_KEYS = ("config", "set")
 AXES = {"dataset": "datasets", "seed": "seeds"}  # keys of a configuration that the grid itself sets
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _policy(
 ) -> list[dict[str, Any]]:
     """The trees of one policy's configuration on a dataset; later ones override earlier ones."""
     where = f"{path}: policies.{name}"
-    require(bool(NAME.fullmatch(name)), f"{where} names a folder; use letters, digits and . _ -")
+    check_name(name, where)
     entry = {} if entry is None else entry
     require(isinstance(entry, dict), f"{where} must hold keys ({', '.join(POLICY_KEYS)})")
     _refuse_unknown(entry, POLICY_KEYS, where)

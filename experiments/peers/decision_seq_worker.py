@@ -17,7 +17,7 @@ from decision_seq.bench.sampling import write_store
 from decision_seq.bench.steps import make_update
 from decision_seq.machine.memory import keep_freed
 from decision_seq.policies import DecisionTransformerConfig
-from decision_seq.train import TrainConfig, masked_mean
+from decision_seq.training import TrainConfig, masked_mean
 from decision_seq.types import Episode, Reporter
 
 SEED = 0

@@ -20,8 +20,8 @@ from decision_seq.analysis.hindsight_matching import (
 from decision_seq.analysis.hindsight_matching_report import matching_text
 from decision_seq.cli import main
 from decision_seq.datasets import open_dataset
-from decision_seq.evaluate import open_checkpoint
-from decision_seq.evaluate.rollout import EpisodeResult
+from decision_seq.evaluation import open_checkpoint
+from decision_seq.evaluation.rollout import EpisodeResult
 from decision_seq.policies import DecisionTransformer
 from decision_seq.sequences.conditioning.histogram import Histogram
 from decision_seq.sequences.conditioning.schedule import Schedule
@@ -95,7 +95,9 @@ def test_a_policy_is_shown_the_targets_labels(
         return honest(self, batch, *rest)
 
     monkeypatch.setattr(DecisionTransformer, "decide", decide)
-    monkeypatch.setattr("decision_seq.evaluate.acting.slides", lambda *_: False)  # acts by `decide`
+    monkeypatch.setattr(
+        "decision_seq.evaluation.acting.slides", lambda *_: False
+    )  # acts by `decide`
     store = open_dataset(opened.loaded.facts.dataset)
     measure = measure_of(opened.evaluation.conditioning, None, store)
     (target,) = choose(store, measure, HELD, 1)

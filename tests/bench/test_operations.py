@@ -22,14 +22,14 @@ from decision_seq.bench.steps import make_update
 from decision_seq.bench.training import FP32, _batch, make_entrants
 from decision_seq.config import load
 from decision_seq.datasets.store import EpisodeStore
-from decision_seq.evaluate.acting import PolicyActor, SlidingActor
-from decision_seq.evaluate.rollout import SLOTS
+from decision_seq.evaluation.acting import PolicyActor, SlidingActor
+from decision_seq.evaluation.episode_rows import SLOTS
 from decision_seq.models.fast.sliding_decode import FoldedTransformer
 from decision_seq.models.layers import Block, Dropout, select
 from decision_seq.policies import Policy, PolicyConfig
 from decision_seq.recipes import recipe_trees
-from decision_seq.train import TrainConfig
-from decision_seq.train.update import Update
+from decision_seq.training import TrainConfig
+from decision_seq.training.update import Update
 from decision_seq.types import Batch, Reporter
 
 BY_FORMULA = dt_update_flops(batch=64, context=20, observation=11, action=3)

@@ -10,7 +10,7 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.recipes import recipe_trees
-from decision_seq.train import TrainConfig
+from decision_seq.training import TrainConfig
 from decision_seq.types import Reporter
 
 

@@ -66,6 +66,9 @@ def test_with_the_data_the_rest_is_resolved(
     arguments = ["train", *map(str, options[1:]), "--train.steps", "5", "--train.warmup_steps", "1"]
     assert cli.main([*arguments, "--output", "run"]) == 0
     used = read_yaml(Path("run/config.yaml"))
+    for key in ("every", "episodes_during"):  # the trainer decides on them
+        assert tree["evaluation"].pop(key) is None
+        used["evaluation"].pop(key)
     assert used == {**tree, "train": {**tree["train"], "steps": 5, "warmup_steps": 1}}
 
 

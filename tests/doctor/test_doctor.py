@@ -21,7 +21,7 @@ from decision_seq.doctor import learning, machine
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, everywhere
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import Config, Problem, prepare
-from decision_seq.train import Ranks
+from decision_seq.training import Ranks
 from decision_seq.types import Reporter, UserError
 from tests.ranks import run_together
 from tests.test_distributed import port
@@ -85,7 +85,7 @@ def test_two_healthy_processes(write_d4rl: Callable[..., Path], tmp_path: Path) 
 BROKEN = """
 import os, secrets, sys, time
 from types import SimpleNamespace
-import decision_seq.train.update as update
+import decision_seq.training.update as update
 from decision_seq.doctor import machine
 from decision_seq.policies import Policy
 

@@ -19,7 +19,7 @@ from decision_seq.doctor import learning, machine
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.runs import experiment
 from decision_seq.runs.resolve import prepare
-from decision_seq.train import Ranks, Trainer, start_accelerator
+from decision_seq.training import Ranks, Trainer, start_accelerator
 from decision_seq.types import Reporter
 from tests.doctor.test_doctor import ALONE, left
 from tests.test_train import tiny

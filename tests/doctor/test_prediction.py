@@ -80,6 +80,8 @@ def test_what_would_keep_the_run_from_beginning_is_refused(
         predict(dataclasses.replace(config, train=train), tmp_path / "run")
     with pytest.raises(UserError, match="does not exist"):
         predict(dataclasses.replace(config, dataset="gone.hdf5"), tmp_path / "run")
+    with pytest.raises(UserError, match="no_such_run"):
+        predict(dataclasses.replace(config, init_from="no_such_run"), tmp_path / "run")
 
 
 def test_flops_have_a_suitable_unit() -> None:

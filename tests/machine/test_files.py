@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from decision_seq.config import save_text
 from decision_seq.machine import files
 from decision_seq.machine.files import (
+    add_text,
     disk_full,
     rename_new,
     replacing,
@@ -166,16 +168,62 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
 ) -> None:
     lock, seen = files._lock, []
 
-    def late(handle: int) -> bool:
+    def late(handle: int, wait: bool = False) -> bool:
         if not seen:
             seen.extend(tmp_path.iterdir())
             seen[0].rmdir()  # another process was faster
-        return lock(handle)
+        return lock(handle, wait)
 
     monkeypatch.setattr(files, "_lock", late)
     with temporary_folder(tmp_path) as folder:
         assert folder.is_dir()
         assert folder != seen[0]
+
+
+def test_a_folder_that_is_being_swept_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has locked it, and removes it a moment later."""
+    lock, sweepers = files._lock, []
+
+    def late(handle: int, wait: bool = False) -> bool:
+        if not sweepers:
+            (path,) = tmp_path.iterdir()
+            other = os.open(path, os.O_RDONLY)
+            assert lock(other)
+
+            def remove() -> None:
+                path.rmdir()
+                os.close(other)
+
+            sweepers.append(Timer(0.1, remove))
+            sweepers[0].start()
+        return lock(handle, wait)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with temporary_folder(tmp_path) as folder:
+        sweepers[0].join()
+        assert folder.is_dir()
+
+
+def test_a_text_takes_the_first_free_name(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "texts"
+    paths = [add_text(folder, "a", ".json", str(number)) for number in range(3)]
+    assert [path.name for path in paths] == ["a.json", "a-2.json", "a-3.json"]
+    assert [path.read_text() for path in paths] == ["0", "1", "2"]
+    assert set(folder.iterdir()) == set(paths)
+
+
+def test_a_name_is_given_back_where_the_file_cannot_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    with pytest.raises(FileNotFoundError):
+        rename_new(tmp_path / "gone", tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
 
 
 FULL: list[tuple[Exception, bool]] = [

@@ -20,8 +20,8 @@ from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig, Policy
 from decision_seq.sequences.conditioning import ReturnToGo, label
 from decision_seq.sequences.windows import WindowGatherer
-from decision_seq.train import masked_mean
-from decision_seq.train.update import Update
+from decision_seq.training import masked_mean
+from decision_seq.training.update import Update
 from decision_seq.types import Batch, Spec
 from tests.test_train import TINY
 

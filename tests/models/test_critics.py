@@ -15,7 +15,7 @@ from decision_seq.runs.resolve import Config
 from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.conditioning.outcome import Outcome
 from decision_seq.sequences.windows import WindowGatherer
-from decision_seq.train import masked_mean
+from decision_seq.training import masked_mean
 from decision_seq.types import Batch, Episode, Spec, UserError
 from tests.conftest import ACTION, OBSERVATION
 from tests.test_train import TINY

@@ -16,8 +16,8 @@ from decision_seq.analysis.hindsight_matching import match_checkpoint
 from decision_seq.cli import main
 from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import Environments
-from decision_seq.evaluate import open_checkpoint
-from decision_seq.evaluate.rollout import rollout_returns
+from decision_seq.evaluation import open_checkpoint
+from decision_seq.evaluation.rollout import rollout_returns
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import BidirectionalTransformer, BidirectionalTransformerConfig
 from decision_seq.sequences.conditioning import Unconditioned, label

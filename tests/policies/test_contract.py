@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from decision_seq.datasets.store import EpisodeStore
-from decision_seq.evaluate.acting import PolicyActor, SlidingActor, slides
+from decision_seq.evaluation.acting import PolicyActor, SlidingActor, slides
 from decision_seq.models.auxiliary import AuxiliaryConfig
 from decision_seq.models.backbones import BackboneConfig
 from decision_seq.models.critics import IQLConfig
@@ -21,7 +21,7 @@ from decision_seq.models.positions import TimestepConfig, WindowConfig, WindowPo
 from decision_seq.policies import Policy, PolicyConfig, TrajectoryTransformer
 from decision_seq.sequences.conditioning import Conditioning, label
 from decision_seq.sequences.windows import WindowGatherer
-from decision_seq.train import masked_mean
+from decision_seq.training import masked_mean
 from decision_seq.types import Batch, Spec, UserError
 from tests.conftest import OBSERVATION, lived
 

@@ -11,7 +11,7 @@ from decision_seq.policies import ReturnPredictor, ReturnPredictorConfig
 from decision_seq.policies.base import Policy
 from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.conditioning.outcome import Outcome
-from decision_seq.train import masked_mean
+from decision_seq.training import masked_mean
 from decision_seq.types import Batch, Spec, UserError
 
 T = 8

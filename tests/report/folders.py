@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from decision_seq.evaluate import score
+from decision_seq.evaluation import score
 from decision_seq.types import Scores
 
 BUNDLED = "bundled collection hopper-medium (Hopper-v4, seed 0; not D4RL's data)"
@@ -34,8 +34,12 @@ def write_run(
     steps: int = 100,
     evaluations: int = 4,
     more: dict[str, Any] | None = None,
+    timed: bool = True,
 ) -> Path:
-    """Write a finished run whose returns scatter around `mean`, lower at later targets."""
+    """Write a finished run whose returns scatter around `mean`, lower at later targets.
+
+    timed: whether metrics hold the wall-clock, half a second an update.
+    """
     rng = np.random.default_rng([seed, int(abs(mean))])
     level = mean + 60 * rng.normal()
 
@@ -68,6 +72,7 @@ def write_run(
     lines(folder / "evaluations.jsonl", records)
     losses = [
         {"step": step, "loss": float(np.exp(-step / steps + 0.05 * rng.normal()))}
+        | ({"seconds": 0.5 * step} if timed else {})
         for step in range(steps // 20, steps + 1, max(1, steps // 20))
     ]
     lines(folder / "metrics.jsonl", losses)

@@ -59,11 +59,11 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
     write_run(tmp_path / "e", 1, policy=BC, targets=(None,), more={"least_return": 1.0})
     comparison = compared(tmp_path)
     assert comparison.labels == [
-        "bc",
-        "bc best 10 %",
-        "bc returns >= 1",
-        "dt context_length 20",
-        "dt context_length 5",
+        "BC (MLP)",
+        "BC (MLP) best 10 %",
+        "BC (MLP) returns >= 1",
+        "DT context_length 20",
+        "DT context_length 5",
     ]
     assert len(comparison.rows) == 1  # lack of a target return does not separate them
     assert comparison.notes == []
@@ -80,23 +80,22 @@ def test_a_name_of_a_grid_or_a_recipe_is_the_label_of_its_method(tmp_path: Path)
         return labels(runs)
 
     assert label(("k5", 5, "dt"), ("k5", 5, "dt"), ("k20", 20, "dt")) == ["k5", "k5", "k20"]
-    assert label(("bc/transformer", 20, "dt"), ("dt/gym", 5, "dt"))[0] == "bc/transformer"
-    assert label(("dt/gym", 20, "dt"), (None, 20, "dt")) == ["dt", "dt"]  # the policy's own
+    assert label(("dt/gym", 20, "dt"), (None, 20, "dt")) == ["DT", "DT"]  # the policy's own
     # Runs of one method stay together, however they were begun; two methods stay apart.
-    assert label(("k5", 5, "dt"), (None, 5, "dt"), ("bc", 1, "bc")) == ["dt", "dt", "bc"]
-    both = ["dt context_length 20", "dt context_length 5"]
+    assert label(("k5", 5, "dt"), (None, 5, "dt"), ("bc", 1, "bc")) == ["DT", "DT", "BC (MLP)"]
+    both = ["DT context_length 20", "DT context_length 5"]
     assert label(("mine", 20, "dt"), ("mine", 5, "dt")) == both
-    assert label(("dt", 20, "bc"), (None, 20, "dt")) == ["bc", "dt"]
+    assert label(("dt", 20, "bc"), (None, 20, "dt")) == ["BC (MLP)", "DT"]
 
 
 def test_delayed_rewards_are_said_of_every_run_that_had_them(tmp_path: Path) -> None:
     """Also for a single run. An explicit `delayed: false` equals a config without the key."""
     write_run(tmp_path / "a", more={"delayed": True})
-    assert compared(tmp_path).labels == ["dt delayed reward"]
+    assert compared(tmp_path).labels == ["DT delayed reward"]
     write_run(tmp_path / "b", more={"delayed": False})
     write_run(tmp_path / "c", 1)
     comparison = compared(tmp_path)
-    assert comparison.labels == ["dt", "dt delayed reward"]
+    assert comparison.labels == ["DT", "DT delayed reward"]
     assert len(comparison.rows) == 1
 
 
@@ -104,16 +103,16 @@ def test_what_only_one_conditioning_has_is_no_difference(tmp_path: Path) -> None
     asked = {"name": "return", "scale": 1.0, "clip": False}
     write_run(tmp_path / "a", more={"conditioning": asked})
     write_run(tmp_path / "b", targets=(None,), more={"conditioning": {"name": "none"}})
-    assert compared(tmp_path).labels == ["dt asked nothing", "dt conditioning return"]
+    assert compared(tmp_path).labels == ["BC (transformer)", "DT"]
     write_run(tmp_path / "c", more={"conditioning": {**asked, "scale": 2.0}})
-    assert "dt conditioning return scale 2.0" in compared(tmp_path).labels
+    assert compared(tmp_path).labels == ["BC (transformer)", "DT scale 1.0", "DT scale 2.0"]
 
 
 def test_what_follows_the_dataset_is_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path / "a", more={"conditioning": {"scale": 1000.0}})
     other = "d4rl/walker2d-medium-v2"
     write_run(tmp_path / "b", dataset=other, more={"conditioning": {"scale": 500.0}})
-    assert compared(tmp_path).labels == ["dt"]
+    assert compared(tmp_path).labels == ["DT"]
 
 
 @pytest.mark.parametrize(
@@ -184,18 +183,18 @@ def test_over_tasks(tmp_path: Path) -> None:
     assert raw.is_dir()
     comparison = compared(tmp_path)
     methods, tasks = shared(comparison)
-    assert methods == ["bc", "dt"]
+    assert methods == ["BC (MLP)", "DT"]
     assert tasks == ["d4rl/hopper-expert-v2", "d4rl/hopper-medium-v2"]
     found = {(s.label, s.statistic): s for s in summaries(comparison, np.random.default_rng(0))}
-    pooled = [score for task in tasks for score in comparison.normalized("dt")[task]]
-    iqm = found["dt", "IQM"]
+    pooled = [score for task in tasks for score in comparison.normalized("DT")[task]]
+    iqm = found["DT", "IQM"]
     assert iqm.estimate == pytest.approx(stats.trim_mean(pooled, 0.25))
     assert iqm.interval is not None
     assert iqm.interval[0] < iqm.estimate < iqm.interval[1]
     assert iqm.coverage is not None
     assert 0.6 < iqm.coverage < 0.95  # with three seeds it is below the nominal value
     (pair,) = improvements(comparison, np.random.default_rng(0))
-    assert (pair.over, pair.under, pair.probability, pair.tasks) == ("bc", "dt", 0.0, 2)
+    assert (pair.over, pair.under, pair.probability, pair.tasks) == ("BC (MLP)", "DT", 0.0, 2)
 
 
 def test_one_seed_has_no_interval_over_tasks(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from decision_seq.report.plots import (
     score_axis,
 )
 from decision_seq.report.runs import find_runs
-from tests.report.folders import write_run
+from tests.report.folders import lines, write_run
 
 LONG = "minari/somebody/a-very-long-name-of-a-dataset/medium-expert-replay-v12"
 
@@ -113,6 +113,29 @@ def test_a_calibration_and_a_histogram(tmp_path: Path, drawn: list[Figure], scal
     assert texts == [f"suggested target {target}" for target in shown]
     for tick in drawn[1].axes[0].get_xticklabels():
         assert len(tick.get_text()) < 7
+
+
+def test_losses_below_zero_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A negative log-likelihood may be below 0, where a logarithmic axis shows nothing."""
+    folder = write_run(tmp_path / "a")
+    lines(folder / "metrics.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": -1.0}])
+    comparison = compare(find_runs([tmp_path])[0])
+    plot_learning(comparison, next(iter(comparison.rows)), tmp_path / "x.png")
+    check(drawn[0])
+    losses = drawn[0].axes[1]
+    assert (losses.get_yscale(), losses.get_ylabel()) == ("linear", "loss")
+    low, high = losses.get_ylim()
+    assert low < -1 < 2 < high
+
+
+def test_a_legend_names_methods_that_have_a_loss_only(tmp_path: Path, drawn: list[Figure]) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", policy={"name": "bc"}, targets=(None,), evaluations=0)
+    comparison = compare(find_runs([tmp_path])[0])
+    plot_learning(comparison, next(iter(comparison.rows)), tmp_path / "x.png")
+    check(drawn[0])
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(texts) == ["BC (MLP), 1 seed", "DT, 1 seed"]
 
 
 @pytest.mark.parametrize("ends", [(0.42, 0.47), (0.3, 4.0), (1e-6, 30.0)])

@@ -37,7 +37,9 @@ def test_it_prints_tables_and_writes_nothing(
     printed = capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
     head = next(line for line in printed.splitlines() if line.startswith("| dataset"))
-    assert [cell.strip() for cell in head.split("|")[1:-1]] == ["dataset", "target", "bc", "dt"]
+    assert [cell.strip() for cell in head.split("|")[1:-1]] == [
+        *("dataset", "target", "BC (MLP)", "DT")
+    ]
     assert "2 seeds" in printed
     assert "4 episodes of 1 seed" in printed
     assert " raw, " in printed
@@ -64,7 +66,7 @@ def test_files(runs: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> Non
     assert "DT, CORL" in compared
     assert "reacher2d" in context
     assert "UNVERIFIED" in compared
-    assert {group["label"] for group in printed["groups"]} == {"dt", "bc"}
+    assert {group["label"] for group in printed["groups"]} == {"DT", "BC (MLP)"}
 
 
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,7 +12,7 @@ import pytest
 from decision_seq import checkpoint
 from decision_seq.runs import experiment
 from decision_seq.runs.folder import LOCK, held, require_idle
-from decision_seq.train.update import Update
+from decision_seq.training.update import Update
 from decision_seq.types import UserError
 from tests.test_train import tiny
 

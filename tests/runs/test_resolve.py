@@ -10,7 +10,7 @@ import pytest
 from decision_seq.config import load, override
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
 from decision_seq.datasets.store.frames import FrameColumn
-from decision_seq.evaluate import Evaluation, EvaluationConfig
+from decision_seq.evaluation import Evaluation, EvaluationConfig
 from decision_seq.policies import PolicyConfig
 from decision_seq.runs.resolve import Config, open_data, prepare
 from decision_seq.types import Reporter, UserError

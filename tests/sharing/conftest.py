@@ -9,7 +9,7 @@ import torch
 
 from decision_seq.checkpoint import Loaded
 from decision_seq.envs import Environments
-from decision_seq.evaluate.context import Context, StepBuffer
+from decision_seq.evaluation.context import Context, StepBuffer
 from decision_seq.types import Batch, Transition
 from tests.conftest import FACTS, K
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from decision_seq import checkpoint
-from decision_seq.evaluate import score
+from decision_seq.evaluation import score
 from decision_seq.policies import BehaviourCloningConfig
 from decision_seq.report import scores_json
 from decision_seq.sequences.conditioning import Unconditioned
@@ -67,8 +67,21 @@ def test_a_policy_that_is_asked_for_nothing(
         "return",
         "D4RL normalized score",
     ]
-    for said in ("| -  ", "1,100.0 ± 141.4 |", "targets: none", "# bc on"):
+    for said in ("| -  ", "1,100.0 ± 141.4 |", "targets: none", "# BC (MLP) on"):
         assert said in text
+
+
+def test_the_title_is_the_methods_name(scored: Path) -> None:
+    loaded = checkpoint.load(scored)
+
+    def title(**more: object) -> str:
+        text = card(replace(loaded, config={**loaded.config, **more}), "checkpoint")
+        return next(line for line in text.splitlines() if line.startswith("# "))
+
+    assert title() == "# DT on hopper-medium"
+    assert title(method="k5<b>") == r"# DT (k5\<b\>) on hopper-medium"
+    assert title(method="dt/gym") == "# DT on hopper-medium"
+    assert title(conditioning={"name": "none"}) == "# BC (transformer) on hopper-medium"
 
 
 def test_scores_of_another_checkpoint_are_not_borrowed(scored: Path) -> None:

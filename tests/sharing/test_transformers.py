@@ -14,7 +14,7 @@ from transformers import DecisionTransformerModel
 
 from decision_seq import checkpoint
 from decision_seq.config import read_yaml, save_text
-from decision_seq.evaluate import evaluate_checkpoint
+from decision_seq.evaluation import evaluate_checkpoint
 from decision_seq.models.backbones import GPTConfig
 from decision_seq.policies import DecisionTransformerConfig
 from decision_seq.sequences.conditioning import ReturnToGo, ShuffledReturnToGo

@@ -66,7 +66,7 @@ def _write(
     facts = task(name, *sizes)
     told = True
     for i, arrays in enumerate(given):
-        episode, exact = _episode(arrays, f"trajectory {i}", facts["max_episode_steps"])
+        episode, exact = episode_of(arrays, f"trajectory {i}", facts["max_episode_steps"])
         writer.append(episode)
         told = told and exact
     unread = {key for item in items for key in item if isinstance(key, str)}
@@ -155,7 +155,7 @@ def _hint(item: dict) -> str:
     return "; join the parts of a step to one vector, in the order of the environment's space"
 
 
-def _episode(arrays: Arrays, name: str, limit: int | None) -> tuple[Episode, bool]:
+def episode_of(arrays: Arrays, name: str, limit: int | None) -> tuple[Episode, bool]:
     """One trajectory as an episode, and whether its kind of end is known."""
     observations, actions, rewards = (arrays[role] for role in step_columns.DATA)
     rewards = rewards.reshape(-1) if rewards.size == len(rewards) else rewards

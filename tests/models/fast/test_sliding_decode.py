@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decision_seq.evaluate.acting import slides
+from decision_seq.evaluation.acting import slides
 from decision_seq.models.backbones import GPT, GPTConfig
 from decision_seq.models.fast.sliding_decode import (
     MAX_TOKENS,

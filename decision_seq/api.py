@@ -1,0 +1,162 @@
+"""The functions of `import decision_seq`; they load PyTorch, which the package itself does not.
+
+import decision_seq as ds
+
+store = ds.write_dataset("mine", episodes, env_id="my_env:Arm-v0")
+config = ds.load_config("dt/gym", dataset="mine", **{"train.steps": 2000})
+run = ds.train(config, output="runs/mine")
+scores = ds.evaluate("runs/mine", targets=["max", "q90"])
+agent = ds.Agent.load("runs/mine", target="max")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decision_seq.checkpoint import Loaded, load
+from decision_seq.config import load as decode
+from decision_seq.config import require
+from decision_seq.console import Console
+from decision_seq.datasets import Request
+from decision_seq.datasets import open_dataset as open_by_name
+from decision_seq.datasets.collected.collection import Size
+from decision_seq.datasets.store import EpisodeStore
+from decision_seq.envs import trust
+from decision_seq.evaluation import compute_device, evaluate_checkpoint
+from decision_seq.evaluation.held_out import OfflineScores
+from decision_seq.evaluation.targets import Target
+from decision_seq.plugins import require_loaded
+from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
+from decision_seq.runs import experiment
+from decision_seq.runs.default_output import default_output
+from decision_seq.runs.folder import Resume
+from decision_seq.runs.resolve import Config
+from decision_seq.types import Reporter, Scores
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    """Its folder."""
+    checkpoint: Path
+    """Its last checkpoint."""
+    scores: Scores | None
+    """Scores of its last checkpoint; None without rollouts."""
+    offline: OfflineScores | None
+    """Errors on the held-out episodes; None where none were held out."""
+
+
+def open_dataset(
+    name: Path | str, *, steps: int | None = None, seed: int = 0, progress: bool = True
+) -> EpisodeStore:
+    """Open a dataset by name or path; fetch, convert or collect it first where needed.
+
+    name: see `decision-seq data list` and `decision_seq.datasets`. steps, seed: size and seed of a
+    bundled collection. progress: whether to show messages and progress bars. UserError for an
+    unknown name or unreadable data.
+    """
+    size = None if steps is None else Size(steps)
+    return open_by_name(str(name), Request(size, seed, reporter=_reporter(progress)))
+
+
+def load_config(
+    recipe: str | None = None,
+    *,
+    dataset: Path | str | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> Config:
+    """A run's configuration from a recipe, with changes.
+
+    recipe: a name such as `dt/gym` or the path of a YAML file; by default the recipe of the
+    dataset's kind. settings: values by dotted keys, `**{"train.steps": 2000}`; a key may hold a
+    mapping of keys. UserError for an unknown key or an unfit value.
+    """
+    named = None if dataset is None else str(dataset)
+    chosen = recipe or recipe_of(named)
+    given = {"dataset": named, "seed": seed}
+    trees = [
+        {"method": recipe_name(chosen)},
+        *recipe_trees(chosen, named),
+        {key: value for key, value in given.items() if value is not None},
+        *(_nested(key, value) for key, value in settings.items()),
+    ]
+    for tree in trees:
+        require_loaded(tree.get("plugins") or (), "this configuration")
+    return decode(Config, *trees)
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    tree = _plain(value)
+    for key in reversed(dotted.split(".")):
+        tree = {key: tree}
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists for tuples, and paths as text, as YAML would give them."""
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def train(
+    config: Config,
+    output: Path | str | None = None,
+    *,
+    resume: Resume = "never",
+    progress: bool = True,
+) -> Run | None:
+    """Train and evaluate a run -> its results; None on all processes of a launch but the main one.
+
+    output: the run's folder, by default runs/DATASET-POLICY-seedN. resume: `must` continues the run
+    in `output`, `auto` begins it where there is none. Ctrl-C saves the run and raises
+    `Interrupted`. UserError for anything that the user can mend.
+    """
+    trust(config.evaluation.env_id or "")
+    folder = default_output(config) if output is None else Path(output)
+    require(
+        output is not None or resume == "never",
+        f"train: resume={resume!r} needs the run's folder; name it with output",
+    )
+    finished = experiment.train(config, folder, resume, reporter=_reporter(progress))
+    return None if finished is None else Run(folder, *finished)
+
+
+def evaluate(
+    path: Path | str,
+    *,
+    targets: Sequence[Target] | None = None,
+    env_id: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Scores:
+    """Roll out a run's newest checkpoint, or a checkpoint -> its scores. No data are needed.
+
+    targets: raw returns, or `max`, `median`, `q0` to `q100` of the data's returns; by default the
+    run's, as are all other settings: `episodes`, `seed`, `temperature` and the other keys of
+    `evaluation`. UserError where it cannot be rolled out.
+    """
+    trust(env_id or "")
+    asked = {"targets": targets, "env_id": env_id, **settings}
+    return evaluate_checkpoint(Path(path), device, _reporter(progress), **asked)
+
+
+def load_policy(path: Path | str, device: str | None = None) -> Loaded:
+    """The policy of a run's newest checkpoint, or of a checkpoint, with its conditioning and facts.
+
+    The policy is a PyTorch module; `Agent.load` makes it act. UserError for a damaged checkpoint.
+    """
+    return load(Path(path), compute_device(device), reporter=Console())
+
+
+def _reporter(progress: bool) -> Reporter:
+    return Console() if progress else Reporter()
