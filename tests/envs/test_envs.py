@@ -177,12 +177,3 @@ def test_a_choice_of_actions_has_a_size_too() -> None:
     with pytest.raises(UserError, match="CartPole-v1 takes a choice"):
         environments.step(np.arange(2), np.zeros((2, 2)))
     environments.close()
-
-
-def test_no_note_of_gymnasium_robotics_is_printed() -> None:
-    """It prints one on Adroit's rewards when it is imported, among the messages of a command."""
-    script = "from decision_seq.envs.making import register_robotics; register_robotics()"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert (done.stdout, done.stderr) == ("", "")
