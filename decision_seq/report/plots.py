@@ -236,7 +236,6 @@ def plot_seeds(comparison: Comparison, path: Path) -> None:
 
 
 def _points(comparison: Comparison, row: str, axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
 
     groups = [g for (of, _), g in comparison.groups.items() if of == row]
     for height, group in enumerate(reversed(groups)):
@@ -258,7 +257,7 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
     axes.set(xlabel=axis_of_row(comparison, row))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.locator_params(axis="x", nbins=6)
     title = folded(picture(row), 40)
     axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 
