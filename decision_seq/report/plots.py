@@ -236,7 +236,6 @@ def plot_seeds(comparison: Comparison, path: Path) -> None:
 
 
 def _points(comparison: Comparison, row: str, axes: Axes) -> None:
-
     groups = [g for (of, _), g in comparison.groups.items() if of == row]
     for height, group in enumerate(reversed(groups)):
         estimate = group.estimate()
