@@ -157,6 +157,14 @@ ALIASES = (
         "--processes",
         note="it is checked only; `accelerate launch` or `torchrun` starts them",
     ),
+    Alias("run_name exp_name experiment_name run_id exp experiment", "--name"),
+    Alias(
+        "pretrained load load_path load_from checkpoint ckpt checkpoint_path ckpt_path model_path"
+        " init init_checkpoint finetune_from pretrained_model pretrained_path",
+        "--init-from",
+        note="--resume goes on with a run instead",
+    ),
+    Alias("import_module extension extensions", "--plugin"),
     Alias("continue resume_training restore restart resume_from_checkpoint", "--resume"),
     # What no key sets.
     Alias(
@@ -191,4 +199,7 @@ EXAMPLES = {
     "--config": "dt/gym",
     "--processes": "2",
     "--resume": "",
+    "--name": "mine",
+    "--init-from": "runs/first",
+    "--plugin": "my_module",
 }

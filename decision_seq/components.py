@@ -7,6 +7,7 @@ registries when it is called, so that it knows the components of plugins.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -263,6 +264,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
+@functools.cache  # reading the source of a class takes milliseconds
 def _docs(cls: type) -> dict[str, str]:
     """The fields' meanings; none where the source of a plugin's class cannot be read."""
     try:

@@ -172,9 +172,9 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
     """Raise UserError for a value whose type does not fit its key."""
     if hint in (int, float, str, bool) and value is None:
         raise UserError(f"config: {path} is empty; it needs a value ({hint.__name__})")
-    optional = (number for number in _WORDS if hint == number | None and value is not None)
+    optional = (plain for plain in _WORDS if hint == plain | None and value is not None)
     kind = next(optional, hint)
-    if kind in _WORDS and not _is_number(kind, value):
+    if kind in _WORDS and not _is_a(kind, value):
         raise UserError(f"config: {path} {value!r} is no {_WORDS[kind]}")
     if _LISTS in str(hint) and not (isinstance(value, str) and value):
         listed = isinstance(value, list | tuple)
@@ -184,12 +184,12 @@ def _check_value(hint: Any, value: Any, path: str) -> None:
         listed = isinstance(value, list | tuple)
         words = "str" in str(hint)  # words such as `max` may replace numbers
         if not listed or not all(
-            _is_number(float, item) or (words and isinstance(item, str)) for item in value
+            _is_a(float, item) or (words and isinstance(item, str)) for item in value
         ):
             raise UserError(f"config: {path} {value!r} is no list of numbers; write [3600, 1800]")
 
 
-_WORDS = {int: "whole number", float: "number"}
+_WORDS = {int: "whole number", float: "number", str: "text"}
 _LISTS = "tuple[str"  # in the hint of a key that holds names
 
 
@@ -209,8 +209,10 @@ def _listed(cls: Any, tree: dict[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def _is_number(kind: type, value: Any) -> bool:
-    """Whether draccus converts the value to a number; text counts, as YAML reads 1e-4 as text."""
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether draccus converts the value to a number, or text; YAML reads 1e-4 as text."""
+    if kind is str:
+        return not isinstance(value, dict | list)
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False
     try:

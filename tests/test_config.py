@@ -65,6 +65,8 @@ def test_one_name_is_a_list_of_one() -> None:
         ({"train": {"steps": None}}, "train.steps is empty"),
         ({"train": {"schedule": "exponential"}}, "one of constant, cosine, linear"),
         ({"train": 3}, "train must hold keys"),
+        ({"dataset": {"name": 1}}, "dataset {'name': 1} is no text"),
+        ({"method": ["x"]}, "method ['x'] is no text"),
         ({"train": {"learning_rate": float("nan")}}, "learning_rate nan"),
         ({"evaluation": {"targets": []}}, "evaluation.targets is empty"),
         ({"seed": -1}, "seed -1"),

@@ -158,7 +158,7 @@ def test_runs_on_a_disk_that_fills_up_end_as_the_uninterrupted_one(
 WRITERS = (
     ("config.yaml", "runs.experiment.save_text"),
     ("provenance.json", "runs.provenance.Launched.record"),
-    ("tensorboard", "train.metrics._tracker"),
+    ("tensorboard", "train.metrics.start_tracker"),
     ("checkpoints", "checkpoint.save"),
     ("evaluations.jsonl", "train.evaluations.Evaluations._append"),
     ("metrics.jsonl", "train.metrics.trim"),

@@ -73,6 +73,8 @@ ANSWERS = {
     "--config_file": "--config dt/gym?",
     "--gpus": "--processes 2? (it is checked only; `accelerate launch` or `torchrun` starts them)",
     "--restore": "--resume?",
+    "--exp_name": "--name mine?",
+    "--ckpt": "--init-from runs/first? (--resume goes on with a run instead)",
 }
 # Words that no key is near to; some are spelled a little like one.
 NOTHING = [

@@ -31,3 +31,8 @@ def located(path: Path) -> Path:
     if name not in names():
         raise UserError(f"no policy is called {name}; there are {', '.join(names())}")
     return FOLDER / name.removeprefix(PREFIX)
+
+
+def shown(path: Path) -> str:
+    """A checkpoint's path for people: its name if it is a policy at hand."""
+    return f"{PREFIX}{path.name}" if path.parent == FOLDER else str(path)

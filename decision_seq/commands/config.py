@@ -54,11 +54,11 @@ def _add_show(parts: Any) -> None:
 def run_show(options: argparse.Namespace) -> int:
     from decision_seq.config import dump, to_tree
 
-    config, _ = configure(options)
+    config, output = configure(options)
     if options.data:
-        from decision_seq.runs.resolve import prepare
+        from decision_seq.runs.experiment import prepare_checked
 
-        config = prepare(config, make_reporter()).config
+        config = prepare_checked(config, output, make_reporter()).config
     text = json_text(to_tree(config)) if options.json else dump(config).rstrip()
     print(text, file=results())
     return 0

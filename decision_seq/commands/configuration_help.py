@@ -14,12 +14,16 @@ from decision_seq.types import UserError
 COLUMNS = (32, 13)  # of a key's name and default; its type may take the rest of the line
 
 
-def help_text(base: str, name: str, width: int) -> str:
-    """The text of `train --help NAME`; without a name, `base` and the list of everything."""
-    found = described()
-    if not name:
-        return f"{base}\n{recipes_text(width)}\n\n{keys_text(found, width)}"
-    return named_text(found, name, width)
+def help_parts(base: str, name: str, width: int) -> Iterator[str]:
+    """The text of `train --help NAME`; without a name, `base` and the list of everything.
+
+    The keys come last: their classes take seconds to import.
+    """
+    if name:
+        yield named_text(described(), name, width)
+        return
+    yield f"{base}\n{recipes_text(width)}\n"
+    yield keys_text(described(), width)
 
 
 def help_tree(name: str) -> list[dict[str, Any]]:

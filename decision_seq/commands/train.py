@@ -79,12 +79,12 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _help(options: argparse.Namespace) -> int:
-    from decision_seq.commands.configuration_help import help_text, help_tree
+    from decision_seq.commands.configuration_help import help_parts, help_tree
 
-    text = (
-        json_text(help_tree(options.help))
-        if options.json
-        else help_text(options.parser.format_help(), options.help, terminal_width())
-    )
-    print(text, file=results())
+    if options.json:
+        print(json_text(help_tree(options.help)), file=results())
+        return 0
+    base = options.parser.format_help()
+    for part in help_parts(base, options.help, terminal_width()):
+        print(part, file=results(), flush=True)
     return 0

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from decision_seq.doctor.check import FAILED, OK, WARNING, Check, duration
 from decision_seq.doctor.machine import evaluated_steps, saved_steps
 from decision_seq.envs import Environments
+from decision_seq.evaluation import Evaluation
 from decision_seq.evaluation.rollout import rollout_returns
 from decision_seq.training import Ranks, Trainer
 from decision_seq.training.parallel import check_sharded, digest
@@ -187,9 +188,19 @@ class _TimedEnvironments(Environments):
 
 
 def _evaluation_seconds(trainer: Trainer, ranks: Ranks) -> float:
-    """Seconds of one evaluation on this rank, if all its episodes have the greatest length."""
-    evaluation = trainer.job.evaluation
-    assert evaluation is not None
+    """Seconds of one of the run's evaluations on this rank, on average, if all their episodes have
+    the greatest length."""
+    whole, count = trainer.job.evaluation, len(evaluated_steps(trainer))
+    assert whole is not None
+    part = whole.during(trainer.job.episodes_during)
+    last = _rollout_seconds(trainer, ranks, whole)
+    if part is whole or count < 2:
+        return last
+    return (last + (count - 1) * _rollout_seconds(trainer, ranks, part)) / count
+
+
+def _rollout_seconds(trainer: Trainer, ranks: Ranks, evaluation: Evaluation) -> float:
+    """Seconds of one evaluation on this rank."""
     policy = trainer.job.build().to(trainer.accelerator.device)
     share = -(-len(evaluation.requests()) // ranks.world)
     together, processes = evaluation.layout(policy, share, alone=ranks.world == 1)

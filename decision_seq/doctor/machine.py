@@ -23,8 +23,8 @@ from decision_seq.runs.experiment import describe_launch
 from decision_seq.runs.folder import LOCK, held, is_run
 from decision_seq.runs.resolve import Config, Problem
 from decision_seq.training import Ranks, Trainer
+from decision_seq.training.metrics import check_trackers
 from decision_seq.training.parallel import full_moments, full_weights
-from decision_seq.training.trackers import check_trackers
 from decision_seq.types import UserError
 
 CLOCKS_AGREE = 1.0  # seconds
@@ -199,7 +199,7 @@ def saved_steps(trainer: Trainer) -> np.ndarray:
 
 def evaluated_steps(trainer: Trainer) -> list[int]:
     """The updates after which the whole run rolls the policy out."""
-    steps, every = trainer.config.steps, trainer.job.evaluate_every
+    steps, every = trainer.config.steps, trainer.job.evaluate_every or 0
     if trainer.job.evaluation is None:
         return []
     return sorted({steps, *(range(every, steps + 1, every) if every else ())})

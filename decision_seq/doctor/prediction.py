@@ -9,12 +9,17 @@ from decision_seq.config import to_tree
 from decision_seq.doctor import learning, machine
 from decision_seq.doctor.check import FAILED, duration
 from decision_seq.doctor.machine import evaluated_steps
-from decision_seq.runs.experiment import leave, make_job, share_problem
-from decision_seq.runs.resolve import Config, Problem, prepare
-from decision_seq.sequences.conditioning import label
+from decision_seq.runs.experiment import (
+    begin_from,
+    leave,
+    make_job,
+    prepare_checked,
+    share_problem,
+)
+from decision_seq.runs.initial import Source
+from decision_seq.runs.resolve import Config, Problem
 from decision_seq.training import Ranks, Trainer, start_accelerator
 from decision_seq.training.launch import watched
-from decision_seq.training.trackers import check_trackers
 from decision_seq.types import Reporter
 
 SECONDS = 10.0  # for which updates are measured, about
@@ -52,6 +57,8 @@ class Prediction:
     evaluation_seconds: float | None
     """Seconds of all evaluations if no episode ends early, from a few measured steps; null if
     unknown."""
+    fault: str | None = None
+    """What is wrong with the simulator; null if it works or is not needed."""
 
 
 def predict(
@@ -68,25 +75,26 @@ def predict(
         ranks = Ranks(accelerator)
 
         def begin() -> Problem:
-            check_trackers(config.train.trackers)
-            problem = prepare(config, reporter)
-            label(problem.store, problem.config.conditioning)
+            problem = prepare_checked(config, output, reporter)
+            if config.init_from:
+                problem = begin_from(Source.open(config.init_from, reporter), problem, reporter)
             return problem
 
         problem = share_problem(ranks, begin)
         trainer = Trainer(make_job(problem, output), accelerator, ranks, Reporter())
         simulator = machine.simulator(problem, config.evaluation.episodes, ranks)
-        found = _measured(trainer, ranks, simulator.state != FAILED)
+        fault = simulator.finding if simulator.state == FAILED else None
+        found = _measured(trainer, ranks, fault)
         leave(accelerator)
     return problem.config, found
 
 
-def _measured(trainer: Trainer, ranks: Ranks, rolls: bool) -> Prediction:
+def _measured(trainer: Trainer, ranks: Ranks, fault: str | None) -> Prediction:
     rates, count = learning.measured(trainer, ranks, SECONDS)
     rate = min(theirs["updates_per_second"] for theirs in rates)
     steps, cost = trainer.config.steps, trainer.throughput.cost
     evaluations = len(evaluated_steps(trainer))
-    each = learning.evaluation_seconds(trainer, ranks, rolls) if evaluations else 0.0
+    each = learning.evaluation_seconds(trainer, ranks, fault is None) if evaluations else 0.0
     return Prediction(
         parameters=learning.parameters(trainer),
         tokens_per_window=cost.tokens,
@@ -101,6 +109,7 @@ def _measured(trainer: Trainer, ranks: Ranks, rolls: bool) -> Prediction:
         update_seconds=steps / rate,
         evaluations=evaluations,
         evaluation_seconds=None if each is None else each * evaluations,
+        fault=fault,
     )
 
 
@@ -133,7 +142,7 @@ def _evaluations_text(found: Prediction) -> str:
     if not found.evaluations:
         return "none"
     if found.evaluation_seconds is None:
-        return f"{found.evaluations:,}, of unknown length: the environment does not run here"
+        return f"{found.evaluations:,}, of unknown length: {found.fault or 'no step was measured'}"
     return (
         f"{found.evaluations:,}, {duration(found.evaluation_seconds)} at most, measured over"
         f" {learning.BRIEFLY} steps, if no episode ends before its time limit"

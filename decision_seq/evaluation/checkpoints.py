@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from decision_seq import at_hand
 from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as load_config
 from decision_seq.config import read_yaml, require, to_tree
@@ -59,7 +60,7 @@ class Opened:
             dataset=facts.dataset,
             source=facts.source,
             env_id=env_id,
-            checkpoint=str(self.loaded.path),
+            checkpoint=at_hand.shown(self.loaded.path),
             targets=found,
             notes=[*environment_notes(env_id), *facts.notes, *self.notes],
             env_steps_per_second=rate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ class EvaluationConfig:
     """Settings of the evaluation by rollouts."""
 
     env_id: str | None = None
-    """Environment to evaluate in; null for that of the dataset's task (`envs.FACTS`)."""
+    """Environment to evaluate in; null for that of the dataset's task."""
     targets: tuple[Target, ...] | None = None
     """Target raw returns, declared before training; the first is the headline. Words name
     percentiles of the data's returns: `max`, `median`, `q0` to `q100`. Null takes those of the
@@ -50,8 +51,13 @@ class EvaluationConfig:
     """Episodes per target; 0 for no evaluation."""
     seed: int = 10_000
     """Seed of the first episode; episode i starts from seed + i at every target."""
-    every: int = 0
-    """Updates between evaluations during training; 0 evaluates at its end only."""
+    every: int | None = None
+    """Updates between evaluations during training; 0 evaluates at its end only. Null decides when
+    the run begins: ten evaluations where they are predicted to take less than a tenth of the
+    training's time (see `training/pace.py`), else one at the end."""
+    episodes_during: int | None = None
+    """Episodes of an evaluation during training, at the first target alone; null for the whole
+    protocol, or, where `every` is null, for 8 where that would take too long."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the policy's matrix products, see `rollout.rollout_episodes`."""
     temperature: float = 0.0
@@ -80,14 +86,15 @@ class EvaluationConfig:
         check_targets(self.targets or (), "config: evaluation.targets:")
         for key in ("seed", "every"):
             value = getattr(self, key)
-            require(value >= 0, f"config: evaluation.{key} {value} must not be negative")
+            negative = value is not None and value < 0
+            require(not negative, f"config: evaluation.{key} {value} must not be negative")
         require(self.seed < 2**62, f"config: evaluation.seed {self.seed} must be below 2**62")
         warm = self.temperature
         require(
             0 <= warm < math.inf,
             f"config: evaluation.temperature {warm} must be 0 or above, and finite",
         )
-        for key in ("environments", "workers", "max_episode_steps"):
+        for key in ("environments", "workers", "max_episode_steps", "episodes_during"):
             value = getattr(self, key)
             require(
                 value is None or value >= 1, f"config: evaluation.{key} {value} must be at least 1"
@@ -163,6 +170,12 @@ class Evaluation:
     def groups(self) -> tuple[float | None, ...]:
         """The target of each group of episodes; (None,) for a policy without a target."""
         return self.targets or (None,)
+
+    def during(self, episodes: int | None) -> Evaluation:
+        """The evaluation during training: its first episodes at the first target, None for all."""
+        if episodes is None:
+            return self
+        return dataclasses.replace(self, targets=self.targets[:1], episodes=episodes)
 
     def protocol(self) -> dict[str, Any]:
         """The settings that determine the episodes and how they are rolled out."""

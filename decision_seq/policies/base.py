@@ -320,6 +320,14 @@ class PolicyConfig(draccus.ChoiceRegistry):
         """Number of observations after a window that are gathered with it for training."""
         return 0
 
+    @property
+    def forwards(self) -> float:
+        """Forward passes of a whole window that an action takes in a rollout, to predict its time.
+
+        A window is read out at its newest step alone, and much of it may be cached.
+        """
+        return 0.5
+
     @classmethod
     def accepts(cls, fields: tuple[str, ...]) -> bool:
         """Whether the policy can be trained on a conditioning with these fields."""

@@ -335,8 +335,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def score_curve(run: FinishedRun) -> list[tuple[int, float]]:
-    """(Updates, score at the first target) of every evaluation."""
-    return [(record["step"], value(record["targets"][0])) for record in run.evaluations]
+    """(Updates, score at the first target) of every evaluation, whatever its episodes."""
+    return [(record["step"], value(record["targets"][0])) for record in run.curve]
 
 
 def loss_curve(run: FinishedRun) -> list[tuple[int, float]]:

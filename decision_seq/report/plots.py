@@ -256,7 +256,7 @@ def _points(comparison: Comparison, row: str, axes: Axes) -> None:
     axes.set_yticks(range(len(groups)), names)
     axes.set_ylim(-0.5, len(groups) - 0.3)
     axes.set(xlabel=axis_of_row(comparison, row))
-    axes.xaxis.get_major_locator().set_params(nbins=6)
+    axes.locator_params(axis="x", nbins=6)
     title = folded(picture(row), 40)
     axes.set_title(f"{title}\nmean, 95 % interval; small: each seed", fontsize=12)
 

@@ -42,6 +42,8 @@ class FinishedRun:
     """Content of scores.json: the scores of the last checkpoint."""
     evaluations: tuple[dict[str, Any], ...]
     """Evaluations under the run's own protocol: those during training and the last."""
+    curve: tuple[dict[str, Any], ...]
+    """Evaluations at the first target, of any number of episodes, with the seconds trained."""
     former_targets: tuple[tuple[float | None, ...], ...]
     """Other targets at which the last checkpoint was rolled out before."""
     metrics: tuple[dict[str, Any], ...]
@@ -170,7 +172,7 @@ def read_run(folder: Path) -> FinishedRun:
     if not (folder / "scores.json").exists():
         raise Unfinished(f"{folder}: unfinished, no scores.json; go on with --resume must")
     scores = scores_of(_json(folder, "scores.json"), folder, "scores.json")
-    evaluations, former = _evaluations(folder, scores, _acting(config["evaluation"]))
+    evaluations, curve, former = _evaluations(folder, scores, _acting(config["evaluation"]))
     if Path(scores.checkpoint).name != f"step-{steps:08d}":
         raise Unfinished(
             f"{folder}: unfinished, its scores are of {Path(scores.checkpoint).name} and {steps:,}"
@@ -181,6 +183,7 @@ def read_run(folder: Path) -> FinishedRun:
         config,
         scores,
         tuple(evaluations),
+        tuple(curve),
         tuple(targets for step, targets in former if step == steps),
         tuple(_records(folder, "metrics.jsonl")),
         _provenance(folder),
@@ -283,8 +286,9 @@ def _records(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def _evaluations(
     folder: Path, scores: Scores, acting: str
-) -> tuple[list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
-    """Evaluations under the scores' protocol, and (update, targets) of those at other targets.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[tuple[int, tuple[float | None, ...]]]]:
+    """Evaluations under the scores' protocol; with those that are a part of it; and (update,
+    targets) of those at other targets.
 
     Evaluations are parsed and in the order of updates. A run that was resumed with another protocol
     holds evaluations of both, which must not be mixed.
@@ -293,6 +297,7 @@ def _evaluations(
     own_targets = [t.target for t in scores.targets]
     ours = (scores.env_id, acting, own_targets, first.episodes, first.seed)
     found: dict[int, dict[str, Any]] = {}
+    parts: dict[int, dict[str, Any]] = {}  # of fewer episodes, at the first target
     others = []
     for record in _records(folder, "evaluations.jsonl"):
         try:
@@ -307,6 +312,10 @@ def _evaluations(
         if theirs == ours:
             known = {"step": record["step"], "seconds": record.get("seconds")}
             found[record["step"]] = {**known, "targets": targets}
-        elif theirs[2] != own_targets:
+        elif (*how, theirs[2], theirs[4]) == (*ours[:2], own_targets[:1], first.seed):
+            known = {"step": record["step"], "seconds": record.get("seconds")}
+            parts[record["step"]] = {**known, "targets": targets}
+        if theirs[2] != own_targets:
             others.append((record["step"], tuple(theirs[2])))
-    return [found[step] for step in sorted(found)], others
+    curve = parts | found
+    return [found[step] for step in sorted(found)], [curve[step] for step in sorted(curve)], others

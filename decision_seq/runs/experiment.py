@@ -24,7 +24,13 @@ from decision_seq import checkpoint
 from decision_seq.config import dump, flat, load, plain, read_yaml, require, save_text, to_tree
 from decision_seq.envs import environment_notes
 from decision_seq.envs.named import is_trusted
-from decision_seq.evaluation import Evaluation, check_environment, compute_device, limit_notes
+from decision_seq.evaluation import (
+    Evaluation,
+    EvaluationConfig,
+    check_environment,
+    compute_device,
+    limit_notes,
+)
 from decision_seq.evaluation.held_out import OfflineScores, held_out_scores
 from decision_seq.policies import Policy
 from decision_seq.report import scores_json, write_json
@@ -36,7 +42,7 @@ from decision_seq.sequences.conditioning import label
 from decision_seq.sequences.windows import WindowGatherer
 from decision_seq.training import Interrupted, Job, Ranks, Trainer, start_accelerator
 from decision_seq.training.launch import watched
-from decision_seq.training.trackers import check_trackers
+from decision_seq.training.metrics import check_trackers
 from decision_seq.types import Reporter, Scores, Spec, TargetScore
 from decision_seq.user_choices import Named, remember
 
@@ -140,16 +146,17 @@ def train(
 
         def begin() -> Problem:
             folders.append(held_by_main.enter_context(run_folder(output, resume)))
-            problem = _prepare_checked(config, output, reporter)
+            problem = prepare_checked(config, output, reporter)
             if config.init_from and not has_checkpoint(output):  # else that one is resumed
                 sources.append(Source.open(config.init_from, reporter))
-                problem = _begin_from(sources[0], problem, reporter)
+                problem = begin_from(sources[0], problem, reporter)
             return problem
 
         problem = share_problem(ranks, begin)
         source = sources[0] if sources else None
         job = make_job(problem, output, require_there, source)
         trainer = Trainer(job, accelerator, ranks, reporter)
+        problem = _with_pace(problem, trainer.job)
         launched = Launched.now(command, ranks.world, accelerator.device, source)
         ranks.from_main(lambda: _write_first_files(problem, output, launched, reporter))
         if resume != "never":
@@ -195,7 +202,7 @@ def describe_launch(config: Config, ranks: Ranks, device: torch.device) -> str:
     )
 
 
-def _begin_from(source: Source, problem: Problem, reporter: Reporter) -> Problem:
+def begin_from(source: Source, problem: Problem, reporter: Reporter) -> Problem:
     """The problem of a run that begins with the source's weights; UserError if they do not fit."""
     spec = source.fit_spec(problem.spec)
     source.report(problem.config.conditioning, reporter)
@@ -243,6 +250,7 @@ def make_job(
         gatherer,
         output,
         {**to_tree(config), "spec": plain(problem.spec), "data": plain(facts)},
+        config.policy.forwards,
         Evaluation.of(
             evaluation,
             config.conditioning,
@@ -252,18 +260,21 @@ def make_job(
         if evaluation.episodes
         else None,
         evaluation.every,
+        evaluation.episodes_during,
         require_there,
     )
 
 
-def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
-    """Prepare the problem; UserError where the run cannot begin or resume."""
+def prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem:
+    """Prepare the problem as `train` does; UserError where the run cannot begin or resume."""
     check_trackers(config.train.trackers)
     problem = prepare(config, reporter)
     label(problem.store, problem.config.conditioning)  # before the other ranks need it
     if is_run(output):
         problem = dataclasses.replace(problem, spec=check_same_run(output, problem))
-    evaluation = problem.config.evaluation
+    evaluation = _decided_before(output, problem.config.evaluation)
+    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
+    problem = dataclasses.replace(problem, config=resolved)
     if not evaluation.episodes:
         return problem
     asked = evaluation.max_episode_steps
@@ -271,6 +282,29 @@ def _prepare_checked(config: Config, output: Path, reporter: Reporter) -> Proble
     evaluation = dataclasses.replace(evaluation, max_episode_steps=limit)
     resolved = dataclasses.replace(problem.config, evaluation=evaluation)
     return dataclasses.replace(problem, config=resolved)
+
+
+def _decided_before(output: Path, evaluation: EvaluationConfig) -> EvaluationConfig:
+    """The evaluations during training that an earlier launch decided on, where they are open."""
+    if evaluation.every is not None or not is_run(output):
+        return evaluation
+    saved = read_yaml(output / "config.yaml").get("evaluation") or {}
+    keys = ("every", "episodes_during")
+    asked = {key: getattr(evaluation, key) for key in keys if getattr(evaluation, key) is not None}
+    known = {key: saved[key] for key in keys if key in saved}
+    decided = load(EvaluationConfig, known, asked)
+    return dataclasses.replace(
+        evaluation, every=decided.every, episodes_during=decided.episodes_during
+    )
+
+
+def _with_pace(problem: Problem, job: Job) -> Problem:
+    """The problem with the evaluations that the trainer has decided on."""
+    evaluation = dataclasses.replace(
+        problem.config.evaluation, every=job.evaluate_every, episodes_during=job.episodes_during
+    )
+    config = dataclasses.replace(problem.config, evaluation=evaluation)
+    return dataclasses.replace(problem, config=config)
 
 
 def has_checkpoint(output: Path) -> bool:

@@ -1,7 +1,8 @@
 """Records of what `evaluate` found: a file for each evaluation after training, never replaced.
 
 RUN/evaluations/TIME-CHECKPOINT-PROTOCOL.json       of a run's checkpoint
-POLICY-evaluations/TIME-CHECKPOINT-PROTOCOL.json    beside a policy outside of a run
+POLICY-evaluations/TIME-CHECKPOINT-PROTOCOL.json    beside a policy outside of a run; in the current
+                                                    folder for a policy of the package
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decision_seq import at_hand
 from decision_seq.evaluation import Opened
 from decision_seq.formatting import json_text
 from decision_seq.machine import files
@@ -26,10 +28,13 @@ READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def folder_of(checkpoint: Path) -> Path:
     """The folder of a checkpoint's records: in its run, or beside a policy outside of a run."""
-    path = checkpoint.resolve()
-    if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
-        return path.parent.parent / FOLDER
-    return path.with_name(f"{path.name}-{FOLDER}")
+    for path in (checkpoint, checkpoint.resolve()):  # the first is shorter to read
+        if path.parent.name == "checkpoints" and re.fullmatch(r"step-\d+", path.name):
+            return path.parent.parent / FOLDER
+    if checkpoint.resolve().parent == at_hand.FOLDER:  # the package's folder is not the user's
+        return Path(f"{checkpoint.name}-{FOLDER}")
+    named = checkpoint if checkpoint.name not in ("", "..") else path
+    return named.with_name(f"{named.name}-{FOLDER}")
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ class Config:
     length; or are `segments`, consecutive pieces of an episode in consecutive updates, over which a
     recurrent backbone carries its state."""
     held_out: float = 0.0
-    """Part of the episodes that are not trained on, the same for every seed; `offline` measures the
-    policy on them without an environment."""
+    """Part of the episodes that are not trained on, the same for every seed; `evaluate --offline`
+    measures the policy on them without an environment."""
     seed: int = 0
     """Seed of the initial weights and of training."""
     init_from: str | None = None
@@ -110,7 +110,7 @@ class Config:
         memory = self.frame_memory
         require(memory >= 1, f"config: frame_memory {memory} must be at least 1 (MiB)")
         check_labels(self.policy, self.conditioning)
-        evaluated = self.evaluation.episodes > 0 and self.evaluation.every > 0
+        evaluated = self.evaluation.episodes > 0 and bool(self.evaluation.every)
         require(
             self.train.keep_best is None or evaluated,
             "config: train.keep_best chooses among the evaluations during training; ask for some by"

@@ -20,7 +20,7 @@ from decision_seq.runs.resolve import Config, prepare
 from decision_seq.sequences.conditioning import label
 from decision_seq.sweep.folders import Progress, is_scored, likely_progress, progress
 from decision_seq.sweep.grid import Run, read_grid
-from decision_seq.training.trackers import check_trackers
+from decision_seq.training.metrics import check_trackers
 from decision_seq.types import Bar, Reporter, UserError
 
 __all__ = [

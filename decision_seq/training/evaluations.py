@@ -41,13 +41,13 @@ class Evaluations:
         reporter: Reporter,
         require_there: Callable[[], None] = lambda: None,
     ) -> None:
-        self.evaluation, self.ranks, self.reporter = evaluation, ranks, reporter
+        self.whole, self.ranks, self.reporter = evaluation, ranks, reporter
         self.path = output / "evaluations.jsonl"
         self.require_there = require_there
-        self.protocol = json.loads(json.dumps(evaluation.protocol()))
 
     def record(
         self,
+        evaluation: Evaluation,
         step: int,
         policy: Callable[[], Policy],
         signals: Signals,
@@ -56,25 +56,27 @@ class Evaluations:
     ) -> dict[str, Any] | None:
         """Evaluate at update `step` -> its record; None when any rank received a signal.
 
-        A record that an interrupted run already wrote is reused. policy: makes the copy to roll
+        evaluation: the whole protocol or a part of it. A record that an interrupted run already
+        wrote is reused. policy: makes the copy to roll
         out; metrics: the main process's, whose trackers receive the scores, None on other ranks.
         """
-        known = self.ranks.from_main(lambda: self._recorded(step))
+        protocol = json.loads(json.dumps(evaluation.protocol()))
+        known = self.ranks.from_main(lambda: self._recorded(step, protocol))
         if known is not None:
             return known
         copy = policy()
 
         def roll() -> dict[str, Any]:
-            return self.evaluation.rank_part(copy, self.ranks.rank, self.ranks.world, self.reporter)
+            return evaluation.rank_part(copy, self.ranks.rank, self.ranks.world, self.reporter)
 
         parts = self.ranks.together(lambda: signals.interruptible(roll))
         if None in parts:
             return None
-        scores, rate = self.evaluation.scores(parts)
+        scores, rate = evaluation.scores(parts)
         record = {
             "step": step,
             **clock.stamp(),
-            "protocol": self.protocol,
+            "protocol": protocol,
             "targets": [plain(score) for score in scores],
             "env_steps_per_second": rate,
         }
@@ -94,7 +96,7 @@ class Evaluations:
                 f" {way_on(self.path.parent / 'checkpoints')}"
             ) from error
 
-    def _recorded(self, step: int) -> dict[str, Any] | None:
+    def _recorded(self, step: int, protocol: dict[str, Any]) -> dict[str, Any] | None:
         """A saved evaluation of the same step and protocol, made before an interruption."""
         for number, line in enumerate(read_lines(self.path), start=1):
             try:
@@ -104,7 +106,7 @@ class Evaluations:
             fault = fault_of(record, RECORD)
             if fault:
                 raise unreadable(self.path, f"line {number} is damaged: {fault}; remove the line")
-            if record["step"] == step and record["protocol"] == self.protocol:
+            if record["step"] == step and record["protocol"] == protocol:
                 return record
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.checkpoint import way_on
-from decision_seq.config import save_text
+from decision_seq.config import require, save_text
 from decision_seq.formatting import json_text
 from decision_seq.reading import fault_of, parse_json, read_lines
 from decision_seq.training.trackers import start_tracker, tag
 from decision_seq.types import UserError
+
+
+def check_trackers(names: tuple[str, ...]) -> None:
+    """UserError for a tracker whose package is not installed; Accelerate would skip it silently."""
+    for name in names:
+        require(
+            importlib.util.find_spec(name) is not None,
+            f"config: train.trackers {name} is not installed: pip install {name}",
+        )
 
 
 class Clock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -38,7 +39,12 @@ def distribute(policy: Policy, config: TrainConfig, accelerator: Accelerator) ->
     if config.parallel == "fsdp":
         return _shard(policy, accelerator)
     model: Any = torch.compile(policy) if config.compile else policy
-    return accelerator.prepare(model) if accelerator.num_processes > 1 else model
+    if accelerator.num_processes == 1:
+        return model
+    with warnings.catch_warnings():
+        # PyTorch deprecates `broadcast_buffers`; what replaces it sends the buffers once more.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+        return accelerator.prepare(model)
 
 
 def repeated_blocks(policy: nn.Module) -> list[nn.Module]:

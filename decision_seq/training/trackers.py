@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import uuid
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decision_seq.config import flat, require, save_text
+from decision_seq.config import flat, save_text
 from decision_seq.methods import run_name
 from decision_seq.reading import read_text
 from decision_seq.report.compare import NOT_OF_THE_METHOD
@@ -39,15 +38,6 @@ class TrackingConfig:
     so that the runs of several seeds are together."""
     tags: tuple[str, ...] = ()
     """Tags of wandb's run; none for WANDB_TAGS."""
-
-
-def check_trackers(names: tuple[str, ...]) -> None:
-    """UserError for a tracker whose package is not installed; Accelerate would skip it silently."""
-    for name in names:
-        require(
-            importlib.util.find_spec(name) is not None,
-            f"config: train.trackers {name} is not installed: pip install {name}",
-        )
 
 
 def start_tracker(name: str, output: Path, step: int, config: dict[str, Any]) -> Any:

@@ -35,6 +35,7 @@ from decision_seq.training.graph import GraphedUpdate
 from decision_seq.training.groups import make_optimizer
 from decision_seq.training.launch import Ranks
 from decision_seq.training.metrics import Clock, Metrics, trim
+from decision_seq.training.pace import Pace, Work, pace
 from decision_seq.training.parallel import (
     digest,
     distribute,
@@ -72,12 +73,27 @@ class Job:
     """Folder of the run."""
     described: dict[str, Any]
     """Tree that is written to every checkpoint's config.yaml."""
+    forwards: float = 0.5
+    """Forward passes of a window that an action takes; see `PolicyConfig.forwards`."""
     evaluation: Evaluation | None = None
     """Evaluation by rollouts; None for no rollouts."""
-    evaluate_every: int = 0
-    """Updates between evaluations; 0 for a single one at the end."""
+    evaluate_every: int | None = 0
+    """Updates between evaluations; 0 for a single one at the end, None for `pace` to decide."""
+    episodes_during: int | None = None
+    """Episodes of an evaluation during training; see `Evaluation.during`."""
     require_there: Callable[[], None] = lambda: None
     """Called before a file is written: UserError unless the folder is still in its place."""
+
+    def with_pace(self, decided: Pace) -> Job:
+        """The job with these evaluations during training, in its description too."""
+        keys = {"every": decided.every, "episodes_during": decided.episodes}
+        asked = {**self.described.get("evaluation", {}), **keys}
+        return dataclasses.replace(
+            self,
+            evaluate_every=decided.every,
+            episodes_during=decided.episodes,
+            described={**self.described, "evaluation": asked},
+        )
 
 
 class Trainer:
@@ -87,7 +103,7 @@ class Trainer:
         self, job: Job, accelerator: Accelerator, ranks: Ranks, reporter: Reporter
     ) -> None:
         config = job.config
-        self.job, self.config = job, config
+        self.config = config
         self.accelerator, self.ranks, self.reporter = accelerator, ranks, reporter
         device, dtype = accelerator.device, PRECISIONS[config.precision][0]
         policy = job.build()
@@ -95,6 +111,7 @@ class Trainer:
         self.policy = policy.to(device=device, dtype=dtype)
         source = HostSource(job.gatherer, device, dtype)
         cost = cost_of_a_window(self.policy, source)
+        self.job = job = self._paced(job, cost.flops)
         resident = config.data_on_device or config.cuda_graph
         model = distribute(self.policy, config, accelerator)
         self.optimizer = make_optimizer(self.policy, config)
@@ -121,6 +138,30 @@ class Trainer:
             else None
         )
         self._unsound = torch.tensor(-1, device=device)  # the first update that was not finite
+
+    def _paced(self, job: Job, flops: float) -> Job:
+        """The job with its evaluations decided, as the main process decides them."""
+        evaluation, ranks = job.evaluation, self.ranks
+        if evaluation is None:
+            return job.with_pace(Pace(job.evaluate_every or 0, job.episodes_during))
+        if job.evaluate_every is not None:
+            return job
+        lengths = job.gatherer.store.lengths
+        work = Work(
+            steps=job.config.steps,
+            batch_size=job.config.batch_size,
+            flops=flops,
+            forwards=job.forwards,
+            episode_steps=float((lengths**2).sum() / lengths.sum()),
+            layout=lambda count: evaluation.layout(self.policy, count, ranks.world == 1),
+            device=self.accelerator.device.type,
+            threads=torch.get_num_threads(),
+            world=ranks.world,
+        )
+        decided = ranks.from_main(
+            lambda: list(pace(evaluation, job.episodes_during, work, self.reporter))
+        )
+        return job.with_pace(Pace(*decided))
 
     def resume(self) -> None:
         """Load the newest sound checkpoint; do nothing where there is none yet."""
@@ -222,7 +263,7 @@ class Trainer:
 
     def _evaluated(self, step: int) -> bool:
         """Whether the policy is rolled out after update `step`."""
-        every = self.job.evaluate_every
+        every = self.job.evaluate_every or 0
         due = step == self.config.steps or (every > 0 and step > 0 and step % every == 0)
         return self.job.evaluation is not None and due
 
@@ -347,8 +388,9 @@ class Trainer:
         here = self._evaluated(self.step) and final == (self.step == self.config.steps)
         if self.evaluations is None or not here:
             return None
+        evaluation = self.evaluations.whole.during(None if final else self.job.episodes_during)
         record = self.evaluations.record(
-            self.step, self._evaluation_copy, self.signals, self.clock, metrics
+            evaluation, self.step, self._evaluation_copy, self.signals, self.clock, metrics
         )
         if record is None:
             name = f"{checkpoint.PREFIX}{self.step:08d}"

@@ -63,6 +63,13 @@ def test_with_the_data_the_rest_is_resolved(
     assert tree["conditioning"]["scale"] == 1000.0
     assert tree["evaluation"]["env_id"] == "Hopper-v4"
     assert tree["evaluation"]["targets"] == [3600.0, 1800.0]
+    arguments = ["train", *map(str, options[1:]), "--train.steps", "5", "--train.warmup_steps", "1"]
+    assert cli.main([*arguments, "--output", "run"]) == 0
+    used = read_yaml(Path("run/config.yaml"))
+    for key in ("every", "episodes_during"):  # the trainer decides on them
+        assert tree["evaluation"].pop(key) is None
+        used["evaluation"].pop(key)
+    assert used == {**tree, "train": {**tree["train"], "steps": 5, "warmup_steps": 1}}
 
 
 def test_differing_keys_are_printed_in_aligned_columns(

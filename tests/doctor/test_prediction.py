@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from decision_seq.doctor import machine
+from decision_seq.doctor.check import FAILED, Check
 from decision_seq.doctor.prediction import Prediction, flops_text, predict, prediction_text
 from decision_seq.runs.resolve import Config
 from decision_seq.types import UserError
@@ -43,13 +45,27 @@ def test_evaluations_are_measured(config: Config, tmp_path: Path) -> None:
     assert found.evaluation_seconds > 0
 
 
-def test_an_environment_that_does_not_run_is_no_guess(config: Config, tmp_path: Path) -> None:
-    evaluation = dataclasses.replace(config.evaluation, episodes=2, env_id="Nowhere-v0")
+def test_a_simulator_that_fails_is_no_guess(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Check("simulator", FAILED, "the physics are broken")
+    monkeypatch.setattr(machine, "simulator", lambda *_: failed)
+    evaluation = dataclasses.replace(config.evaluation, episodes=2)
     resolved, found = predict(dataclasses.replace(config, evaluation=evaluation), tmp_path / "run")
     assert found.evaluation_seconds is None
-    assert "1, of unknown length: the environment does not run here" in prediction_text(
-        resolved, found
-    )
+    text = prediction_text(resolved, found)
+    assert "evaluations    1, of unknown length: the physics are broken" in text
+
+
+@pytest.mark.parametrize(
+    ("env_id", "named"), [("Nowhere-v0", "Nowhere"), ("HalfCheetah-v4", "name another environment")]
+)
+def test_an_environment_that_train_refuses_is_refused(
+    config: Config, tmp_path: Path, env_id: str, named: str
+) -> None:
+    evaluation = dataclasses.replace(config.evaluation, episodes=2, env_id=env_id)
+    with pytest.raises(UserError, match=named):
+        predict(dataclasses.replace(config, evaluation=evaluation), tmp_path / "run")
 
 
 def test_what_would_keep_the_run_from_beginning_is_refused(
@@ -64,6 +80,8 @@ def test_what_would_keep_the_run_from_beginning_is_refused(
         predict(dataclasses.replace(config, train=train), tmp_path / "run")
     with pytest.raises(UserError, match="does not exist"):
         predict(dataclasses.replace(config, dataset="gone.hdf5"), tmp_path / "run")
+    with pytest.raises(UserError, match="no_such_run"):
+        predict(dataclasses.replace(config, init_from="no_such_run"), tmp_path / "run")
 
 
 def test_flops_have_a_suitable_unit() -> None:

@@ -129,13 +129,14 @@ def test_losses_below_zero_are_drawn(tmp_path: Path, drawn: list[Figure]) -> Non
 
 
 def test_a_legend_names_methods_that_have_a_loss_only(tmp_path: Path, drawn: list[Figure]) -> None:
-    write_run(tmp_path / "a")
-    write_run(tmp_path / "b", policy={"name": "bc"}, targets=(None,), evaluations=0)
+    write_run(tmp_path / "a", more={"method": "returns"})
+    cloning = {"policy": {"name": "bc"}, "targets": (None,), "more": {"method": "cloning"}}
+    write_run(tmp_path / "b", evaluations=0, **cloning)
     comparison = compare(find_runs([tmp_path])[0])
     plot_learning(comparison, next(iter(comparison.rows)), tmp_path / "x.png")
     check(drawn[0])
     texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert sorted(texts) == ["bc, 1 seed", "dt, 1 seed"]
+    assert sorted(texts) == ["cloning, 1 seed", "returns, 1 seed"]
 
 
 @pytest.mark.parametrize("ends", [(0.42, 0.47), (0.3, 4.0), (1e-6, 30.0)])

@@ -11,18 +11,18 @@ from decision_seq.report.compare import Comparison, compare
 from decision_seq.report.runs import find_runs
 from decision_seq.report.score_files import FIELDS, csv_table, latex_table
 from tests.report.folders import BUNDLED, D4RL, write_run
+from tests.report.html.pages import BC, CLONING, RETURNS
 
-BC = {"name": "bc", "layers": 3}
 ODD = r"=1+[a]_b & 50 % $x^2$ \input{y} #1 ~ <z> * \x1b"
 
 
 @pytest.fixture
 def comparison(tmp_path: Path) -> Comparison:
     for seed in range(2):
-        write_run(tmp_path / f"dt-{seed}", seed)
-    write_run(tmp_path / "bc", 0, policy=BC, targets=(None,))
+        write_run(tmp_path / f"dt-{seed}", seed, more=RETURNS)
+    write_run(tmp_path / "bc", 0, policy=BC, targets=(None,), more=CLONING)
     reacher = {"dataset": "bundled/reacher2d-medium", "source": BUNDLED, "reference": None}
-    write_run(tmp_path / "reacher", 0, -1500, targets=(-3.0,), **reacher)
+    write_run(tmp_path / "reacher", 0, -1500, targets=(-3.0,), more=RETURNS, **reacher)
     return compare(find_runs([tmp_path])[0])
 
 
@@ -31,10 +31,10 @@ def test_a_line_of_the_csv_file_is_a_method_at_a_target(comparison: Comparison) 
     assert list(rows[0]) == list(FIELDS)
     shown = [(row["dataset"], row["method"], row["target"], row["is_first_target"]) for row in rows]
     assert shown == [
-        ("bundled/reacher2d-medium", "dt", "-3.0", "True"),
-        ("d4rl/hopper-medium-v2", "bc", "", "True"),
-        ("d4rl/hopper-medium-v2", "dt", "3600.0", "True"),
-        ("d4rl/hopper-medium-v2", "dt", "1800.0", "False"),
+        ("bundled/reacher2d-medium", "returns", "-3.0", "True"),
+        ("d4rl/hopper-medium-v2", "cloning", "", "True"),
+        ("d4rl/hopper-medium-v2", "returns", "3600.0", "True"),
+        ("d4rl/hopper-medium-v2", "returns", "1800.0", "False"),
     ]
     for row, group in zip(rows, [*comparison.groups.values()][:3], strict=False):
         estimate = group.estimate()
@@ -49,19 +49,19 @@ def test_a_line_of_the_csv_file_is_a_method_at_a_target(comparison: Comparison) 
 def test_the_latex_table_has_a_row_a_dataset(comparison: Comparison) -> None:
     text = latex_table(comparison)
     lines = [line for line in text.splitlines() if line.endswith("\\\\")]
-    assert lines[0] == "dataset & target & bc & dt \\\\"
+    assert lines[0] == "dataset & target & cloning & returns \\\\"
     assert len(lines) == 3
-    first = comparison.groups["d4rl/hopper-medium-v2", "dt"].estimate()
+    first = comparison.groups["d4rl/hopper-medium-v2", "returns"].estimate()
     assert first.interval is not None
     low, high = first.interval
     cell = f"${first.mean:.1f}$ {{\\scriptsize $[{low:.1f},\\ {high:.1f}]$}}"
     assert " & $3{,}600$ & " in text
     assert cell in text
-    raw = comparison.groups["bundled/reacher2d-medium", "dt"].estimate()
+    raw = comparison.groups["bundled/reacher2d-medium", "returns"].estimate()
     assert f"& $-3$ & -- & ${raw.mean:,.1f}$".replace("1,", "1{,}") in text
     assert lines[-1].count("raw") + lines[1].count("raw") == 1
     assert text.count("{") == text.count("}")
-    assert "%   d4rl/hopper-medium-v2, dt: 2 seeds" in text
+    assert "%   d4rl/hopper-medium-v2, returns: 2 seeds" in text
 
 
 def test_a_method_without_a_target_has_none_in_either(tmp_path: Path) -> None:

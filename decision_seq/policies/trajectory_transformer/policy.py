@@ -99,6 +99,12 @@ class TrajectoryTransformerConfig(PolicyConfig):
                 "config: policy.critic works only with the policy.planner.objective `return`",
             )
 
+    @property
+    def forwards(self) -> float:
+        plan = self.planner
+        transitions = plan.beams * plan.expand * plan.horizon
+        return transitions / (self.context_length * plan.every)
+
     def make(self, spec: Spec) -> TrajectoryTransformer:
         return TrajectoryTransformer(self, spec)
 

@@ -107,8 +107,9 @@ def evaluated(run: FinishedRun) -> list[Record]:
     times = [0.0, *(record["seconds"] for record in timed)]
 
     def seconds(record: dict[str, Any]) -> float | None:
-        if record["seconds"] is not None or record["step"] > steps[-1]:
-            return record["seconds"]
+        known = record.get("seconds")
+        if known is not None or record["step"] > steps[-1]:
+            return known
         return float(np.interp(record["step"], steps, times))
 
     return [

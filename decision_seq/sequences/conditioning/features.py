@@ -109,9 +109,10 @@ class FeatureToGo(Featured, ReturnToGo):
 
     fields: ClassVar[tuple[str, ...]] = ("feature_to_go",)
     scale: float | None = 1000.0
-    """Divisor of the labels; null as in `ReturnToGo`."""
+    """Divisor of the labels; null as for `conditioning.return`."""
     clip: bool | None = False
-    """Whether values are clipped to [-1, 1] before they are summed; null as in `ReturnToGo`."""
+    """Whether values are clipped to [-1, 1] before they are summed; null as for
+    `conditioning.return`."""
     target: float | None = None
     """Sum that a rollout starts from; null for that of the data's best episode."""
 

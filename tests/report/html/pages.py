@@ -16,16 +16,17 @@ from decision_seq.report.runs import find_runs
 from tests.report.folders import BUNDLED, D4RL, HOPPER, write_run
 
 BC = {"name": "bc", "layers": 3}
+RETURNS, CLONING = {"method": "returns"}, {"method": "cloning"}
 VOID = ("meta", "link", "input", "img", "line", "path", "use", "circle", "rect", "polyline")
 
 
 def write_runs(folder: Path) -> Path:
     """Two methods of three seeds on D4RL's data, and one run on other data without a wall-clock."""
     for seed in range(3):
-        write_run(folder / f"dt-{seed}", seed)
-        write_run(folder / f"bc-{seed}", seed, 1200, policy=BC, targets=(None,))
+        write_run(folder / f"dt-{seed}", seed, more=RETURNS)
+        write_run(folder / f"bc-{seed}", seed, 1200, policy=BC, targets=(None,), more=CLONING)
     reacher = {"dataset": "bundled/reacher2d-medium", "source": BUNDLED, "reference": None}
-    write_run(folder / "reacher", 0, -4, targets=(-3.0,), timed=False, **reacher)
+    write_run(folder / "reacher", 0, -4, targets=(-3.0,), timed=False, more=RETURNS, **reacher)
     (write_run(folder / "half") / "scores.json").unlink()
     return folder
 

@@ -20,6 +20,7 @@ from decision_seq.report.runs import FinishedRun, find_runs, read_run
 from decision_seq.types import UserError
 from tests.report.folders import write_run
 from tests.report.html.pages import (
+    RETURNS,
     Read,
     made,
     write_calibration,
@@ -32,7 +33,7 @@ PLENTY = 10_000_000
 
 @pytest.fixture
 def run(tmp_path: Path) -> FinishedRun:
-    return read_run(write_run(tmp_path / "run"))
+    return read_run(write_run(tmp_path / "run", more=RETURNS))
 
 
 def test_a_run_may_hold_none_of_them(run: FinishedRun) -> None:
@@ -45,7 +46,7 @@ def test_a_calibration_is_drawn(run: FinishedRun, tmp_path: Path) -> None:
     write_calibration(run.folder)
     found = Read(made(tmp_path))
     assert "calibration-0-title" in found.ids
-    assert "dt, seed 0, Hopper-v4, step-00000100; 2 episodes a target" in found.text
+    assert "returns, seed 0, Hopper-v4, step-00000100; 2 episodes a target" in found.text
 
 
 POINT = {"target": 1.0, "return_mean": 1.0, "interval_95": None, "returns": [1.0]}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.report.folders import write_run
+from tests.report.html.chromium import DESKTOP, LACKING, PHONE, Browser
 from tests.report.html.pages import (
     made,
     write_calibration,
@@ -20,76 +18,9 @@ from tests.report.html.pages import (
     write_runs,
 )
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-lacking = [
-    name
-    for name, there in (
-        *(("chromium", CHROMIUM), ("chromedriver", DRIVER)),
-        ("the package selenium", importlib.util.find_spec("selenium")),
-    )
-    if not there
-]
-pytestmark = pytest.mark.skipif(bool(lacking), reason=f"not installed: {', '.join(lacking)}")
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}")
 
 HOSTILE = "<img src=x onerror=document.title='hacked'>"
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-PHONE, DESKTOP = (390, 844), (1280, 900)
-
-
-class Browser:
-    """A browser, with what its page said and asked for."""
-
-    def __init__(self, profile: Path) -> None:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(CHROMIUM)
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-
-    def open(self, page: Path, size: tuple[int, int] = DESKTOP, **emulated: str) -> None:
-        """Open a page at a size; emulated: media features, and `media` for the type."""
-        self.emulate(size, **emulated)
-        for kind in ("browser", "performance"):
-            self.driver.get_log(kind)
-        self.driver.get(page.as_uri())
-
-    def emulate(self, size: tuple[int, int] = DESKTOP, media: str = "", **features: str) -> None:
-        width, height = size
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        named = [{"name": n.replace("_", "-"), "value": v} for n, v in features.items()]
-        arguments = {"media": media, "features": named}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", arguments)
-
-    def script(self, allowed: bool) -> None:
-        self.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not allowed})
-
-    def run(self, code: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(code, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def click(self, selector: str) -> None:
-        """Click an element in the middle of the screen, where nothing lies over it."""
-        place = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
-        element = self.find(selector)
-        self.run(place, element)
-        element.click()
-
-    def requests(self) -> list[str]:
-        """What the page asked for, without what is in its own text."""
-        messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        addresses = [found["request"]["url"] for found in sent]
-        return [address for address in addresses if not address.startswith("data:")]
 
 
 @pytest.fixture(scope="module")
@@ -205,14 +136,14 @@ def test_filters(browser: Browser, page: Path) -> None:
 
     browser.click(option("m", 3))
     chosen = browser.find(option("m", 3)).text
-    assert chosen == "bc"
+    assert chosen == "cloning"
     assert {row.text[:2] for row in visible(browser, "#runs")} == {"bc"}
     drawn = browser.driver.find_elements("css selector", "#learning .by-updates g.series")
-    assert {g.get_attribute("data-name") for g in drawn if g.is_displayed()} == {"bc"}
+    assert {g.get_attribute("data-name") for g in drawn if g.is_displayed()} == {"cloning"}
     heads = [
         head.text for head in browser.driver.find_elements("css selector", "#overview thead th")
     ]
-    assert [head for head in heads if head] == ["dataset", "target", "bc"]
+    assert [head for head in heads if head] == ["dataset", "target", "cloning"]
     browser.click("#filters [type=reset]")
 
 
@@ -313,7 +244,7 @@ def test_values_are_shown_under_the_pointer(browser: Browser, page: Path) -> Non
     ActionChains(browser.driver).move_to_element(drawing).perform()
     shown = browser.find("#tip").text.splitlines()
     assert shown[0] in ("25 updates", "50 updates", "75 updates")
-    assert shown[1].startswith(("dt: ", "bc: ", HOSTILE))
+    assert shown[1].startswith(("returns: ", "cloning: ", HOSTILE))
     ActionChains(browser.driver).move_to_element(browser.find("#learning h2")).perform()
     assert not browser.find("#tip").is_displayed()
 

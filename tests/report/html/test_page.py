@@ -52,12 +52,12 @@ def test_it_holds_all_parts(read: Read, runs: Path) -> None:
         *("Attention", "Films", "Choices made afterwards", "Configuration", "Provenance"),
     ):
         assert heading in read.texts
-    assert "bc and dt on 2 datasets" in read.text
-    assert "7 finished runs of 2 methods (bc, dt) on 2 datasets." in read.text
+    assert "cloning and returns on 2 datasets" in read.text
+    assert "7 finished runs of 2 methods (cloning, returns) on 2 datasets." in read.text
     assert f"{runs / 'half'}: unfinished" in read.text
     assert "Published numbers are a comparison on d4rl/hopper-medium-v2" in read.text
     assert "Published numbers are only context on bundled/reacher2d-medium" in read.text
-    assert "highest mean dt" in read.text
+    assert "highest mean returns" in read.text
     assert "Their intervals do not overlap." in read.text
     assert "3600.0, 1800.0" in read.text  # a setting that differs
     assert "3,000 transitions" in read.text
