@@ -8,7 +8,8 @@ import io
 import re
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from decision_seq.commands import build_parser
 from decision_seq.commands.configuration import configure
@@ -51,8 +52,7 @@ def _fault_of_ours(one: Command, arguments: list[str]) -> str | None:
     if one.page in OF_PLUGINS and arguments[0] == "returns":  # the template's verb
         return None
     arguments = [STAND_INS.get((arguments[0], word), word) for word in arguments]
-    named_only = " ".join(("decision-seq", *arguments))
-    if named_only in {one.prog for one in parsers_below(parser)}:  # a verb without its arguments
+    if only_named(arguments):
         arguments = [*arguments, "--help"]
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -73,6 +73,17 @@ def _read_grid(chosen: argparse.Namespace) -> None:
     path = table_path(chosen.file)
     if chosen.set or chosen.file.endswith(".yaml"):  # tests/sweep reads ours
         read_grid(path, chosen.set, 1)
+
+
+@cache
+def verbs() -> frozenset[str]:
+    """Every verb and verb of a verb, with the program's name: `decision-seq data list`."""
+    return frozenset(one.prog for one in parsers_below(build_parser()))
+
+
+def only_named(arguments: Sequence[str]) -> bool:
+    """Whether the arguments are a verb without what it needs: `decision-seq data convert`."""
+    return " ".join(("decision-seq", *arguments)) in verbs()
 
 
 def _error_of(call: Callable[[], object]) -> str | None:

@@ -47,6 +47,11 @@ class Command:
         return shlex.join((*self.variables, *self.words))
 
     @property
+    def cut(self) -> bool:
+        """Whether dots stand for the rest of it."""
+        return any(word.endswith("...") for word in self.words)
+
+    @property
     def arguments(self) -> tuple[str, ...] | None:
         """The arguments of our own command line, behind whatever launches it; None if it is not."""
         if self.words[0].removeprefix(".venv/bin/") == "decision-seq":

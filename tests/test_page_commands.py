@@ -23,6 +23,7 @@ from decision_seq.cli import main
 from decision_seq.envs import named
 from tests import pages
 from tests.conftest import write_store
+from tests.page_faults import only_named
 from tests.pages import ROOT
 
 # Pattern of a command's beginning -> the file and the test that runs it.
@@ -59,6 +60,7 @@ ELSEWHERE = {
 # Words that a page leaves to the reader, by verb.
 STAND_INS = {
     ("evaluate", "DIR"): "runs/mine",
+    ("evaluate", "RUN"): "runs/mine",
     ("match", "DIR"): "runs/cdt",
     ("match", "RUN"): "runs/cdt",
     ("predict", "DIR"): "runs/tt",
@@ -79,7 +81,7 @@ FEW = ["--episodes", "1", "--workers", "1"]
 # Further arguments of a verb, which take precedence over the page's.
 MORE = {
     "evaluate": [*FEW, "--max-episode-steps", "5"],
-    "match": FEW,
+    "match": [*FEW, "--targets", "2"],
     "predict": ["--steps", "3", "--episodes", "1", "--samples", "1"],
     "explain": ["--episodes", "60"],
     "collect": ["--steps", "60", "--workers", "1"],
@@ -97,28 +99,15 @@ RUNS = {
 }
 # Commands that take less than a second or two each; the others are slow tests.
 CHEAP = re.compile(
-    r"decision-seq (report|match|predict|explain|data (list|inspect)|config|train --help"
-    r"|export .* checkpoint|evaluate (?!.*--video)|train (--output|.* --output runs/tiny))"
+    r"decision-seq (report .*--html|predict runs|data (list|inspect)|config|export .* checkpoint"
+    r"|evaluate runs/mine($| --offline| --target)|match .*--splice|train --help$"
+    r"|train (--output runs/mine --resume$|.* --output runs/tiny))"
 )
 
 
 def elsewhere(line: str) -> str | None:
     """The test that runs a command; None for one that is run here."""
     return next((test for pattern, test in ELSEWHERE.items() if re.match(pattern, line)), None)
-
-
-def run_here() -> Iterator[pytest.param]:
-    """The commands that are run here, each once."""
-    lines = {}
-    for one in pages.commands():
-        arguments = one.arguments
-        if arguments is None or "..." in one.words or elsewhere(str(one)):
-            continue
-        if len(arguments) > 1 or arguments in (("plugins",),):  # else a verb that is only named
-            lines[str(one)] = arguments
-    for line, arguments in lines.items():
-        marks = [] if CHEAP.match(line) else [pytest.mark.slow]
-        yield pytest.param(arguments, id=line, marks=marks)
 
 
 def test_every_command_is_run_somewhere() -> None:
@@ -181,11 +170,14 @@ def tiny(arguments: tuple[str, ...]) -> list[str]:
     verb = arguments[0]
     words = [STAND_INS.get((verb, word), word) for word in arguments]
     if "--help" in words:
-        return words
+        return ["policy.tt" if word == "NAME" else word for word in arguments]
+    if verb == "evaluate" and "--planner" in words:
+        words[1] = "runs/tt"
     if verb == "data":
         return words + MORE.get(words[1], [])
     if verb != "train":
-        return words + MORE.get(verb, [])
+        few = ("--offline", "--splice")  # no rollout; five targets are needed
+        return words if any(option in words for option in few) else words + MORE.get(verb, [])
     if "--resume" in words and "auto" not in words:  # a finished run of two updates
         return ["4" if word == "6000" else word for word in words]
     if "--output" in words:  # the prepared run is not in the way
@@ -195,15 +187,26 @@ def tiny(arguments: tuple[str, ...]) -> list[str]:
     return [*words, *SMALL, *COLLECTED, *plans, *same]
 
 
-@pytest.mark.parametrize("arguments", list(run_here()))
+def run_here() -> Iterator[pytest.param]:
+    """The tiny forms of the commands that are run here, each once."""
+    lines: dict[tuple[str, ...], str] = {}
+    for one in pages.commands():
+        arguments = one.arguments
+        if arguments and not (one.cut or only_named(arguments) or elsewhere(str(one))):
+            lines.setdefault(tuple(tiny(arguments)), str(one))
+    for words, line in lines.items():
+        marks = [] if CHEAP.match(line) else [pytest.mark.slow]
+        yield pytest.param(list(words), id=line, marks=marks)
+
+
+@pytest.mark.parametrize("words", list(run_here()))
 def test_a_command_runs(
-    arguments: tuple[str, ...],
+    words: list[str],
     prepared: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = tiny(arguments)
     if words[1].startswith("bundled/") and words[1] not in at_hand.names():
         pytest.skip("the policies at hand are not in this package")
     if any(word.startswith("atari/") for word in words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ OF_OTHERS = {
     *("--signals-to-handle", "--master_addr", "--node_rank", "--requeue", "--model_type"),
     *("--snapshot-every", "--key"),
 }
-COMMANDS = [one for one in pages.commands() if "..." not in one.words]
+COMMANDS = [one for one in pages.commands() if not one.cut]
 
 
 def test_the_readme_is_short_and_leads_on() -> None:
@@ -215,3 +216,18 @@ def test_yaml_of_the_pages_is_read() -> None:
     texts = [b.text for p, t in PAGES.items() for b in pages.blocks(p, t) if b.language == "yaml"]
     assert len(texts) > 5
     assert all(isinstance(yaml.safe_load(text), dict) for text in texts)
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_pages(tmp_path: Path) -> None:
+    module = runpy.run_path(str(ROOT / "experiments" / "results" / "overview.py"))
+    assert [cells[0] for cells in module["rows"]("pong.md", "target")] == [
+        "-20",
+        "-10",
+        "0",
+        "10",
+        "20",
+    ]
+    assert module["numbers"]("**75.7** (93, 67, 67)") == [75.7, 93, 67, 67]
+    module["draw"](tmp_path / "drawn.png")
+    assert 20_000 < (tmp_path / "drawn.png").stat().st_size < 150_000
+    assert (ROOT / "experiments" / "results" / "overview.png").stat().st_size < 150_000

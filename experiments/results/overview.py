@@ -63,13 +63,14 @@ def draw_credit(axes: pyplot.Axes) -> None:
     axes.set_title("Key-to-Door: the first room decides the last", loc="left")
 
 
-def main() -> None:
+def draw(path: Path) -> None:
+    """Write the picture."""
     pyplot.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.9), layout="constrained")
     draw_targets(left)
     draw_credit(right)
-    figure.savefig(FOLDER / "overview.png", dpi=100)
+    figure.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
-    main()
+    draw(FOLDER / "overview.png")
