@@ -13,8 +13,8 @@ import gymnasium
 import pytest
 import yaml
 
-from decision_seq import at_hand
 from decision_seq.commands import build_parser
+from decision_seq import at_hand
 from decision_seq.commands.configuration_help import described
 from decision_seq.commands.parsing import option_names, parsers_below
 from decision_seq.components import keys_of
@@ -111,8 +111,7 @@ def test_named_recipes_and_policies_exist() -> None:
     assert len(found) > 10
     assert sorted(found - set(recipes())) == []
     policies = {word for word in words if re.fullmatch(r"bundled/[\w-]+-(dt|bc|tt)", word)}
-    if at_hand.names():
-        assert policies == set(at_hand.names())
+    assert policies == set(at_hand.names())
 
 
 def options() -> set[str]:
