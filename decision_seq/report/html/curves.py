@@ -114,7 +114,7 @@ def evaluated(run: FinishedRun) -> list[Record]:
 
     return [
         Record(record["step"], seconds(record), value(record["targets"][0]))
-        for record in run.evaluations
+        for record in run.curve
     ]
 
 
