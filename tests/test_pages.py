@@ -13,8 +13,8 @@ import gymnasium
 import pytest
 import yaml
 
-from decision_seq.commands import build_parser
 from decision_seq import at_hand
+from decision_seq.commands import build_parser
 from decision_seq.commands.configuration_help import described
 from decision_seq.commands.parsing import option_names, parsers_below
 from decision_seq.components import keys_of
