@@ -11,10 +11,14 @@ agent = ds.Agent.load("runs/mine", target="max")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as decode
@@ -27,19 +31,22 @@ from decision_seq.datasets.store import EpisodeStore
 from decision_seq.envs import trust
 from decision_seq.evaluation import compute_device, evaluate_checkpoint
 from decision_seq.evaluation.held_out import OfflineScores
+from decision_seq.evaluation.protocol import EvaluationConfig
 from decision_seq.evaluation.targets import Target
+from decision_seq.machine.files import as_path
 from decision_seq.plugins import require_loaded
 from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
 from decision_seq.runs import experiment
 from decision_seq.runs.default_output import default_output
 from decision_seq.runs.folder import Resume
 from decision_seq.runs.resolve import Config
-from decision_seq.types import Reporter, Scores
+from decision_seq.suggestions import suggestion
+from decision_seq.types import Reporter, Scores, UserError
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run; it may be given wherever the path of a run is."""
 
     path: Path
     """Its folder."""
@@ -49,6 +56,9 @@ class Run:
     """Scores of its last checkpoint; None without rollouts."""
     offline: OfflineScores | None
     """Errors on the held-out episodes; None where none were held out."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
 
 def open_dataset(
@@ -60,12 +70,16 @@ def open_dataset(
     bundled collection. progress: whether to show messages and progress bars. UserError for an
     unknown name or unreadable data.
     """
-    size = None if steps is None else Size(steps)
-    return open_by_name(str(name), Request(size, seed, reporter=_reporter(progress)))
+    for key, value in (("steps", 1 if steps is None else steps), ("seed", seed)):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        require(whole, f"open_dataset: {key} {value!r} is no whole number")
+    size = None if steps is None else Size(int(steps))
+    request = Request(size, int(seed), reporter=_reporter(progress))
+    return open_by_name(_dataset(name), request)
 
 
 def load_config(
-    recipe: str | None = None,
+    recipe: Path | str | None = None,
     *,
     dataset: Path | str | None = None,
     seed: int | None = None,
@@ -77,8 +91,8 @@ def load_config(
     dataset's kind. settings: values by dotted keys, `**{"train.steps": 2000}`; a key may hold a
     mapping of keys. UserError for an unknown key or an unfit value.
     """
-    named = None if dataset is None else str(dataset)
-    chosen = recipe or recipe_of(named)
+    named = None if dataset is None else _dataset(dataset)
+    chosen = recipe_of(named) if recipe is None else str(as_path(recipe, "the recipe"))
     given = {"dataset": named, "seed": seed}
     trees = [
         {"method": recipe_name(chosen)},
@@ -91,6 +105,13 @@ def load_config(
     return decode(Config, *trees)
 
 
+def _dataset(name: Any) -> str:
+    """A dataset's name or path as text; UserError for another object."""
+    if isinstance(name, EpisodeStore):
+        raise UserError(f"give the dataset's name or its path, {name.path}, instead of the store")
+    return str(as_path(name, "the dataset")) if not isinstance(name, str) else name
+
+
 def _nested(dotted: str, value: Any) -> dict[str, Any]:
     tree = _plain(value)
     for key in reversed(dotted.split(".")):
@@ -99,7 +120,9 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with lists for tuples, and paths as text, as YAML would give them."""
+    """The value with lists for tuples and arrays, and paths as text, as YAML would give them."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -120,8 +143,16 @@ def train(
     in `output`, `auto` begins it where there is none. Ctrl-C saves the run and raises
     `Interrupted`. UserError for anything that the user can mend.
     """
+    require(
+        isinstance(config, Config),
+        f"train: the configuration is of type {type(config).__name__}; make one by load_config",
+    )
+    require(
+        resume in get_args(Resume),
+        f"train: resume={resume!r} is none of {', '.join(map(repr, get_args(Resume)))}",
+    )
     trust(config.evaluation.env_id or "")
-    folder = default_output(config) if output is None else Path(output)
+    folder = default_output(config) if output is None else as_path(output, "the output")
     require(
         output is not None or resume == "never",
         f"train: resume={resume!r} needs the run's folder; name it with output",
@@ -131,7 +162,7 @@ def train(
 
 
 def evaluate(
-    path: Path | str,
+    path: os.PathLike[str] | str,
     *,
     targets: Sequence[Target] | None = None,
     env_id: str | None = None,
@@ -146,16 +177,20 @@ def evaluate(
     `evaluation`. UserError where it cannot be rolled out.
     """
     trust(env_id or "")
+    known = [*(f.name for f in fields(EvaluationConfig)), "planner", "device", "progress"]
+    for key in sorted(settings.keys() - set(known)):
+        raise UserError(f"evaluate: unknown key {key}; {suggestion(key, known)}")
     asked = {"targets": targets, "env_id": env_id, **settings}
-    return evaluate_checkpoint(Path(path), device, _reporter(progress), **asked)
+    plain = {key: _plain(value) for key, value in asked.items()}
+    return evaluate_checkpoint(as_path(path, "the run"), device, _reporter(progress), **plain)
 
 
-def load_policy(path: Path | str, device: str | None = None) -> Loaded:
+def load_policy(path: os.PathLike[str] | str, device: str | None = None) -> Loaded:
     """The policy of a run's newest checkpoint, or of a checkpoint, with its conditioning and facts.
 
     The policy is a PyTorch module; `Agent.load` makes it act. UserError for a damaged checkpoint.
     """
-    return load(Path(path), compute_device(device), reporter=Console())
+    return load(as_path(path, "the run"), compute_device(device), reporter=Console())
 
 
 def _reporter(progress: bool) -> Reporter:

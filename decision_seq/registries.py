@@ -12,9 +12,11 @@ a frozen dataclass that inherits the kind's configuration class |
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from decision_seq.formatting import error_text
 from decision_seq.types import UserError
 
 Item = TypeVar("Item")
@@ -61,20 +63,28 @@ def register(kind: str, name: str) -> Callable[[Item], Item]:
     UserError for an unknown kind, an unfit item, or a name that is taken. A class that is defined
     again in the same module, as a notebook's cell does, replaces the former one.
     """
+    if not isinstance(name, str) or not name:
+        raise UserError(f"register({kind!r}, {name!r}): the name must be text")
     if kind not in KINDS:
         raise UserError(f"register({kind!r}): the kinds are {', '.join(KINDS)}")
 
     def add(item: Item) -> Item:
         if kind == "environment":
-            import gymnasium
-
-            made: Any = item
-            gymnasium.register(name, entry_point=made)
+            _register_environment(name, item)
             return item
         configurations = _configurations() if kind not in ("reader", "source", "verb") else {}
         base = configurations.get(kind)
         if base is not None and not (isinstance(item, type) and issubclass(item, base)):
             raise UserError(f"register({kind!r}, {name!r}): give a class of {base.__name__}'s")
+        if base is not None and _undecorated(item):
+            raise UserError(
+                f"register({kind!r}, {name!r}): write @dataclass(frozen=True) between register and"
+                " the class, so that its fields become keys"
+            )
+        if base is None and not callable(item):
+            raise UserError(f"register({kind!r}, {name!r}): give a function")
+        if kind == "reader" and not name.startswith("."):
+            raise UserError(f"register({kind!r}, {name!r}): a suffix begins with a dot, .{name}")
         table = _tables()[kind] if base is None else base.get_known_choices()
         former = table.get(name)
         if former is not None and _origin(former) != _origin(item):
@@ -85,6 +95,23 @@ def register(kind: str, name: str) -> Callable[[Item], Item]:
         return item
 
     return add
+
+
+def _register_environment(name: str, item: Any) -> None:
+    """Register an environment with Gymnasium; UserError if it refuses the id."""
+    import gymnasium
+
+    try:
+        gymnasium.register(name, entry_point=item)
+    except gymnasium.error.Error as error:
+        raise UserError(f"register('environment', {name!r}): {error_text(error)}") from error
+
+
+def _undecorated(item: Any) -> bool:
+    """Whether a class has annotated fields of its own and is no dataclass."""
+    hints = inspect.get_annotations(item).values()
+    own = any("ClassVar" not in str(hint) for hint in hints)
+    return own and "__dataclass_fields__" not in vars(item)
 
 
 def _origin(item: Any) -> tuple[str, str]:

@@ -217,6 +217,17 @@ class TargetScore:
         interval = tree["interval_95"]
         return cls(**{**tree, "interval_95": None if interval is None else tuple(interval)})
 
+    def __str__(self) -> str:
+        """One line: target, mean return and its deviation, normalised score, interval."""
+        parts = [] if self.target is None else [f"target {self.target:.5g}"]
+        parts.append(f"return {self.return_mean:.5g} ± {self.return_std:.3g}")
+        if self.normalized_score is not None:
+            parts.append(f"normalized {self.normalized_score:.1f}")
+        if self.interval_95 is not None:
+            low, high = self.interval_95
+            parts.append(f"95 % interval {low:.5g} to {high:.5g}")
+        return ", ".join([*parts, f"{self.episodes} episodes"])
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -229,3 +240,7 @@ class Scores:
     targets: list[TargetScore]
     notes: list[str] = field(default_factory=list)
     env_steps_per_second: float | None = None
+
+    def __str__(self) -> str:
+        """A line for each target."""
+        return "\n".join(map(str, self.targets))

@@ -34,6 +34,11 @@ def trust(env_id: str, load: bool = True) -> None:
     """
     if not env_id:
         return
+    if not isinstance(env_id, str):
+        raise UserError(
+            f"the environment is of type {type(env_id).__name__}; give the id that it is registered"
+            " with, such as Hopper-v4"
+        )
     if load:
         import_module_of(env_id)
     _trusted.add(env_id)

@@ -10,25 +10,36 @@
         ended = terminated or truncated
         agent.observe(reward)
 
+In a vector of environments, which begin their next episodes by themselves:
+
+    envs = gymnasium.make_vec("Hopper-v4", num_envs=8)
+    agent = Agent.load("runs/mine", target=3600, env=envs)
+    observations, _ = envs.reset(seed=0)
+    agent.reset()
+    for _ in range(1000):
+        observations, rewards, terminated, truncated, _ = envs.step(agent.act(observations))
+        agent.observe(rewards, terminated | truncated)
+
 Its actions are those of `evaluate`: the n-th episode of an agent acts as episode n of an evaluation
 at the same target, to the bit on a CPU, where the environment is seeded alike.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from decision_seq.checkpoint import Loaded, load
-from decision_seq.envs.action_space import ActionSpace
-from decision_seq.envs.observations import Vectors
 from decision_seq.evaluation.checkpoints import compute_device, configured
 from decision_seq.evaluation.episode_rows import EpisodeRows
+from decision_seq.evaluation.own_environment import OwnEnvironment
 from decision_seq.evaluation.protocol import DTYPES, EvaluationConfig
 from decision_seq.evaluation.targets import Target, check_targets, resolve
+from decision_seq.machine.files import as_path
 from decision_seq.types import Reporter, UserError
 
 Observation = Any  # an array [...], or an entry of a Dict or Tuple space where `env` is given
@@ -41,9 +52,10 @@ class Agent:
     each has a leading axis [N], as in Gymnasium's vector environments.
 
     loaded: the checkpoint. settings: temperature, precision, seed, and targets, of which the first
-    is the default target. environments: N; None for one environment without a leading axis. env: an
-    environment, or a vector of them, whose spaces convert observations and actions; needed where
-    they are no plain vectors or choices, such as a Dict.
+    is the default target. environments: N; None for one environment without a leading axis, or for
+    the number in `env`. env: an environment, or a vector of them, whose spaces convert observations
+    and actions; needed where they are no plain vectors or choices, such as a Dict. A vector also
+    says by its `autoreset_mode` when it begins the next episodes, see `observe`.
 
     On a CPU, N has to divide 8 or be a multiple of it to repeat `evaluate` to the bit, else the
     actions may differ by rounding. UserError for a wrong order of calls or for unfit shapes.
@@ -56,10 +68,10 @@ class Agent:
         environments: int | None = None,
         env: Any = None,
     ) -> None:
-        count = 1 if environments is None else environments
-        if count < 1:
-            raise UserError(f"an agent for {count} environments; at least 1 is needed")
-        self.loaded, self.count, self.batched = loaded, count, environments is not None
+        self._environment = OwnEnvironment.of(env, environments, loaded.policy.spec)
+        count = self._environment.count or 1
+        self.loaded, self.count = loaded, count
+        self.batched = self._environment.count is not None
         self._rows = EpisodeRows(
             loaded.policy,
             loaded.conditioning,
@@ -68,7 +80,6 @@ class Agent:
             DTYPES[settings.precision],
             settings.temperature,
         )
-        self._vectors, self._actions = _spaces(env, loaded)
         self._seed = settings.seed
         self._default = self._resolved(settings.targets[0]) if settings.targets else None
         self._numbers = np.arange(count) - count  # of the last episode begun, see `reset`
@@ -78,6 +89,7 @@ class Agent:
         self._seeds = [0] * count
         self._begins = np.ones(count, bool)  # the next observation is an episode's first
         self._ready = np.zeros(count, bool)  # `reset` was called
+        self._over = np.zeros(count, bool)  # its environment begins the next episode in this step
         self._acted = False
         self._taken = np.zeros(len(self._rows), bool)
         self._last: np.ndarray | None = None  # the last actions of all rows
@@ -86,7 +98,7 @@ class Agent:
     @classmethod
     def load(
         cls,
-        path: Path | str,
+        path: os.PathLike[str] | str,
         target: Target | None = None,
         *,
         environments: int | None = None,
@@ -103,10 +115,14 @@ class Agent:
         the first of the run's. device: by default CUDA where available. temperature, precision,
         planner: by default the run's. UserError when the checkpoint is absent or damaged.
         """
-        loaded = load(Path(path), compute_device(device), planner, reporter)
-        targets = None if target is None else (target,)
+        folder = as_path(path, "the run")
+        loaded = load(folder, compute_device(device), planner, reporter)
+        targets = None
+        if target is not None:
+            check_targets([target], "target")
+            targets = [target if isinstance(target, str) else float(target)]
         settings = configured(
-            loaded, Path(path), targets=targets, temperature=temperature, precision=precision
+            loaded, folder, targets=targets, temperature=temperature, precision=precision
         )
         return cls(loaded, settings, environments, env)
 
@@ -134,7 +150,7 @@ class Agent:
         """
         chosen = self._chosen(rows)
         targets = _each(target, len(chosen), "targets")
-        seeds = _each(seed, len(chosen), "seeds")
+        seeds = [_whole(value, "seed") for value in _each(seed, len(chosen), "seeds")]
         for place, (index, own) in enumerate(zip(chosen, targets, strict=True)):
             self._taken[self._row[index]] = False
             self._numbers[index] += self.count
@@ -145,9 +161,10 @@ class Agent:
             if chosen_seed is None:
                 self._seeds[index] = self._seed + number
             else:
-                self._seeds[index] = int(chosen_seed) + (0 if _listed(seed) else place)
+                self._seeds[index] = chosen_seed + (0 if _listed(seed) else place)
             self._row[index] = self._row_of(int(index), number)
             self._begins[index] = self._ready[index] = True
+            self._over[index] = False
         if len(chosen) == self.count:
             self._acted = False
 
@@ -161,7 +178,9 @@ class Agent:
             raise UserError("the agent was not reset; call reset() when an episode begins")
         if self._acted:
             raise UserError("act() was called twice; call observe(reward) after each step")
-        seen = self._observed(observation)
+        seen = self._environment.observations(
+            observation, self.loaded.policy.spec.observation_shape
+        )
         begins = self._begins
         self._advance(np.flatnonzero(~begins), seen)
         for index in np.flatnonzero(begins):
@@ -171,29 +190,39 @@ class Agent:
         begins[:] = False
         self._last = self._rows.act(self._taken).copy()
         self._acted = True
-        given = [self._given(action) for action in self._last[self._row]]
-        return np.stack(given) if self.batched else given[0]
+        return self._environment.given(self._last[self._row])
 
     def observe(self, reward: Any, ended: Any = None) -> None:
         """Record the rewards of the last actions.
 
         reward: a number, or [N]. ended: whether the episode ended, or [N] bool: those episodes are
-        over, and the next observation is the first of another at the same target.
+        over, and the agent begins others at the same target. The next observation is their first
+        one; with `env` a vector of environments under NEXT_STEP autoreset, the one after it is.
+        Without `ended`, the episodes go on until `reset`.
         """
         if not self._acted:
             raise UserError("observe() was called without an action; call act(observation) first")
-        rewards = np.asarray(reward, np.float64).reshape(-1)
-        if rewards.shape != (self.count,) or not np.isfinite(rewards).all():
+        rewards = _numbers(reward)
+        if rewards is None or rewards.shape != (self.count,) or not np.isfinite(rewards).all():
             raise UserError(f"rewards {reward!r}: {self.count} finite number(s) are needed")
+        over = np.zeros(self.count, bool) if ended is None else np.asarray(ended).reshape(-1)
+        if over.dtype != bool or over.shape != (self.count,):
+            raise UserError(f"ended {ended!r}: {self.count} true or false is needed")
+        autoreset = self._environment.autoreset
+        if ended is None and autoreset != "disabled":
+            raise UserError(
+                "these environments begin episodes by themselves; call observe(rewards, terminated"
+                " | truncated)"
+            )
         # Delayed rewards come with the last step of an episode, after which it does not act.
         self._rewards = np.zeros(self.count) if self.loaded.facts.delayed else rewards
         self._acted = False
-        if ended is None:
-            return
-        over = np.asarray(ended, bool).reshape(-1)
-        if over.shape != (self.count,):
-            raise UserError(f"ended {ended!r}: {self.count} true or false is needed")
-        indices = np.flatnonzero(over)
+        begun = over
+        if autoreset == "next step":
+            begun, over = self._over.copy(), over & ~self._over
+            self._taken[self._row[over]] = False
+            self._over |= over
+        indices = np.flatnonzero(begun)
         if len(indices):
             self.reset([self._asked[i] for i in indices], rows=indices)
 
@@ -220,29 +249,13 @@ class Agent:
         if rows is None:
             return np.arange(self.count)
         given = np.asarray(rows)
-        return np.flatnonzero(given) if given.dtype == bool else given.reshape(-1).astype(np.int64)
-
-    def _observed(self, observation: Observation) -> np.ndarray:
-        """Observations [N, ...] as the policy takes them."""
-        shape = self.loaded.policy.spec.observation_shape
-        if self._vectors is not None:
-            rows = self._vectors.rows(observation) if self.batched else None
-            seen = self._vectors.row(observation)[None] if rows is None else rows
-        else:
-            seen = np.asarray(observation)
-            seen = seen if self.batched else seen[None]
-        if seen.shape != (self.count, *shape):
-            expected = (self.count, *shape) if self.batched else shape
-            found = seen.shape if self.batched else seen.shape[1:]
+        numbers = given.dtype.kind in "iu" or not given.size
+        whole = numbers and ((given >= 0) & (given < self.count)).all()
+        if not (whole or (given.dtype == bool and given.shape == (self.count,))):
             raise UserError(
-                f"observations of shape {found} were given to a policy that takes {expected}"
+                f"rows {rows!r}: give indices from 0 to {self.count - 1}, or a mask [{self.count}]"
             )
-        if seen.dtype.kind not in "fiub" or not np.isfinite(seen).all():
-            raise UserError("an observation holds NaN, infinity or no numbers")
-        return seen
-
-    def _given(self, action: Any) -> Any:
-        return action if self._actions is None else self._actions.to_environment(action)
+        return np.flatnonzero(given) if given.dtype == bool else given.reshape(-1).astype(np.int64)
 
     def _resolved(self, target: Target) -> float | None:
         """A target as a raw return; None for a policy without a target."""
@@ -265,17 +278,18 @@ def _each(value: Any, count: int, what: str) -> list[Any]:
     return list(value)
 
 
-def _spaces(env: Any, loaded: Loaded) -> tuple[Vectors | None, ActionSpace | None]:
-    """How an environment's observations and actions are converted; None where they are not."""
-    if env is None:
-        return None, None
-    seen = getattr(env, "single_observation_space", env.observation_space)
-    acted = getattr(env, "single_action_space", env.action_space)
-    name = type(env).__name__
-    actions, spec = ActionSpace.of(acted, name), loaded.policy.spec
-    if (actions.kind, actions.size) != (spec.action_kind, spec.action_size):
-        raise UserError(
-            f"{name} takes {actions.size} {actions.kind} actions, the policy gives"
-            f" {spec.action_size} {spec.action_kind}"
-        )
-    return (None if spec.pixels else Vectors(seen)), actions
+def _whole(value: Any, what: str) -> int | None:
+    """A whole number that is not negative, or None; UserError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise UserError(f"{what} {value!r} is no whole number of at least 0")
+    return int(value)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Numbers as an array [N]; None for anything else."""
+    try:
+        return np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None

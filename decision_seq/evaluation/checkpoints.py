@@ -139,15 +139,13 @@ def configured(loaded: Loaded, path: Path, **asked: Any) -> EvaluationConfig:
     declared = tree.get("evaluation") or {}
     require(isinstance(declared, dict), f"{path}: config.yaml: evaluation must hold keys")
     facts = {"env_id": loaded.facts.env_id, "targets": list(loaded.facts.targets) or None}
-    config = load_config(
-        EvaluationConfig, facts, {k: v for k, v in declared.items() if v is not None}
-    )
+    trees = [facts, {key: value for key, value in declared.items() if value is not None}]
+    if load_config(EvaluationConfig, *trees).episodes == 0:  # trained without an evaluation
+        trees.append({"episodes": EvaluationConfig.episodes})
     given = {key: value for key, value in asked.items() if value is not None}
-    if "targets" in given:
-        given["targets"] = tuple(given["targets"])
-    if config.episodes == 0:  # trained without an evaluation
-        given.setdefault("episodes", EvaluationConfig.episodes)
-    return dataclasses.replace(config, **given)
+    if isinstance(given.get("targets"), tuple):
+        given["targets"] = list(given["targets"])
+    return load_config(EvaluationConfig, *trees, given)
 
 
 def compute_device(name: str | None) -> torch.device:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -23,10 +24,13 @@ def percentiles(returns: np.ndarray) -> tuple[float, ...]:
 def check_targets(targets: Sequence[Target], where: str) -> None:
     """UserError unless each is a number up to `LARGEST` or a word that `resolve` knows."""
     for target in targets:
-        word = isinstance(target, str)
-        known = _percent(str(target)) is not None if word else abs(float(target)) <= LARGEST
+        if isinstance(target, str):
+            known = _percent(target) is not None
+        else:
+            number = isinstance(target, Real) and not isinstance(target, bool)
+            known = number and abs(float(target)) <= LARGEST
         require(
-            bool(known),
+            known,
             f"{where} {target!r} is no return; give a number, or max, median, q0 to q100 for a"
             " percentile of the data's returns",
         )

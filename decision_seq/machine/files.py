@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from decision_seq.formatting import message_of
 from decision_seq.types import UserError
@@ -36,6 +37,13 @@ UNAVAILABLE = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR),
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
 )
+
+
+def as_path(value: Any, what: str) -> Path:
+    """A path that is given in Python; UserError, which says what it is of, for no path."""
+    if not isinstance(value, str | os.PathLike):
+        raise UserError(f"{what} is of type {type(value).__name__}; give its name or path")
+    return Path(value)
 
 
 def disk_full(error: BaseException) -> str | None:

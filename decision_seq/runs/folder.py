@@ -40,7 +40,8 @@ def open_run(output: Path, resume: Resume) -> Path | None:
         raise UserError(f"{output} is not empty and holds no run; name another --output")
     if taken and resume == "never":
         raise UserError(
-            f"{output} is not empty; add --resume to go on with it, or name another --output"
+            f"{output} is not empty; add --resume to go on with it (in Python, resume='must'), or"
+            " name another --output"
         )
     return missing[-1] if missing else None
 

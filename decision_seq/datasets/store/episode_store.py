@@ -52,7 +52,7 @@ STEP_COLUMNS = ("observations", "actions", "rewards")
 EPISODE_COLUMNS = ("offsets", "terminated", "truncated")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EpisodeStore:
     """An open dataset of episodes; only the pages that are read are in memory."""
 
@@ -63,6 +63,12 @@ class EpisodeStore:
     terminated: np.ndarray  # [E]
     truncated: np.ndarray  # [E]
     delayed: bool = False  # see `transforms.delayed`
+
+    def __repr__(self) -> str:
+        return (
+            f"EpisodeStore({str(self.path)!r}: {self.num_episodes:,} episodes,"
+            f" {self.num_transitions:,} transitions)"
+        )
 
     @classmethod
     def open(cls, path: Path) -> EpisodeStore:
