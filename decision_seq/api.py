@@ -40,7 +40,7 @@ from decision_seq.runs import experiment
 from decision_seq.runs.default_output import default_output
 from decision_seq.runs.folder import Resume
 from decision_seq.runs.resolve import Config
-from decision_seq.suggestions import suggestion
+from decision_seq.suggestions import option_meant
 from decision_seq.types import Reporter, Scores, UserError
 
 
@@ -179,7 +179,10 @@ def evaluate(
     trust(env_id or "")
     known = [*(f.name for f in fields(EvaluationConfig)), "planner", "device", "progress"]
     for key in sorted(settings.keys() - set(known)):
-        raise UserError(f"evaluate: unknown key {key}; {suggestion(key, known)}")
+        meant = option_meant(f"--{key}", [f"--{name}" for name in known])
+        close = f"did you mean {(meant or '').lstrip('-')}?"
+        hint = close if meant else f"there are {', '.join(known)}"
+        raise UserError(f"evaluate: unknown key {key}; {hint}")
     asked = {"targets": targets, "env_id": env_id, **settings}
     plain = {key: _plain(value) for key, value in asked.items()}
     return evaluate_checkpoint(as_path(path, "the run"), device, _reporter(progress), **plain)

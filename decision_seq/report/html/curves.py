@@ -113,8 +113,7 @@ def evaluated(run: FinishedRun) -> list[Record]:
         return float(np.interp(record["step"], steps, times))
 
     return [
-        Record(record["step"], seconds(record), value(record["targets"][0]))
-        for record in run.curve
+        Record(record["step"], seconds(record), value(record["targets"][0])) for record in run.curve
     ]
 
 
