@@ -21,6 +21,7 @@ OF_DATASETS = {
     "key-to-door-": "dt/key-to-door",
 }
 TABLES = "tables"  # the folder of `experiments/` that holds tables, not recipes
+NO_RECIPES = (f"{TABLES}/", "plugin-template/")
 _PACKAGE = Path(__file__).parent
 FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")  # installed, or a checkout
 
@@ -81,7 +82,7 @@ def recipes() -> dict[str, Path]:
         for folder in reversed(FOLDERS)
         for path in folder.glob("**/*.yaml")
     }
-    return {name: found[name] for name in sorted(found) if not name.startswith(f"{TABLES}/")}
+    return {name: found[name] for name in sorted(found) if not name.startswith(NO_RECIPES)}
 
 
 def tables() -> dict[str, Path]:

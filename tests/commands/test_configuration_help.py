@@ -54,7 +54,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("name", "first"),
     [
-        ("policy", "policy: The policy and its hyper-parameters. One of bc, dt, bdt, "),
+        ("policy", "policy: The policy and its hyper-parameters. One of bc, "),
         ("policy.tt", "policy.tt: Settings of a Trajectory Transformer."),
         ("train", "train: The optimizer and the training loop."),
         ("train.optimizer.lamb", "train.optimizer.lamb: LAMB (You et al., 2020), from pytorch-"),
