@@ -31,7 +31,7 @@ class Console(Reporter):
     def bar(self, what: str, unit: str, total: int, initial: int = 0) -> Iterator[Bar]:
         from tqdm import tqdm
 
-        interactive = sys.stderr.isatty()
+        interactive, notebook = sys.stderr.isatty(), _is_notebook()
         with tqdm(
             total=total,
             initial=initial,
@@ -40,7 +40,7 @@ class Console(Reporter):
             unit_scale=total >= 10_000,
             dynamic_ncols=interactive,
             ncols=None if interactive else 100,
-            mininterval=0.2 if interactive else 15.0,  # few lines in a log
+            mininterval=0.2 if interactive else 1.0 if notebook else 15.0,  # few lines in a log
         ) as bar:
             if not interactive:  # a new postfix waits for the bar's next line
                 bar.set_postfix_str = partial(bar.set_postfix_str, refresh=False)
@@ -49,6 +49,11 @@ class Console(Reporter):
                 yield bar
             finally:
                 self._bars -= 1
+
+
+def _is_notebook() -> bool:
+    """Whether a Jupyter kernel shows standard error; it redraws a bar in its place."""
+    return type(sys.stderr).__module__.startswith("ipykernel.")
 
 
 def is_main_rank() -> bool:

@@ -24,6 +24,10 @@ class UserError(Exception):
     The command line prints it and exits with code 2. Any other exception is a bug.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows of the error: its line, without a traceback through the package."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Bar(Protocol):
     """A progress bar with the interface of tqdm."""

@@ -23,6 +23,11 @@ class Interrupted(Exception):
         super().__init__(f"saved {path}")
         self.number, self.path = number or int(signal.SIGTERM), path
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows after its stop button, without a traceback through the package."""
+        run = str(self.path.parent.parent)
+        return [f"Interrupted: {self}; go on with ds.train(config, {run!r}, resume='must')"]
+
 
 class _Now(BaseException):
     """Raised by the signal handler where waiting for the next update would take too long.
