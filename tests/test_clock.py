@@ -14,6 +14,7 @@ LIMITS = re.compile(r"(?:timeout=|timeout\", \"|deadline=|\.(?:wait|join)\()(\d+
 ALLOWED = {
     "test_api.py": "the import's processor time against its bar of 0.2 s",
     "test_page.py": "the processor time of a page of 100 runs against its bar of 10 s",
+    "test_notebooks.py": "waits for a kernel within the one limit",
     "test_files.py": "a thread removes a folder while another looks for a free name",
     "test_peers.py": "one worker hangs for ever: a short limit only makes the test short",
     "test_remote.py": "the clock is the test's own",
