@@ -228,8 +228,9 @@ class TargetScore:
         if self.normalized_score is not None:
             parts.append(f"normalized {self.normalized_score:.1f}")
         if self.interval_95 is not None:
-            low, high = self.interval_95
-            parts.append(f"95 % interval {low:.5g} to {high:.5g}")
+            form = ".5g" if self.normalized_score is None else ".1f"
+            low, high = (f"{end:{form}}" for end in self.interval_95)
+            parts.append(f"95 % interval {low} to {high}")
         return ", ".join([*parts, f"{self.episodes} episodes"])
 
 
