@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import re
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
+from decision_seq.console import Console
 from tests.waiting import LIMIT
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +44,8 @@ def names(source: str) -> list[str]:
     return [ast.unparse(line.targets[0]) for line in ast.parse(source).body]  # type: ignore[attr-defined]
 
 
-def kernel_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def kernel_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir()  # Jupyter writes there
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -84,7 +87,7 @@ def test_a_notebook_is_sound(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its first cell to its last in a real kernel, in a tiny form."""
-    kernel_environment(monkeypatch)
+    kernel_environment(tmp_path / "home", monkeypatch)
     notebook = nbformat.read(path, 4)
     values = TINY | TINY_OF.get(path.stem, {})
     parameters(notebook).source = "\n".join(f"{key} = {value}" for key, value in values.items())
@@ -98,8 +101,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A running kernel's manager and client, in an empty folder."""
-    kernel_environment(monkeypatch)
-    (tmp_path / "home").mkdir()  # Jupyter writes there
+    kernel_environment(tmp_path / "home", monkeypatch)
     manager = KernelManager()
     manager.start_kernel(cwd=str(tmp_path))
     client = manager.client()
@@ -147,3 +149,13 @@ def test_the_stop_button_saves_the_run(kernel: Any, tmp_path: Path) -> None:
     wrong = client.execute_interactive("ds.evaluate('absent')", timeout=LIMIT)["content"]
     told = "UserError: absent does not exist; give a run's folder or one of its checkpoints"
     assert wrong["traceback"] == [told]
+
+
+@pytest.mark.parametrize(("module", "seconds"), [("ipykernel.iostream", 1.0), ("io", 15.0)])
+def test_a_bar_is_redrawn_often_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch, module: str, seconds: float
+) -> None:
+    stream = type("OutStream", (io.StringIO,), {"__module__": module})()
+    monkeypatch.setattr("sys.stderr", stream)
+    with Console().bar("train", "update", 10) as bar:
+        assert bar.mininterval == seconds  # type: ignore[attr-defined]
