@@ -23,7 +23,7 @@ import numpy as np
 from decision_seq.checkpoint import Loaded, load
 from decision_seq.config import load as decode
 from decision_seq.config import require
-from decision_seq.console import Console
+from decision_seq.console import make_reporter
 from decision_seq.datasets import Request
 from decision_seq.datasets import open_dataset as open_by_name
 from decision_seq.datasets.collected.collection import Size
@@ -35,7 +35,7 @@ from decision_seq.evaluation.protocol import EvaluationConfig
 from decision_seq.evaluation.targets import Target
 from decision_seq.machine.files import as_path
 from decision_seq.plugins import require_loaded
-from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
+from decision_seq.recipes import recipe_of, run_trees
 from decision_seq.runs import experiment
 from decision_seq.runs.default_output import default_output
 from decision_seq.runs.folder import Resume
@@ -95,8 +95,7 @@ def load_config(
     chosen = recipe_of(named) if recipe is None else str(as_path(recipe, "the recipe"))
     given = {"dataset": named, "seed": seed}
     trees = [
-        {"method": recipe_name(chosen)},
-        *recipe_trees(chosen, named),
+        *run_trees(chosen, named),
         {key: value for key, value in given.items() if value is not None},
         *(_nested(key, value) for key, value in settings.items()),
     ]
@@ -193,8 +192,8 @@ def load_policy(path: os.PathLike[str] | str, device: str | None = None) -> Load
 
     The policy is a PyTorch module; `Agent.load` makes it act. UserError for a damaged checkpoint.
     """
-    return load(as_path(path, "the run"), compute_device(device), reporter=Console())
+    return load(as_path(path, "the run"), compute_device(device), reporter=make_reporter())
 
 
 def _reporter(progress: bool) -> Reporter:
-    return Console() if progress else Reporter()
+    return make_reporter() if progress else Reporter()

@@ -56,6 +56,11 @@ def _is_notebook() -> bool:
     return type(sys.stderr).__module__.startswith("ipykernel.")
 
 
+def make_reporter() -> Reporter:
+    """A console on the main process of a launch; the other processes print nothing."""
+    return Console() if is_main_rank() else Reporter()
+
+
 def is_main_rank() -> bool:
     # A RANK left over in a shell must not silence a single process.
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"

@@ -51,9 +51,14 @@ def load_plugins(named: Sequence[str] = (), source: str = "named") -> None:
     listed = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
     for module in filter(None, listed):
         _load_module(module, VARIABLE)
+    load_named(named, source)
+
+
+def load_named(named: Sequence[str], source: str = "named") -> None:
+    """Load the named modules alone, each once, here and in the processes that this one starts."""
     for module in named:
         _load_module(module, source)
-    if named:  # for the processes that this one starts
+    if named:
         modules = [plugin.module for plugin in loaded() if not plugin.source.startswith("package")]
         os.environ[VARIABLE] = ",".join(modules)
 

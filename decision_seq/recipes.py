@@ -52,6 +52,11 @@ def recipe_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
     return [tree, *_fitting(special, str(named), f"{path}: for_datasets")]
 
 
+def run_trees(name: str, dataset: str | None = None) -> list[dict[str, Any]]:
+    """As `recipe_trees`, after the name of the method that the recipe gives to its runs."""
+    return [{"method": recipe_name(name)}, *recipe_trees(name, dataset)]
+
+
 def _fitting(special: Any, dataset: str, where: str) -> Iterator[dict[str, Any]]:
     from decision_seq.envs.facts import canonical
 

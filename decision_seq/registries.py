@@ -51,10 +51,12 @@ def _tables() -> dict[str, dict[str, Any]]:
     return {"reader": datasets.FILE_READERS, "source": datasets.SOURCES, "verb": VERBS}
 
 
-KINDS = (
+# Kinds whose items are configuration classes; the classes are imported only for one of these.
+CONFIGURED = (
     *("policy", "backbone", "auxiliary", "conditioning", "optimizer", "encoder", "positions"),
-    *("critic", "reader", "source", "verb", "environment"),
+    "critic",
 )
+KINDS = (*CONFIGURED, "reader", "source", "verb", "environment")
 
 
 def register(kind: str, name: str) -> Callable[[Item], Item]:
@@ -72,8 +74,7 @@ def register(kind: str, name: str) -> Callable[[Item], Item]:
         if kind == "environment":
             _register_environment(name, item)
             return item
-        configurations = _configurations() if kind not in ("reader", "source", "verb") else {}
-        base = configurations.get(kind)
+        base = _configurations()[kind] if kind in CONFIGURED else None
         if base is not None and not (isinstance(item, type) and issubclass(item, base)):
             raise UserError(f"register({kind!r}, {name!r}): give a class of {base.__name__}'s")
         if base is not None and _undecorated(item):

@@ -20,7 +20,7 @@ from pathlib import Path
 from decision_seq.envs import trust
 from decision_seq.formatting import json_text
 from decision_seq.machine.files import replacing
-from decision_seq.plugins import load_plugins
+from decision_seq.plugins import load_named
 from decision_seq.reading import Unreadable, read_bytes, read_record
 from decision_seq.types import Reporter, UserError
 
@@ -79,7 +79,7 @@ def use_again(folder: Path) -> None:
     """
     named = recall(folder)
     if named is not None:
-        load_plugins(named.modules)
+        load_named(named.modules)
         trust(named.env_id or "", load=False)
 
 

@@ -17,8 +17,8 @@ import yaml
 from decision_seq import cli
 from decision_seq.commands import build_parser
 from decision_seq.commands.configuration import configure
-from decision_seq.commands.console import Console
 from decision_seq.config import dump
+from decision_seq.console import Console
 from decision_seq.types import UserError
 from tests.test_train import TINY
 from tests.waiting import LIMIT, until

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from decision_seq import checkpoint
 from decision_seq.cli import main
-from decision_seq.commands.console import Console
+from decision_seq.console import Console
 from decision_seq.escaping import (
     block,
     code,

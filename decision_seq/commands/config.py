@@ -108,12 +108,12 @@ def _value(tree: dict[str, Any], key: str) -> str:
 def _named(name: str) -> Any:
     """The configuration of a run, a checkpoint, a recipe or a YAML file."""
     from decision_seq.config import load, read_yaml
-    from decision_seq.recipes import recipe_name, recipe_trees, recipes
+    from decision_seq.recipes import recipes, run_trees
     from decision_seq.runs.resolve import Config, config_of
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or (name in recipes() and not path.is_dir()):
-        return load(Config, {"method": recipe_name(name)}, *recipe_trees(name))
+        return load(Config, *run_trees(name))
     if not (path / "config.yaml").is_file():
         raise UserError(
             f"{terminal(name)} is no run, checkpoint, recipe or YAML file; `decision-seq train"

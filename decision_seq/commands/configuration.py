@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from decision_seq.commands.parsing import option_names
 from decision_seq.methods import check_name
-from decision_seq.recipes import recipe_name, recipe_of, recipe_trees
+from decision_seq.recipes import recipe_of, run_trees
 from decision_seq.types import UserError
 
 
@@ -43,8 +43,7 @@ def configure(options: argparse.Namespace) -> tuple[Any, Path]:
     if options.config or not trees:
         dataset = options.dataset or (trees[0].get("dataset") if resumed else None)
         recipe = options.config or recipe_of(dataset)
-        trees.append({"method": recipe_name(recipe)})
-        trees.extend(recipe_trees(recipe, dataset))
+        trees.extend(run_trees(recipe, dataset))
     if options.name is not None:
         check_name(options.name, f"--name {options.name!r}")
     given = {

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from decision_seq.commands.streams import results
-from decision_seq.console import Console, is_main_rank
+from decision_seq.console import is_main_rank, make_reporter
 from decision_seq.formatting import json_text
-from decision_seq.types import Reporter, UserError
+from decision_seq.types import UserError
 
 BAD_INPUT = 2
-
-
-def make_reporter() -> Reporter:
-    return Console() if is_main_rank() else Reporter()
 
 
 def show_finding(

@@ -55,10 +55,11 @@ def _rows(plugin: Plugin) -> list[dict[str, str]]:
         for name, item in entries.items()
         if plugin_of(item.__module__) == plugin.module
     }
+    defined = {name: environment_module(name) for name in gymnasium.registry}
     items |= {
-        ("environment", name): environment_module(name)
-        for name in gymnasium.registry
-        if plugin_of(environment_module(name)) == plugin.module
+        ("environment", name): module
+        for name, module in defined.items()
+        if plugin_of(module) == plugin.module
     }
     own = {"plugin": plugin.module, "source": plugin.source}
     if not items:

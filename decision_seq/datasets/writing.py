@@ -14,10 +14,11 @@ import numpy as np
 from decision_seq.datasets import action_forms, step_columns
 from decision_seq.datasets.files.trajectories import episode_of
 from decision_seq.datasets.store import EpisodeStore, StoreWriter
-from decision_seq.envs import Environments, trust
+from decision_seq.envs import trust
 from decision_seq.envs.action_space import ActionSpace
 from decision_seq.envs.making import spaces
 from decision_seq.envs.observations import Vectors, numbers
+from decision_seq.envs.running import time_limit
 from decision_seq.machine.files import as_path
 from decision_seq.types import Episode, Reporter, UserError
 from decision_seq.user_choices import Named, remember
@@ -116,12 +117,8 @@ class _Task:
             return cls(None, None, limit)
         trust(env_id)
         made = spaces(env_id)
-        environments = Environments(env_id, 1, step_limit=limit)
-        limit = environments.max_episode_steps
-        environments.close()
-        return cls(
-            Vectors(made.observation_space), ActionSpace.of(made.action_space, env_id), limit
-        )
+        actions = ActionSpace.of(made.action_space, env_id)
+        return cls(Vectors(made.observation_space), actions, time_limit(made, limit))
 
     def episode(self, given: Episode | Mapping[str, Any], name: str) -> tuple[Episode, bool]:
         """An episode as a store holds it, and whether its kind of end is known."""

@@ -60,14 +60,8 @@ class Environments:
 
     @property
     def max_episode_steps(self) -> int | None:
-        """Time limit in steps, the smaller of the environment's and `step_limit`; None if none.
-
-        An environment that ends its episodes itself may tell when by `max_episode_steps`.
-        """
-        spec = self.envs[0].spec
-        itself = getattr(self.envs[0].unwrapped, "max_episode_steps", None)
-        limits = [spec.max_episode_steps if spec else None, itself, self.step_limit]
-        return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
+        """Time limit in steps, the smaller of the environment's and `step_limit`; None if none."""
+        return time_limit(self.envs[0], self.step_limit)
 
     def reset(self, seeds: Sequence[int], rows: Sequence[int] | np.ndarray | None = None) -> Any:
         """Start `len(seeds)` episodes, the i-th with its own seed -> observations [N, ...].
@@ -218,6 +212,16 @@ class Environments:
         """Close all environments; UserError if one fails."""
         for env in self.envs:
             close(env, self.env_id)
+
+
+def time_limit(env: Any, step_limit: int | None) -> int | None:
+    """Time limit in steps, the smaller of an environment's and `step_limit`; None if none.
+
+    An environment that ends its episodes itself may tell when by `max_episode_steps`.
+    """
+    itself = getattr(env.unwrapped, "max_episode_steps", None)
+    limits = [env.spec.max_episode_steps if env.spec else None, itself, step_limit]
+    return min((n for n in limits if isinstance(n, int) and n > 0), default=None)
 
 
 def _shape(values: Any) -> tuple[int, ...] | None:

@@ -309,13 +309,13 @@ def _evaluations(
             theirs = (*how, [t.target for t in targets], targets[0].episodes, targets[0].seed)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise damaged(folder, "evaluations.jsonl", error) from error
+        step, seconds = record["step"], record.get("seconds")
+        evaluated = {"step": step, "seconds": seconds, "targets": targets}
         if theirs == ours:
-            known = {"step": record["step"], "seconds": record.get("seconds")}
-            found[record["step"]] = {**known, "targets": targets}
+            found[step] = evaluated
         elif (*how, theirs[2], theirs[4]) == (*ours[:2], own_targets[:1], first.seed):
-            known = {"step": record["step"], "seconds": record.get("seconds")}
-            parts[record["step"]] = {**known, "targets": targets}
+            parts[step] = evaluated
         if theirs[2] != own_targets:
-            others.append((record["step"], tuple(theirs[2])))
+            others.append((step, tuple(theirs[2])))
     curve = parts | found
     return [found[step] for step in sorted(found)], [curve[step] for step in sorted(curve)], others

@@ -273,15 +273,16 @@ def prepare_checked(config: Config, output: Path, reporter: Reporter) -> Problem
     if is_run(output):
         problem = dataclasses.replace(problem, spec=check_same_run(output, problem))
     evaluation = _decided_before(output, problem.config.evaluation)
-    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
-    problem = dataclasses.replace(problem, config=resolved)
-    if not evaluation.episodes:
-        return problem
-    asked = evaluation.max_episode_steps
-    limit = check_environment(str(problem.facts.env_id), problem.spec, asked, reporter)
-    evaluation = dataclasses.replace(evaluation, max_episode_steps=limit)
-    resolved = dataclasses.replace(problem.config, evaluation=evaluation)
-    return dataclasses.replace(problem, config=resolved)
+    if evaluation.episodes:
+        asked = evaluation.max_episode_steps
+        limit = check_environment(str(problem.facts.env_id), problem.spec, asked, reporter)
+        evaluation = dataclasses.replace(evaluation, max_episode_steps=limit)
+    return _with_evaluation(problem, evaluation)
+
+
+def _with_evaluation(problem: Problem, evaluation: EvaluationConfig) -> Problem:
+    config = dataclasses.replace(problem.config, evaluation=evaluation)
+    return dataclasses.replace(problem, config=config)
 
 
 def _decided_before(output: Path, evaluation: EvaluationConfig) -> EvaluationConfig:
@@ -303,8 +304,7 @@ def _with_pace(problem: Problem, job: Job) -> Problem:
     evaluation = dataclasses.replace(
         problem.config.evaluation, every=job.evaluate_every, episodes_during=job.episodes_during
     )
-    config = dataclasses.replace(problem.config, evaluation=evaluation)
-    return dataclasses.replace(problem, config=config)
+    return _with_evaluation(problem, evaluation)
 
 
 def has_checkpoint(output: Path) -> bool:

@@ -57,8 +57,8 @@ class Evaluations:
         """Evaluate at update `step` -> its record; None when any rank received a signal.
 
         evaluation: the whole protocol or a part of it. A record that an interrupted run already
-        wrote is reused. policy: makes the copy to roll
-        out; metrics: the main process's, whose trackers receive the scores, None on other ranks.
+        wrote is reused. policy: makes the copy to roll out; metrics: the main process's, whose
+        trackers receive the scores, None on other ranks.
         """
         protocol = json.loads(json.dumps(evaluation.protocol()))
         known = self.ranks.from_main(lambda: self._recorded(step, protocol))
